@@ -1,0 +1,1 @@
+//! Turns the results of active health checks into healthy and unhealthy, with thresholds.

@@ -1,0 +1,7 @@
+//! Pure decisions: which route, which endpoint, healthy or not, again or not. Time and chance are arguments;
+//! nothing here can name a socket, a task, a lock or a clock.
+
+pub mod balance;
+pub mod health;
+pub mod panic_threshold;
+pub mod route;

@@ -1,0 +1,1 @@
+//! Decides when so few endpoints are healthy that using all of them is the lesser evil.

@@ -1,0 +1,129 @@
+//! A service as configured: where its endpoints come from and how they are used.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderName, HeaderValue};
+
+use crate::{policy::balance::BalanceParams, types::EndpointAddress};
+
+/// One service (Envoy: cluster).
+#[derive(Clone, Debug)]
+pub struct ClusterParams {
+    /// Unique; a metric label, `[a-zA-Z0-9._-]{1,64}`.
+    pub name: Arc<str>,
+    /// Where its endpoints come from.
+    pub source: EndpointSource,
+    /// What its endpoints speak.
+    pub protocol: Protocol,
+    /// How one is chosen.
+    pub balance: BalanceParams,
+    /// Limit of one attempt to connect.
+    pub connect_timeout: Duration,
+    /// A pooled connection that nobody used for this long is closed.
+    pub idle_timeout: Duration,
+    /// What one sidecar may have open or waiting.
+    pub limits: Limits,
+    /// Active checks; `None` trusts every endpoint.
+    pub health_check: Option<HealthCheckParams>,
+    /// Below this share of healthy endpoints all are used; 0 switches panic routing off. Percent, 0 to 100.
+    pub panic_threshold_percent: u8,
+}
+
+/// Where endpoints come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum EndpointSource {
+    /// A fixed list.
+    Static(Vec<EndpointParams>),
+    /// A name, resolved again whenever its TTL ends, but not more often than `min_refresh`.
+    Dns {
+        /// Absolute name; for SRV the full `_service._proto.name`.
+        name: Arc<str>,
+        /// Port for A/AAAA records; `None` means that SRV records give port and weight.
+        port: Option<u16>,
+        /// At least this long between look-ups, however short the TTL is.
+        min_refresh: Duration,
+    },
+}
+
+/// One endpoint of a fixed list.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndpointParams {
+    /// Where it listens.
+    pub address: EndpointAddress,
+    /// 1 to 1000.
+    pub weight: u32,
+}
+
+/// What an endpoint speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// What the client spoke: HTTP/2 requests go up as HTTP/2 (h2c), HTTP/1 requests as HTTP/1.1.
+    #[default]
+    Auto,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+}
+
+/// Bounds of what one sidecar may have open or waiting for one service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections per endpoint; shared out evenly among the workers, at least one each.
+    pub max_connections: u32,
+    /// Requests per endpoint and worker that may wait for a connection.
+    pub max_pending_requests: u32,
+    /// Longest wait for a connection once `max_connections` is reached.
+    pub queue_timeout: Duration,
+    /// A connection is closed after this many requests; `None` never.
+    pub max_requests_per_connection: Option<u32>,
+    /// A connection takes no new request after this age; `None` never.
+    pub max_connection_age: Option<Duration>,
+}
+
+/// Active health checks of the endpoints of one service.
+#[derive(Clone, Debug)]
+pub struct HealthCheckParams {
+    /// What is asked.
+    pub kind: HealthCheckKind,
+    /// Time between checks of one endpoint, varied by ±10 %; the first checks are spread over one interval.
+    pub interval: Duration,
+    /// Limit of one check, connecting included.
+    pub timeout: Duration,
+    /// Successes in a row that make an unhealthy endpoint healthy.
+    pub healthy_threshold: u32,
+    /// Failures in a row that make a healthy endpoint unhealthy.
+    pub unhealthy_threshold: u32,
+}
+
+/// What a health check asks.
+#[derive(Clone, Debug)]
+pub enum HealthCheckKind {
+    /// A GET over the protocol of the service (HTTP/1.1 where that is `auto`).
+    Http {
+        /// Path and query.
+        path: String,
+        /// Host header; `None` sends the name of the service.
+        host: Option<String>,
+        /// More headers.
+        headers: Vec<(HeaderName, HeaderValue)>,
+        /// Any of these makes the check succeed.
+        expected: Vec<StatusRange>,
+    },
+    /// A connection that is accepted.
+    Tcp,
+    /// `grpc.health.v1.Health/Check` over h2c.
+    Grpc {
+        /// Name of the service asked for; empty asks for the server as a whole.
+        service: String,
+    },
+}
+
+/// Statuses from `first` to `last`, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StatusRange {
+    /// Lowest status.
+    pub first: u16,
+    /// Highest status.
+    pub last: u16,
+}

@@ -1,0 +1,12 @@
+//! The vocabulary that every module shares: addresses, flags, directions, time. No behaviour beyond
+//! construction and conversion; nothing here imports another module of ours.
+
+mod address;
+mod flag;
+mod live;
+mod time;
+
+pub use address::{AddressError, EndpointAddress};
+pub use flag::{Direction, Flag};
+pub use live::Live;
+pub use time::Mono;
