@@ -1,4 +1,19 @@
 //! Chooses the route of a request: compiled once per configuration, then read by every request.
+//! Here are the params; `table` finds, `conditions` decides one condition, `precedence` explains, `action` does
+//! the pure part of what a route asks for (rewrites, redirects, header edits, the weighted split).
+
+mod action;
+mod conditions;
+mod host;
+mod precedence;
+mod table;
+
+pub use action::{RequestOrigin, TargetError, pick_target, redirect_location, rewrite_target, total_weight};
+pub use host::host_without_port;
+pub use precedence::PrecedenceRow;
+pub use table::{RequestView, RouteTable};
+
+pub(in crate::policy) use conditions::query_value;
 
 use std::{sync::Arc, time::Duration};
 
