@@ -1,7 +1,20 @@
 //! Picks one endpoint of a service for one attempt. Generic over what an endpoint is: the policies see its
-//! weight, its load and whether it may be used, through [`Candidate`].
+//! weight, its load and whether it may be used, through [`Candidate`]. One file per policy.
+
+mod hash;
+mod least_request;
+mod random;
+mod ring;
+mod round_robin;
+mod weighted;
+
+pub use hash::hash_key;
+
+use std::{ops::Deref, sync::Arc};
 
 use http::HeaderName;
+
+use self::{random::Weights, ring::Ring, round_robin::Cursor, weighted::Schedule};
 
 /// Which policy, with its parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,3 +60,114 @@ pub trait Candidate {
     /// What it is placed by on a hash ring: stable across processes and reloads (its address).
     fn hash_identity(&self) -> &str;
 }
+
+impl<C: Candidate + ?Sized> Candidate for Arc<C> {
+    fn eligible(&self) -> bool {
+        self.deref().eligible()
+    }
+
+    fn weight(&self) -> u32 {
+        self.deref().weight()
+    }
+
+    fn in_flight(&self) -> u32 {
+        self.deref().in_flight()
+    }
+
+    fn hash_identity(&self) -> &str {
+        self.deref().hash_identity()
+    }
+}
+
+/// A policy, built for one set of endpoints and shared by all threads.
+///
+/// Whatever is costly (the ring, the schedule) is made once by [`Balancer::new`]; a new set of endpoints, or a
+/// new weight, needs a new balancer. Endpoints that are down stay in it and are passed over by each pick, so
+/// that they come back to the place they had.
+#[derive(Debug)]
+pub struct Balancer(Policy);
+
+#[derive(Debug)]
+enum Policy {
+    RoundRobin(Cursor),
+    WeightedRoundRobin(Schedule),
+    Random(Weights),
+    LeastRequest,
+    RingHash { ring: Ring, keyless: Weights },
+}
+
+impl Balancer {
+    /// Builds the policy for `candidates`. `seed` decides where round robins begin: different in each process,
+    /// so that sidecars that start together do not march through the endpoints in step.
+    #[must_use]
+    pub fn new<C: Candidate>(params: &BalanceParams, candidates: &[C], seed: u64) -> Self {
+        Self(match params {
+            BalanceParams::RoundRobin => Policy::RoundRobin(Cursor::new(seed, candidates.len())),
+            BalanceParams::WeightedRoundRobin => Policy::WeightedRoundRobin(Schedule::new(candidates, seed)),
+            BalanceParams::Random => Policy::Random(Weights::new(candidates)),
+            BalanceParams::LeastRequest => Policy::LeastRequest,
+            BalanceParams::RingHash { hash_on: _ } => {
+                Policy::RingHash { ring: Ring::new(candidates), keyless: Weights::new(candidates) }
+            }
+        })
+    }
+
+    /// Index of the endpoint for the next attempt: eligible and not among `tried`. `None` only if there is no
+    /// such endpoint.
+    ///
+    /// `candidates` are those that the balancer was built for, in the same order. `key` comes from
+    /// [`hash_key`]; only the ring reads it. Takes no lock and does not allocate.
+    pub fn pick<C: Candidate>(
+        &self,
+        candidates: &[C],
+        tried: &[usize],
+        key: Option<u64>,
+        rng: &mut fastrand::Rng,
+    ) -> Option<usize> {
+        let choice = Choice { candidates, tried };
+        match &self.0 {
+            Policy::RoundRobin(cursor) => round_robin::pick(cursor, &choice),
+            Policy::WeightedRoundRobin(schedule) => schedule.pick(&choice, rng),
+            Policy::Random(weights) => weights.pick(&choice, rng),
+            Policy::LeastRequest => least_request::pick(&choice, rng),
+            Policy::RingHash { ring, keyless } => match key {
+                Some(key) => ring.pick(&choice, key, rng),
+                None => keyless.pick(&choice, rng),
+            },
+        }
+    }
+}
+
+/// What one pick chooses among.
+struct Choice<'a, C> {
+    candidates: &'a [C],
+    tried: &'a [usize],
+}
+
+impl<C: Candidate> Choice<'_, C> {
+    fn len(&self) -> usize {
+        self.candidates.len()
+    }
+
+    /// Whether `index` may be picked.
+    fn open(&self, index: usize) -> bool {
+        self.candidates.get(index).is_some_and(Candidate::eligible) && !self.tried.contains(&index)
+    }
+
+    /// Weight, at least 1, so that no endpoint is lost to a zero.
+    fn weight(&self, index: usize) -> u64 {
+        self.candidates.get(index).map_or(1, weight)
+    }
+
+    /// Every index that may be picked. Eligibility can change between two calls.
+    fn all_open(&self) -> impl Iterator<Item = usize> {
+        (0..self.len()).filter(|&index| self.open(index))
+    }
+}
+
+fn weight(candidate: &impl Candidate) -> u64 {
+    u64::from(candidate.weight().max(1))
+}
+
+#[cfg(test)]
+mod tests;
