@@ -4,4 +4,5 @@
 pub mod balance;
 pub mod health;
 pub mod panic_threshold;
+pub mod retry;
 pub mod route;
