@@ -1,5 +1,7 @@
 //! What the sidecar tells of itself: metrics, logs, the access log, trace context.
 
+pub mod metrics;
+
 use std::{path::PathBuf, time::Duration};
 
 /// Everything that `telemetry:` configures.

@@ -1,0 +1,165 @@
+//! What is counted per service on the way up: endpoints, connections, limits, health checks.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{ConnectionProtocol, HotGauge, HotHistogram, Registry, family};
+
+/// The numbers of one service.
+#[derive(Debug)]
+pub struct ClusterMetrics {
+    healthy: metrics::Gauge,
+    unhealthy: metrics::Gauge,
+    panic_mode: metrics::Gauge,
+    connections: [[Arc<HotGauge>; 2]; 2],
+    connects: [metrics::Counter; ConnectResult::ALL.len()],
+    connect_duration: Arc<HotHistogram>,
+    pending: Arc<HotGauge>,
+    rejections: [metrics::Counter; LimitKind::ALL.len()],
+    checks: [metrics::Counter; 2],
+}
+
+/// What a pooled connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionState {
+    /// Carries at least one request.
+    Active,
+    /// Waits for the next one.
+    Idle,
+}
+
+/// How an attempt to connect ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectResult {
+    /// Connected.
+    Ok,
+    /// Nobody listens there.
+    Refused,
+    /// Took longer than allowed.
+    Timeout,
+    /// Anything else: unreachable, out of descriptors, handshake failed.
+    Other,
+}
+
+impl ConnectResult {
+    const ALL: [Self; 4] = [Self::Ok, Self::Refused, Self::Timeout, Self::Other];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Refused => "refused",
+            Self::Timeout => "timeout",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// Which limit refused a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitKind {
+    /// Too many requests already wait for a connection.
+    PendingRequests,
+    /// No connection became free in time.
+    QueueTimeout,
+}
+
+impl LimitKind {
+    const ALL: [Self; 2] = [Self::PendingRequests, Self::QueueTimeout];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::PendingRequests => "pending_requests",
+            Self::QueueTimeout => "queue_timeout",
+        }
+    }
+}
+
+impl ClusterMetrics {
+    /// The handle for this service: the same one each time, also across reloads.
+    #[must_use]
+    pub fn resolve(registry: &Arc<Registry>, service: &str) -> Arc<Self> {
+        let name: Arc<str> = Arc::from(service);
+        {
+            let mut state = registry.lock();
+            state.retention.use_service(Arc::clone(&name));
+            if let Some(known) = state.clusters.get(&name) {
+                return Arc::clone(known);
+            }
+        }
+        let made = Arc::new(Self::new(registry, service));
+        Arc::clone(registry.lock().clusters.entry(name).or_insert(made))
+    }
+
+    fn new(registry: &Registry, service: &str) -> Self {
+        let service = ("service", service);
+        let endpoints = |state| registry.gauge(&family::ENDPOINTS, &[service, ("state", state)]);
+        let connections = |state| {
+            ["http1", "http2"].map(|protocol| {
+                let labels = [service, ("state", state), ("protocol", protocol)];
+                registry.hot_gauge(&family::UPSTREAM_CONNECTIONS, &labels)
+            })
+        };
+        let connect = |result: ConnectResult| {
+            registry.counter(&family::UPSTREAM_CONNECTS, &[service, ("result", result.as_str())])
+        };
+        let limit = |kind: LimitKind| {
+            registry.counter(&family::UPSTREAM_LIMIT_REJECTIONS, &[service, ("limit", kind.as_str())])
+        };
+        let check = |result| registry.counter(&family::HEALTH_CHECKS, &[service, ("result", result)]);
+        Self {
+            healthy: endpoints("healthy"),
+            unhealthy: endpoints("unhealthy"),
+            panic_mode: registry.gauge(&family::PANIC_MODE, &[service]),
+            connections: ["active", "idle"].map(connections),
+            connects: ConnectResult::ALL.map(connect),
+            connect_duration: registry.histogram(&family::UPSTREAM_CONNECT_DURATION, &[service]),
+            pending: registry.hot_gauge(&family::UPSTREAM_PENDING, &[service]),
+            rejections: LimitKind::ALL.map(limit),
+            checks: ["success", "failure"].map(check),
+        }
+    }
+
+    /// Tells how many endpoints there are of each kind. Not for the request path.
+    pub fn set_endpoints(&self, healthy: usize, unhealthy: usize) {
+        self.healthy.set(healthy as f64);
+        self.unhealthy.set(unhealthy as f64);
+    }
+
+    /// Tells whether all endpoints are used because too few are healthy. Not for the request path.
+    pub fn set_panic_mode(&self, panicking: bool) {
+        self.panic_mode.set(f64::from(u8::from(panicking)));
+    }
+
+    /// Open connections in this state.
+    #[must_use]
+    pub fn connections(&self, state: ConnectionState, protocol: ConnectionProtocol) -> &Arc<HotGauge> {
+        let protocol = match protocol {
+            ConnectionProtocol::Http1 | ConnectionProtocol::Unknown => 0,
+            ConnectionProtocol::Http2 => 1,
+        };
+        &self.connections[state as usize][protocol]
+    }
+
+    /// Counts an attempt to connect; `took` is kept for those that succeeded.
+    pub fn connected(&self, result: ConnectResult, took: Duration) {
+        self.connects[result as usize].increment(1);
+        if result == ConnectResult::Ok {
+            self.connect_duration.observe(took);
+        }
+    }
+
+    /// Requests that wait for a connection.
+    #[must_use]
+    pub fn pending(&self) -> &Arc<HotGauge> {
+        &self.pending
+    }
+
+    /// Counts a request that a limit refused.
+    pub fn limit_reached(&self, kind: LimitKind) {
+        self.rejections[kind as usize].increment(1);
+    }
+
+    /// Counts an active health check.
+    pub fn health_checked(&self, succeeded: bool) {
+        self.checks[usize::from(!succeeded)].increment(1);
+    }
+}
