@@ -1,6 +1,8 @@
 //! What the sidecar tells of itself: metrics, logs, the access log, trace context.
 
 pub mod metrics;
+pub mod request_id;
+pub mod trace;
 
 use std::{path::PathBuf, time::Duration};
 
