@@ -1,6 +1,32 @@
 //! YAML → the other modules' params, with every problem reported at its place. Nothing below imports this.
+//!
+//! `yaml` reads the text into a `tree` with places, `fields` and `value` read keys and values from it, `sections`
+//! fill the params, `lint` gives advice, `diagnostic` tells people. No file here knows sockets or tasks.
+
+mod codes;
+mod defaults;
+mod diagnostic;
+mod environment;
+mod fields;
+mod form;
+mod lint;
+mod parse;
+mod report;
+mod schema;
+mod sections;
+mod span;
+mod suggest;
+mod tree;
+mod value;
+mod yaml;
 
 use std::time::Duration;
+
+pub use codes::Code;
+pub use diagnostic::{Diagnostic, Findings, Related, Severity, Style};
+pub use environment::{Environment, ProcessEnvironment};
+pub use parse::parse;
+pub use span::Position;
 
 /// A configuration file, parsed and validated: nothing in it can be wrong by itself any more.
 #[derive(Clone, Debug)]
@@ -19,6 +45,8 @@ pub struct Bundle {
     pub reload: ReloadParams,
     /// End of the process.
     pub shutdown: crate::rt::ShutdownParams,
+    /// Paths of the values that came from `${env:…}` or `${file:…}` and must not be shown.
+    pub masked: Vec<String>,
 }
 
 /// How changes of the file are noticed. SIGHUP and the admin call work in any case.

@@ -1,0 +1,130 @@
+//! The stable codes of everything that `check` can find, with the paragraph that `--explain` prints.
+//! OR1xx is shape, OR2xx is meaning, OR3xx is advice. A code is never reused for something else.
+
+/// A kind of finding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Code {
+    id: &'static str,
+    explanation: &'static str,
+}
+
+impl Code {
+    /// What people cite: `OR104`.
+    #[must_use]
+    pub const fn id(self) -> &'static str {
+        self.id
+    }
+
+    /// What it means, why it is refused, and what to do.
+    #[must_use]
+    pub const fn explanation(self) -> &'static str {
+        self.explanation
+    }
+
+    /// The code called `id`, in any case.
+    #[must_use]
+    pub fn find(id: &str) -> Option<Self> {
+        ALL.iter().find(|code| code.id.eq_ignore_ascii_case(id)).copied()
+    }
+}
+
+macro_rules! codes {
+    ($($name:ident = $id:literal, $explanation:literal;)*) => {
+        $(pub(super) const $name: Code = Code { id: $id, explanation: $explanation };)*
+        /// Every code, in ascending order.
+        pub(super) const ALL: &[Code] = &[$($name),*];
+    };
+}
+
+codes! {
+    UNREADABLE = "OR100", "The text cannot be a configuration at all: larger than 4 MiB, not UTF-8, nested deeper \
+        than 128 levels, or made of more than 500000 values. These bounds protect a running sidecar from a file \
+        that was overwritten with something else. Check that the path names the file you meant.";
+    SYNTAX = "OR101", "The text is not YAML. The position is where the parser gave up; the mistake is there or \
+        shortly before it, most often an indentation that does not line up, a missing colon, an unclosed quote or \
+        bracket, or an unquoted value that contains `: `, ` #`, `{` or `[`. Quote the value when in doubt.";
+    UNSUPPORTED_YAML = "OR102", "YAML anchors, aliases, tags, merge keys, compound keys and several documents in one \
+        file are refused. They make it hard to see what a sidecar will do, and aliases can multiply a small file \
+        into a huge one. Write the value out, or put common values under `defaults`.";
+    DUPLICATE_KEY = "OR103", "The same key stands twice in one mapping. YAML readers disagree on which of them counts, \
+        so neither is taken. Delete one, or merge their contents.";
+    UNKNOWN_KEY = "OR104", "The key means nothing here. Keys are never ignored, because a misspelt limit would \
+        otherwise look as if it were in force. The notes list what may stand here; spelling is snake_case.";
+    LATER_KEY = "OR105", "The key belongs to Outrigger's configuration, but this version does not act on it yet. It is \
+        refused rather than ignored, so that nobody relies on protection that is not there. Remove it.";
+    MISSING_KEY = "OR106", "A key without a default value is missing. The message names it and the help shows how to \
+        write it.";
+    WRONG_TYPE = "OR107", "The value has the wrong kind: for example a list where a text belongs, a number where a text \
+        belongs (quote it), or nothing at all after the colon. An empty value is never taken for an empty text; \
+        write `\"\"` where you mean that.";
+    BAD_QUANTITY = "OR108", "Durations and sizes are a number with a unit, so that nobody has to guess. Durations: `h`, \
+        `m`, `s`, `ms`, from the largest to the smallest, as in `1h30m`, `15s` or `500ms`. Sizes: `B`, `KB`, `KiB`, \
+        `MB`, `MiB`, as in `60KiB`. Shares: a number with a percent sign, as in `5%`.";
+    UNKNOWN_WORD = "OR109", "The key takes one of a few words, and this is none of them. The notes list them all.";
+    LATER_WORD = "OR110", "The value belongs to Outrigger's configuration, but this version cannot do it yet. It is \
+        refused rather than replaced by something similar. The notes list what works today.";
+    OUT_OF_RANGE = "OR111", "The number or duration is outside of what can work; the message gives the bounds.";
+    MALFORMED = "OR112", "The text does not have the form that the key needs: an address (`ip:port` or \
+        `unix:/absolute/path`), a name, a path that begins with `/`, a header name or value, a host, a method. The \
+        message says which form, the help shows an example.";
+    SUBSTITUTION = "OR113", "`${env:NAME}` stands for an environment variable and `${file:/path}` for the content of a \
+        file without its last line break. The variable must be set and the file readable and at most 64 KiB, \
+        otherwise the configuration is refused: an empty secret is worse than no start. Write `$${` for a literal \
+        `${`.";
+    CHOICE = "OR114", "Of several keys exactly one must be there, and there is none or more than one. For example a \
+        route has one of `service`, `split`, `redirect` and `direct_response`.";
+    UNKNOWN_SERVICE = "OR201", "A route sends requests to a service that is not defined under `services`. Requests on \
+        it could only fail. Define the service, or correct the name.";
+    DUPLICATE_NAME = "OR202", "Two routes have the same name. Names are labels of metrics and logs, so they must tell \
+        routes apart. A route without a `name` is called after its service and its place in the list, `api-1`.";
+    DUPLICATE_ENDPOINT = "OR203", "The same address stands twice among the endpoints of a service. It would be counted, \
+        checked and loaded twice. Give it a higher `weight` if it should get more requests.";
+    NO_WEIGHT = "OR204", "All weights of a `split` are 0, so no service would get any request. Give at least one of them \
+        a weight above 0.";
+    HASH_ON_MISSING = "OR205", "`ring_hash` needs to know what of a request is hashed: give `hash_on` with one of \
+        `header`, `cookie`, `path`, `query` or `source_address`.";
+    HASH_ON_UNUSED = "OR206", "`hash_on` is given, but the policy does not hash. Choose `policy: ring_hash`, or remove \
+        `hash_on`.";
+    ADDRESS_CLASH = "OR207", "Two listeners would have to bind the same port of the same address. The second one could \
+        not start.";
+    ADMIN_EXPOSED = "OR208", "The admin API has no authentication in this version, so it listens on loopback addresses \
+        only (127.0.0.0/8 or ::1). For scrapers and probes there is `admin.metrics_address`, which may be any \
+        address and serves nothing but `/metrics`, `/livez` and `/readyz`.";
+    BAD_REGEX = "OR209", "The regular expression does not compile, or its compiled form is larger than 1 MiB. The syntax \
+        is that of Rust's regex crate: like Perl's, without look-around and back-references. Expressions are matched \
+        against the whole value; `^` and `$` are not needed.";
+    CHECK_TIMEOUT = "OR211", "A health check may take as long as the time between two checks, or longer, so checks would \
+        overlap or their rhythm would slip. Make `timeout` smaller than `interval`.";
+    FORBIDDEN_HEADER = "OR212", "This header frames the message or belongs to a single connection (RFC 9110 section 7.6.1). \
+        The proxy writes it itself; editing it would let two parties disagree on where a message ends. For the Host \
+        header use `rewrite.host`.";
+    PLAINTEXT = "OR213", "This version has no mTLS: everything between sidecars travels as plaintext. `mtls: { mode: \
+        disabled }` must be written down, so that nobody takes a plaintext mesh for an encrypted one. `strict` and \
+        `permissive` are refused for the same reason.";
+    BAD_STATUS = "OR214", "The status is not one that this action can send: redirects use 301, 302, 303, 307 or 308, \
+        direct responses 200 to 599.";
+    LOOP = "OR215", "The proxy would send requests to one of its own listeners, which would send them there again, \
+        until a limit is reached. Point the address at the application or the other service.";
+    PREFIX_REWRITE = "OR216", "`path_prefix` in a rewrite or redirect replaces the part of the path that the route \
+        matched, so the route needs `match.path_prefix`. Use `path` to replace the whole path.";
+    YAML_WORD = "OR301", "YAML 1.1 readers take this unquoted word for a truth value or a number (`on`, `yes`, `012`, \
+        `22:22`), YAML 1.2 readers take it for text. Outrigger takes it for text; other tools that read this file may \
+        not. Quote it.";
+    LONG_IDLE = "OR302", "Connections to a service are kept idle for longer than 60 s. Most servers close idle \
+        connections after 60 s or less; when both ends race, requests fail on a connection that is just being \
+        closed. Stay below the idle timeout of the server.";
+    SHADOWED = "OR310", "No request can reach this route: an earlier route with the same precedence takes every request \
+        that it would match. Delete one of them, or make its match narrower.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_ascending_and_found_in_any_case() {
+        assert!(ALL.windows(2).all(|pair| pair[0].id < pair[1].id));
+        assert_eq!(Code::find("or104"), Some(UNKNOWN_KEY));
+        assert_eq!(Code::find("OR999"), None);
+    }
+}

@@ -1,0 +1,70 @@
+//! The values of keys that are not given. config/reference.yaml shows the same ones; a test compares them.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use crate::policy::balance::BalanceParams;
+
+pub(super) const INBOUND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 15006);
+pub(super) const OUTBOUND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15001);
+pub(super) const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15000);
+pub(super) const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 15020);
+
+/// Envoy's and Consul's limit of a whole request.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(15);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Below the keep-alive of common servers (60 s), so that we close first and never race them.
+pub(super) const UPSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+pub(super) const MAX_LISTENER_CONNECTIONS: u32 = 10_000;
+pub(super) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const DOWNSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+pub(super) const MAX_HEADER_BYTES: u32 = 60 * 1024;
+pub(super) const MAX_HEADERS: u32 = 100;
+
+pub(super) const MAX_CONNECTIONS: u32 = 1024;
+pub(super) const MAX_PENDING_REQUESTS: u32 = 1024;
+pub(super) const QUEUE_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const PANIC_THRESHOLD_PERCENT: u8 = 50;
+/// A short TTL is honoured down to here; Envoy refreshes names at this rate.
+pub(super) const DNS_REFRESH: Duration = Duration::from_secs(5);
+pub(super) const ENDPOINT_WEIGHT: u32 = 1;
+
+pub(super) const HEALTH_INTERVAL: Duration = Duration::from_secs(10);
+/// The application is next door and its state is announced to others, so it is asked more often.
+pub(super) const LOCAL_HEALTH_INTERVAL: Duration = Duration::from_secs(5);
+pub(super) const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const HEALTHY_THRESHOLD: u32 = 2;
+pub(super) const UNHEALTHY_THRESHOLD: u32 = 3;
+
+pub(super) const LOG_LEVEL: &str = "info";
+pub(super) const SLOW: Duration = Duration::from_secs(1);
+pub(super) const MAX_SERIES: usize = 2000;
+
+pub(super) const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const GRACE: Duration = Duration::from_secs(5);
+pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What routes and services take over from `defaults`.
+#[derive(Clone, Debug)]
+pub(super) struct Inherited {
+    pub(super) timeout: Option<Duration>,
+    pub(super) connect_timeout: Duration,
+    pub(super) idle_timeout: Duration,
+    pub(super) balance: BalanceParams,
+}
+
+impl Inherited {
+    /// What they take over when `defaults` says nothing.
+    pub(super) const fn builtin() -> Self {
+        Self {
+            timeout: Some(TIMEOUT),
+            connect_timeout: CONNECT_TIMEOUT,
+            idle_timeout: UPSTREAM_IDLE_TIMEOUT,
+            balance: BalanceParams::LeastRequest,
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The way from text to [`Bundle`]: read the tree, put substitutions in, read each section, check them against
+//! each other. Everything is read even after an error, so that all problems are told at once.
+
+use std::net::SocketAddr;
+
+use super::{
+    Bundle, Environment, Findings, codes,
+    defaults::Inherited,
+    environment,
+    fields::Fields,
+    lint,
+    report::{Report, error},
+    schema,
+    sections::{
+        listeners::{self, Bound},
+        process, routes, services, telemetry,
+    },
+    span::Span,
+    tree::Node,
+    yaml,
+};
+use crate::{directory::DirectoryParams, snapshot::EndpointSource, types::EndpointAddress};
+
+/// The largest file that is read.
+pub(super) const MAX_BYTES: usize = 4 * 1024 * 1024;
+
+/// Reads a configuration. `file` is the name that findings carry; `environment` is where `${env:…}` and
+/// `${file:…}` are looked up. The findings of a success are warnings.
+///
+/// # Errors
+/// Everything that is wrong, by position, if anything is.
+pub fn parse(file: &str, text: &str, environment: &dyn Environment) -> Result<(Bundle, Findings), Findings> {
+    // A byte order mark is no character of the text; columns count from behind it.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut report = Report::default();
+    if text.len() > MAX_BYTES {
+        let message = format!("the file is larger than {} MiB", MAX_BYTES / 1024 / 1024);
+        report.add::<()>(error(codes::UNREADABLE, Span::default(), message));
+        return Err(Findings::new(file, "", None, report));
+    }
+    let Some(mut root) = yaml::read(text, &mut report) else {
+        return Err(Findings::new(file, text, None, report));
+    };
+    lint::yaml_words(&root, &mut report);
+    let masked = environment::substitute(&mut root, environment, &mut report);
+    let bundle = bundle(&root, masked, &mut report);
+    let failed = report.failed();
+    let findings = Findings::new(file, text, Some(&root), report);
+    match bundle {
+        Some(bundle) if !failed => Ok((bundle, findings)),
+        _ => Err(findings),
+    }
+}
+
+fn bundle(root: &Node, masked: Vec<String>, report: &mut Report) -> Option<Bundle> {
+    let fields = Fields::open(root, &schema::ROOT, report)?;
+    process::version(&fields, report);
+    process::mtls(&fields, report);
+    let workers = process::workers(&fields, report);
+    let inherited: Inherited = process::inherited(&fields, report);
+    let local = services::local(&fields, &inherited, report);
+    let mut bound = Vec::new();
+    let listeners = listeners::read(&fields, &mut bound, report);
+    let admin = listeners::admin(&fields, &mut bound, report);
+    let services = services::read(&fields, &inherited, report);
+    let routes = routes::read(&fields, &inherited, report);
+    let telemetry = telemetry::read(&fields, report);
+    let reload = process::reload(&fields, report);
+    let shutdown = process::shutdown(&fields, report);
+
+    listeners::check_clashes(&bound, report);
+    routes.check_references(&services.names, report);
+    lint::shadowed_routes(&routes, report);
+    if let Some((local, span)) = &local {
+        check_loop(&local.address, *span, &bound, report);
+    }
+    for service in &services.read {
+        check_endpoints(service, &bound, report);
+    }
+    let (local, _) = local?;
+    Some(Bundle {
+        workers,
+        listeners,
+        directory: DirectoryParams {
+            local,
+            routes: routes.params,
+            clusters: services.read.into_iter().map(|service| service.params).collect(),
+        },
+        admin,
+        telemetry,
+        reload,
+        shutdown,
+        masked,
+    })
+}
+
+fn check_endpoints(service: &services::Service, bound: &[Bound], report: &mut Report) {
+    let EndpointSource::Static(endpoints) = &service.params.source else { return };
+    // The outbound listener routes; what it is sent by itself it would route to itself again.
+    let outbound: Vec<Bound> =
+        bound.iter().filter(|bound| bound.name == "listeners.outbound").copied().collect();
+    for (endpoint, span) in endpoints.iter().zip(&service.endpoints) {
+        check_loop(&endpoint.address, *span, &outbound, report);
+    }
+}
+
+fn check_loop(address: &EndpointAddress, span: Span, bound: &[Bound], report: &mut Report) {
+    let EndpointAddress::Tcp(address) = address else { return };
+    let Some(listener) = bound.iter().find(|bound| reaches(*address, bound.address)) else { return };
+    report.add::<()>(
+        error(codes::LOOP, span, format!("requests would come back to `{}`", listener.name))
+            .label(format!("`{}` is {}", listener.name, listener.address))
+            .help("point this at the application or the other service itself"),
+    );
+}
+
+/// Whether a connection to `address` surely ends at a listener bound to `listener` on this machine.
+fn reaches(address: SocketAddr, listener: SocketAddr) -> bool {
+    listener.port() != 0
+        && address.port() == listener.port()
+        && (address.ip() == listener.ip() || (listener.ip().is_unspecified() && address.ip().is_loopback()))
+}

@@ -1,0 +1,187 @@
+//! `listeners` and `admin`: where the sidecar listens, and that no two listeners want the same place.
+
+use std::net::SocketAddr;
+
+use crate::{
+    admin::AdminParams,
+    config::{
+        codes, defaults,
+        fields::Fields,
+        form,
+        report::{Report, error},
+        schema,
+        span::Span,
+        tree::{Content, Node},
+        value,
+    },
+    proxy::{ListenerParams, ListenersParams},
+};
+
+/// hyper needs 8 KiB for its read buffer.
+const SMALLEST_HEAD: u32 = 8 * 1024;
+const LARGEST_HEAD: u32 = 1024 * 1024;
+
+/// An address that will be bound, with the place it was written at.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::config) struct Bound {
+    pub(in crate::config) name: &'static str,
+    pub(in crate::config) address: SocketAddr,
+    pub(in crate::config) span: Span,
+}
+
+pub(in crate::config) fn read(
+    root: &Fields<'_>,
+    bound: &mut Vec<Bound>,
+    report: &mut Report,
+) -> ListenersParams {
+    let fields =
+        root.optional("listeners", report, |node, report| Fields::open(node, &schema::LISTENERS, report));
+    let inbound = fields.as_ref().and_then(|fields| fields.get("inbound"));
+    let outbound = fields.as_ref().and_then(|fields| fields.get("outbound"));
+    let mut params = ListenersParams {
+        inbound: listener(inbound, "listeners.inbound", (defaults::INBOUND, true), root.span, bound, report),
+        outbound: listener(
+            outbound,
+            "listeners.outbound",
+            (defaults::OUTBOUND, false),
+            root.span,
+            bound,
+            report,
+        ),
+        max_connections: defaults::MAX_LISTENER_CONNECTIONS,
+        header_timeout: defaults::HEADER_TIMEOUT,
+        idle_timeout: defaults::DOWNSTREAM_IDLE_TIMEOUT,
+        stream_idle_timeout: defaults::STREAM_IDLE_TIMEOUT,
+        max_header_bytes: defaults::MAX_HEADER_BYTES,
+        max_headers: defaults::MAX_HEADERS,
+    };
+    if let Some(fields) = fields {
+        params.max_connections =
+            fields.or("max_connections", params.max_connections, report, |node, report| {
+                value::number_u32(node, 1..=1_000_000, report)
+            });
+        params.header_timeout = fields.or("header_timeout", params.header_timeout, report, value::wait);
+        params.idle_timeout = fields.or("idle_timeout", params.idle_timeout, report, value::wait);
+        params.stream_idle_timeout =
+            fields.or("stream_idle_timeout", params.stream_idle_timeout, report, value::wait);
+        params.max_header_bytes =
+            fields.or("max_header_size", params.max_header_bytes, report, |node, report| {
+                value::size(node, SMALLEST_HEAD..=LARGEST_HEAD, report)
+            });
+        params.max_headers = fields.or("max_headers", params.max_headers, report, |node, report| {
+            value::number_u32(node, 1..=1000, report)
+        });
+    }
+    params
+}
+
+fn listener(
+    node: Option<&Node>,
+    name: &'static str,
+    (mut address, mut balance_connections): (SocketAddr, bool),
+    absent: Span,
+    bound: &mut Vec<Bound>,
+    report: &mut Report,
+) -> Option<ListenerParams> {
+    let mut span = absent;
+    if let Some(fields) = node.and_then(|node| Fields::open(node, &schema::LISTENER, report)) {
+        let enabled = fields.or("enabled", true, report, value::flag);
+        address = fields.or("address", address, report, form::listen_address);
+        span = fields.get("address").map_or(fields.span, |node| node.span);
+        let words = [("exact", true), ("kernel", false)];
+        balance_connections = fields.or("connection_balance", balance_connections, report, |node, report| {
+            value::word(node, &words, &[], report)
+        });
+        if !enabled {
+            return None;
+        }
+    }
+    bound.push(Bound { name, address, span });
+    Some(ListenerParams { address, balance_connections })
+}
+
+pub(in crate::config) fn admin(
+    root: &Fields<'_>,
+    bound: &mut Vec<Bound>,
+    report: &mut Report,
+) -> AdminParams {
+    let mut params = AdminParams { address: defaults::ADMIN, metrics_address: Some(defaults::METRICS) };
+    let (mut admin_span, mut metrics_span) = (root.span, root.span);
+    let fields = root.optional("admin", report, |node, report| Fields::open(node, &schema::ADMIN, report));
+    if let Some(fields) = fields {
+        params.address = fields.or("address", params.address, report, form::listen_address);
+        admin_span = fields.get("address").map_or(fields.span, |node| node.span);
+        if !params.address.ip().is_loopback() {
+            report.add::<()>(
+                error(
+                    codes::ADMIN_EXPOSED,
+                    admin_span,
+                    "the admin API may listen on loopback addresses only",
+                )
+                .label("not a loopback address")
+                .help("use `127.0.0.1:15000`; scrapers and probes go to `metrics_address`"),
+            );
+        }
+        params.metrics_address =
+            fields.or("metrics_address", params.metrics_address, report, metrics_address);
+        metrics_span = fields.get("metrics_address").map_or(fields.span, |node| node.span);
+    }
+    bound.push(Bound { name: "admin.address", address: params.address, span: admin_span });
+    if let Some(address) = params.metrics_address {
+        bound.push(Bound { name: "admin.metrics_address", address, span: metrics_span });
+    }
+    params
+}
+
+/// An address, or `none`.
+fn metrics_address(node: &Node, report: &mut Report) -> Option<Option<SocketAddr>> {
+    match &node.content {
+        Content::Scalar(scalar) if scalar.text == "none" => Some(None),
+        _ => form::listen_address(node, report).map(Some),
+    }
+}
+
+/// Reports every pair of addresses that cannot both be bound.
+pub(in crate::config) fn check_clashes(bound: &[Bound], report: &mut Report) {
+    for (index, later) in bound.iter().enumerate() {
+        let Some(earlier) = bound.iter().take(index).find(|earlier| clash(earlier.address, later.address))
+        else {
+            continue;
+        };
+        // Point at the one that was written, if the other is a default.
+        let (at, other) =
+            if later.span.start >= earlier.span.start { (later, earlier) } else { (earlier, later) };
+        let message = format!("`{}` and `{}` want the same port", earlier.name, later.name);
+        let finding = error(codes::ADDRESS_CLASH, at.span, message).label(format!("{} is taken", at.address));
+        report.add::<()>(if other.span == at.span || other.span.is_empty() {
+            finding
+        } else {
+            finding.also(other.span, format!("`{}` is {}", other.name, other.address))
+        });
+    }
+}
+
+/// Whether the kernel refuses the second of the two.
+pub(in crate::config) fn clash(a: SocketAddr, b: SocketAddr) -> bool {
+    a.port() == b.port()
+        && a.port() != 0
+        && (a.ip() == b.ip()
+            || (a.ip().is_unspecified() && (a.is_ipv6() || b.is_ipv4()))
+            || (b.ip().is_unspecified() && (b.is_ipv6() || a.is_ipv4())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unspecified_addresses_take_the_port_of_all_others() {
+        let clash = |a: &str, b: &str| clash(a.parse().unwrap(), b.parse().unwrap());
+        assert!(clash("0.0.0.0:1", "127.0.0.1:1"));
+        assert!(clash("127.0.0.1:1", "[::]:1"));
+        assert!(clash("127.0.0.1:1", "127.0.0.1:1"));
+        assert!(!clash("127.0.0.1:1", "127.0.0.2:1"));
+        assert!(!clash("0.0.0.0:1", "[::1]:1"));
+        assert!(!clash("0.0.0.0:0", "127.0.0.1:0"));
+    }
+}

@@ -1,0 +1,11 @@
+//! One file per part of the configuration: reads its mapping into the params of the module it belongs to.
+
+pub(super) mod health_check;
+pub(super) mod http_edits;
+pub(super) mod listeners;
+pub(super) mod load_balancer;
+pub(super) mod process;
+pub(super) mod route_match;
+pub(super) mod routes;
+pub(super) mod services;
+pub(super) mod telemetry;

@@ -1,0 +1,114 @@
+//! Small sections about the process as a whole: `version`, `workers`, `mtls`, `defaults`, `reload`, `shutdown`.
+
+use std::time::Duration;
+
+use super::load_balancer;
+use crate::{
+    config::{
+        ReloadParams, codes, defaults,
+        defaults::Inherited,
+        fields::Fields,
+        report::{Finding, Report, error},
+        schema,
+        span::Span,
+        tree::{Content, Node},
+        value,
+    },
+    rt::ShutdownParams,
+};
+
+const MAX_WORKERS: u64 = 1024;
+const SHORTEST_POLL: Duration = Duration::from_millis(100);
+
+pub(in crate::config) fn version(root: &Fields<'_>, report: &mut Report) {
+    if let Some(node) = root.require("version", "version: 1", report) {
+        value::number(node, 1..=1, report);
+    }
+}
+
+pub(in crate::config) fn workers(root: &Fields<'_>, report: &mut Report) -> Option<usize> {
+    let read = |node: &Node, report: &mut Report| value::number(node, 1..=MAX_WORKERS, report);
+    root.optional("workers", report, read).and_then(|count| usize::try_from(count).ok())
+}
+
+/// Nobody may take a plaintext mesh for an encrypted one: its absence has to be written down.
+pub(in crate::config) fn mtls(root: &Fields<'_>, report: &mut Report) {
+    let Some(node) = root.get("mtls") else {
+        report.add::<()>(plaintext(root.span, "`mtls` is missing"));
+        return;
+    };
+    let Some(fields) = Fields::open(node, &schema::MTLS, report) else { return };
+    let Some(mode) = fields.get("mode") else {
+        report.add::<()>(plaintext(node.span, "`mode` is missing in `mtls`"));
+        return;
+    };
+    match &mode.content {
+        Content::Scalar(scalar) if matches!(scalar.text.as_str(), "strict" | "permissive") => {
+            let message = format!("`mode: {}` is not available in this version", scalar.text);
+            report.add::<()>(plaintext(mode.span, &message));
+        }
+        _ => {
+            value::word(mode, &[("disabled", ())], &[], report);
+        }
+    }
+}
+
+fn plaintext(span: Span, message: &str) -> Finding {
+    error(codes::PLAINTEXT, span, message)
+        .label("traffic between sidecars would be plaintext")
+        .help("this version has no mTLS; confirm that with `mtls: { mode: disabled }`")
+}
+
+pub(in crate::config) fn inherited(root: &Fields<'_>, report: &mut Report) -> Inherited {
+    let mut inherited = Inherited::builtin();
+    let Some(fields) =
+        root.optional("defaults", report, |node, report| Fields::open(node, &schema::DEFAULTS, report))
+    else {
+        return inherited;
+    };
+    inherited.timeout = fields.or("timeout", inherited.timeout, report, value::limit);
+    inherited.connect_timeout = fields.or("connect_timeout", inherited.connect_timeout, report, value::wait);
+    inherited.idle_timeout = fields.or("idle_timeout", inherited.idle_timeout, report, idle_timeout);
+    inherited.balance = fields.or("load_balancer", inherited.balance, report, load_balancer::read);
+    inherited
+}
+
+/// How long a pooled connection may be unused, with a warning when servers tend to be faster.
+pub(in crate::config) fn idle_timeout(node: &Node, report: &mut Report) -> Option<Duration> {
+    let value = value::wait(node, report)?;
+    if value > Duration::from_secs(60) {
+        report.add::<()>(
+            crate::config::report::warning(
+                codes::LONG_IDLE,
+                node.span,
+                "idle connections are kept for longer than 60s",
+            )
+            .label("many servers close theirs earlier")
+            .help("stay below the idle timeout of the server, or use the default of 30s"),
+        );
+    }
+    Some(value)
+}
+
+pub(in crate::config) fn reload(root: &Fields<'_>, report: &mut Report) -> ReloadParams {
+    let mut params = ReloadParams { watch: true, interval: defaults::RELOAD_INTERVAL };
+    let fields = root.optional("reload", report, |node, report| Fields::open(node, &schema::RELOAD, report));
+    if let Some(fields) = fields {
+        params.watch = fields.or("watch", params.watch, report, value::flag);
+        params.interval = fields.or("interval", params.interval, report, |node, report| {
+            value::duration_from(node, SHORTEST_POLL, report)
+        });
+    }
+    params
+}
+
+pub(in crate::config) fn shutdown(root: &Fields<'_>, report: &mut Report) -> ShutdownParams {
+    let mut params = ShutdownParams { grace: defaults::GRACE, drain_timeout: defaults::DRAIN_TIMEOUT };
+    let fields =
+        root.optional("shutdown", report, |node, report| Fields::open(node, &schema::SHUTDOWN, report));
+    if let Some(fields) = fields {
+        params.grace = fields.or("grace", params.grace, report, value::duration);
+        params.drain_timeout = fields.or("drain_timeout", params.drain_timeout, report, value::duration);
+    }
+    params
+}

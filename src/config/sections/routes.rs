@@ -1,0 +1,282 @@
+//! `routes`: what happens to which requests, in the order of the file.
+
+use std::{collections::HashMap, sync::Arc};
+
+use bytes::Bytes;
+use http::StatusCode;
+
+use super::{http_edits, route_match};
+use crate::{
+    config::{
+        codes,
+        defaults::Inherited,
+        fields::{Fields, MayLack, list},
+        form,
+        report::{Report, error},
+        schema,
+        span::Span,
+        suggest::closest,
+        tree::Node,
+        value,
+    },
+    policy::route::{
+        Action, DirectResponse, PathPattern, PathRewrite, Redirect, Rewrite, RouteMatch, RouteParams, Target,
+    },
+};
+
+const MAX_WEIGHT: u32 = 1000;
+const MAX_BODY: usize = 64 * 1024;
+
+/// The routes that could be read, and what is needed to check them against the rest of the file.
+#[derive(Debug, Default)]
+pub(in crate::config) struct Routes {
+    pub(in crate::config) params: Vec<RouteParams>,
+    /// Where each of `params` stands.
+    pub(in crate::config) spans: Vec<Span>,
+    /// Every service that is named, with the place where.
+    references: Vec<(Arc<str>, Span)>,
+}
+
+pub(in crate::config) fn read(root: &Fields<'_>, inherited: &Inherited, report: &mut Report) -> Routes {
+    let mut routes = Routes::default();
+    let items =
+        root.optional("routes", report, |node, report| list(node, "routes", report)).unwrap_or_default();
+    let mut names: HashMap<Arc<str>, Span> = HashMap::new();
+    for (index, item) in items.iter().enumerate() {
+        let Some(route) = route(item, index + 1, inherited, &mut routes.references, report) else { continue };
+        if let Some(first) = names.insert(route.params.name.clone(), route.name_span) {
+            report.add::<()>(
+                error(
+                    codes::DUPLICATE_NAME,
+                    route.name_span,
+                    format!("two routes are called `{}`", route.params.name),
+                )
+                .label("again here")
+                .also(first, "first here")
+                .help("give this one another `name`"),
+            );
+        }
+        routes.spans.push(item.span);
+        routes.params.push(route.params);
+    }
+    routes
+}
+
+struct Named {
+    params: RouteParams,
+    name_span: Span,
+}
+
+fn route(
+    node: &Node,
+    number: usize,
+    inherited: &Inherited,
+    references: &mut Vec<(Arc<str>, Span)>,
+    report: &mut Report,
+) -> Option<Named> {
+    let fields = Fields::open(node, &schema::ROUTE, report)?;
+    let name = fields.optional("name", report, form::route_name);
+    let matcher = fields.optional("match", report, route_match::read).unwrap_or_default();
+    let action = action(&fields, &matcher, references, report);
+    let timeout = fields.or("timeout", inherited.timeout, report, value::limit);
+    let (request_headers, response_headers) =
+        fields.optional("headers", report, http_edits::read).unwrap_or_default();
+    let action = action?;
+    let name = name.unwrap_or_else(|| default_name(&action, number));
+    let params = RouteParams { name, matcher, action, timeout, request_headers, response_headers };
+    Some(Named { params, name_span: fields.get("name").map_or(node.span, |node| node.span) })
+}
+
+/// `<service>-<n>`, shortened so that it stays a name.
+fn default_name(action: &Action, number: usize) -> Arc<str> {
+    let base = match action {
+        Action::Forward { targets, .. } => targets.first().map_or("split", |target| &target.service),
+        Action::Redirect(_) => "redirect",
+        Action::Direct(_) => "direct",
+    };
+    let suffix = format!("-{number}");
+    let room = form::LONGEST_NAME - suffix.len();
+    format!("{}{suffix}", base.get(..room).unwrap_or(base)).into()
+}
+
+fn action(
+    fields: &Fields<'_>,
+    matcher: &RouteMatch,
+    references: &mut Vec<(Arc<str>, Span)>,
+    report: &mut Report,
+) -> Option<Action> {
+    let has_prefix = matches!(matcher.path, PathPattern::Prefix(_));
+    let (key, node) =
+        fields.one_of(&["service", "split", "redirect", "direct_response"], MayLack::No, report)?;
+    let rewrite = fields.get("rewrite");
+    if let Some(rewrite) = rewrite.filter(|_| !matches!(key, "service" | "split")) {
+        report.add::<()>(
+            error(codes::CHOICE, rewrite.span, format!("`rewrite` has no effect with `{key}`"))
+                .label("nothing is sent to a service"),
+        );
+    }
+    match key {
+        "service" => {
+            let service = form::service_name(node, report)?;
+            references.push((service.clone(), node.span));
+            let targets = vec![Target { service, weight: 1 }];
+            Some(Action::Forward { targets, rewrite: read_rewrite(rewrite, has_prefix, report) })
+        }
+        "split" => {
+            let targets = split(node, references, report)?;
+            Some(Action::Forward { targets, rewrite: read_rewrite(rewrite, has_prefix, report) })
+        }
+        "redirect" => redirect(node, has_prefix, report).map(Action::Redirect),
+        _ => direct(node, report).map(Action::Direct),
+    }
+}
+
+fn split(node: &Node, references: &mut Vec<(Arc<str>, Span)>, report: &mut Report) -> Option<Vec<Target>> {
+    let items = list(node, "services with weights", report)?;
+    let mut targets = Vec::with_capacity(items.len());
+    for item in items {
+        let Some(fields) = Fields::open(item, &schema::SPLIT, report) else { continue };
+        let weight = fields.require("weight", "weight: 1", report);
+        let weight = weight.and_then(|node| value::number_u32(node, 0..=MAX_WEIGHT, report));
+        let Some(node) = fields.require("service", "service: api", report) else { continue };
+        let Some(service) = form::service_name(node, report) else { continue };
+        references.push((service.clone(), node.span));
+        targets.push(Target { service, weight: weight.unwrap_or(1) });
+    }
+    if targets.iter().all(|target| target.weight == 0) && targets.len() == items.len() {
+        return report.add(
+            error(codes::NO_WEIGHT, node.span, "no service of the split gets any request")
+                .label("all weights are 0")
+                .help("give at least one service a weight above 0"),
+        );
+    }
+    Some(targets)
+}
+
+fn read_rewrite(node: Option<&Node>, has_prefix: bool, report: &mut Report) -> Rewrite {
+    let fields = node.and_then(|node| Fields::open(node, &schema::REWRITE, report));
+    fields.map_or_else(Rewrite::default, |fields| Rewrite {
+        path: path_rewrite(&fields, has_prefix, report),
+        host: fields.optional("host", report, form::authority),
+    })
+}
+
+fn path_rewrite(fields: &Fields<'_>, has_prefix: bool, report: &mut Report) -> Option<PathRewrite> {
+    let (key, node) = fields.one_of(&["path", "path_prefix"], MayLack::Yes, report)?;
+    let path = form::path(node, report)?;
+    if key == "path" {
+        return Some(PathRewrite::Full(path));
+    }
+    if has_prefix {
+        return Some(PathRewrite::Prefix(path));
+    }
+    report.add(
+        error(codes::PREFIX_REWRITE, node.span, "there is no prefix to replace")
+            .label("the route has no `match.path_prefix`")
+            .help("match by `path_prefix`, or replace the whole path with `path`"),
+    )
+}
+
+fn redirect(node: &Node, has_prefix: bool, report: &mut Report) -> Option<Redirect> {
+    let fields = Fields::open(node, &schema::REDIRECT, report)?;
+    let redirect = Redirect {
+        status: fields.or("status", StatusCode::FOUND, report, |node, report| {
+            status(
+                node,
+                |status| matches!(status, 301 | 302 | 303 | 307 | 308),
+                "301, 302, 303, 307 or 308",
+                report,
+            )
+        }),
+        scheme: fields.optional("scheme", report, |node, report| {
+            value::word(node, &[("https", "https"), ("http", "http")], &[], report)
+        }),
+        host: fields.optional("host", report, form::host),
+        port: fields.optional("port", report, |node, report| {
+            value::number(node, 1..=65_535, report).and_then(|port| u16::try_from(port).ok())
+        }),
+        path: path_rewrite(&fields, has_prefix, report),
+    };
+    let target = ["scheme", "host", "port", "path", "path_prefix"];
+    if target.iter().all(|key| fields.get(key).is_none()) {
+        return report.add(
+            error(codes::CHOICE, node.span, "the redirect leads back to where it came from")
+                .label(format!("needs one of {}", target.join(", "))),
+        );
+    }
+    Some(redirect)
+}
+
+fn direct(node: &Node, report: &mut Report) -> Option<DirectResponse> {
+    let fields = Fields::open(node, &schema::DIRECT_RESPONSE, report)?;
+    let status_node = fields.require("status", "status: 200", report);
+    let status = status_node
+        .and_then(|node| status(node, |status| (200..=599).contains(&status), "200 to 599", report));
+    let body = fields.optional("body", report, value::text).unwrap_or_default();
+    if body.len() > MAX_BODY {
+        return report
+            .add(error(codes::OUT_OF_RANGE, node.span, "the body is larger than 64KiB").label("too large"));
+    }
+    Some(DirectResponse { status: status?, body: Bytes::copy_from_slice(body.as_bytes()) })
+}
+
+fn status(
+    node: &Node,
+    allowed: impl Fn(u64) -> bool,
+    choice: &str,
+    report: &mut Report,
+) -> Option<StatusCode> {
+    let number = value::number(node, 100..=999, report)?;
+    let status = u16::try_from(number).ok().and_then(|number| StatusCode::from_u16(number).ok());
+    status.filter(|_| allowed(number)).or_else(|| {
+        report.add(
+            error(codes::BAD_STATUS, node.span, format!("{number} cannot be sent here"))
+                .label(format!("expected {choice}")),
+        )
+    })
+}
+
+impl Routes {
+    /// Reports every service that a route names and nobody defines; `defined` are the services with the places
+    /// of their names.
+    pub(in crate::config) fn check_references(&self, defined: &HashMap<&str, Span>, report: &mut Report) {
+        for (service, span) in self.references.iter().filter(|(service, _)| !defined.contains_key(&**service))
+        {
+            let mut finding =
+                error(codes::UNKNOWN_SERVICE, *span, "route sends to a service that does not exist")
+                    .label(format!("no `services.{service}`"));
+            let mut names: Vec<&str> = defined.keys().copied().collect();
+            names.sort_unstable();
+            let similar = closest(service, names.iter().copied(), &[]);
+            if let Some(place) = similar.and_then(|name| defined.get(name)) {
+                finding = finding.also(*place, "a service with a similar name is defined here");
+            } else if names.is_empty() {
+                finding = finding.note("no services are defined");
+            } else {
+                finding = finding.note(format!("services: {}", shorten(&names)));
+            }
+            report.add::<()>(finding.suggest(similar));
+        }
+    }
+}
+
+/// At most ten names.
+fn shorten(names: &[&str]) -> String {
+    let shown = names.iter().take(10).copied().collect::<Vec<_>>().join(", ");
+    if names.len() > 10 { format!("{shown} and {} more", names.len() - 10) } else { shown }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_without_a_name_is_called_after_its_service_and_its_place() {
+        let action = |service: &str| Action::Forward {
+            targets: vec![Target { service: service.into(), weight: 1 }],
+            rewrite: Rewrite::default(),
+        };
+        assert_eq!(&*default_name(&action("api"), 3), "api-3");
+        assert_eq!(default_name(&action(&"x".repeat(64)), 12).len(), 64);
+    }
+}

@@ -1,0 +1,229 @@
+//! `services` (what routes may name) and `service` (the local application).
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{health_check, load_balancer, process::idle_timeout};
+use crate::{
+    config::{
+        codes, defaults,
+        defaults::Inherited,
+        fields::{Fields, MayLack, list, named},
+        form,
+        report::{Report, error},
+        schema,
+        span::Span,
+        tree::{Content, Entry, Node},
+        value,
+    },
+    directory::LocalServiceParams,
+    snapshot::{ClusterParams, EndpointParams, EndpointSource, Limits, Protocol},
+    types::EndpointAddress,
+};
+
+const MAX_WEIGHT: u32 = 1000;
+const MAX_LIMIT: u32 = 1_000_000;
+const PROTOCOLS: [(&str, Protocol); 3] =
+    [("auto", Protocol::Auto), ("http1", Protocol::Http1), ("http2", Protocol::Http2)];
+
+/// A service with the places that later checks point at.
+#[derive(Debug)]
+pub(in crate::config) struct Service {
+    pub(in crate::config) params: ClusterParams,
+    pub(in crate::config) endpoints: Vec<Span>,
+}
+
+/// The services that could be read, and the names of all of them.
+#[derive(Debug, Default)]
+pub(in crate::config) struct Services<'n> {
+    pub(in crate::config) read: Vec<Service>,
+    /// Those that have mistakes as well, so that routes to them are not reported too.
+    pub(in crate::config) names: HashMap<&'n str, Span>,
+}
+
+pub(in crate::config) fn read<'n>(
+    root: &Fields<'n>,
+    inherited: &Inherited,
+    report: &mut Report,
+) -> Services<'n> {
+    let mut services = Services::default();
+    let entries =
+        root.optional("services", report, |node, report| named(node, "service names to services", report));
+    for entry in entries.unwrap_or_default() {
+        services.names.entry(&entry.key).or_insert(entry.key_span);
+        if !form::is_name(&entry.key, "") {
+            report.add::<()>(form::bad_name(entry.key_span, "service", ""));
+        }
+        services.read.extend(service(entry, inherited, report));
+    }
+    services
+}
+
+fn service(entry: &Entry, inherited: &Inherited, report: &mut Report) -> Option<Service> {
+    let fields = Fields::open(&entry.value, &schema::CLUSTER, report)?;
+    let source = source(&fields, report);
+    let protocol = fields.or("protocol", Protocol::Auto, report, protocol);
+    let balance = fields.or("load_balancer", inherited.balance.clone(), report, load_balancer::read);
+    let connect_timeout = fields.or("connect_timeout", inherited.connect_timeout, report, value::wait);
+    let idle_timeout = fields.or("idle_timeout", inherited.idle_timeout, report, idle_timeout);
+    let limits = fields.get("limits").map_or_else(builtin_limits, |node| limits(node, report));
+    let health_check = fields.optional("health_check", report, |node, report| {
+        health_check::read(node, defaults::HEALTH_INTERVAL, report)
+    });
+    let panic_threshold_percent =
+        fields.or("panic_threshold", defaults::PANIC_THRESHOLD_PERCENT, report, |node, report| {
+            value::number(node, 0..=100, report).and_then(|percent| u8::try_from(percent).ok())
+        });
+    let (source, endpoints) = source?;
+    let params = ClusterParams {
+        name: entry.key.as_str().into(),
+        source,
+        protocol,
+        balance,
+        connect_timeout,
+        idle_timeout,
+        limits,
+        health_check,
+        panic_threshold_percent,
+    };
+    Some(Service { params, endpoints })
+}
+
+fn protocol(node: &Node, report: &mut Report) -> Option<Protocol> {
+    value::word(node, &PROTOCOLS, &["tcp"], report)
+}
+
+fn source(fields: &Fields<'_>, report: &mut Report) -> Option<(EndpointSource, Vec<Span>)> {
+    let refresh = fields.optional("dns_refresh", report, value::wait);
+    let (key, node) = fields.one_of(&["endpoints", "dns"], MayLack::No, report)?;
+    if key == "dns" {
+        let (name, port) = dns_name(node, report)?;
+        let min_refresh = refresh.unwrap_or(defaults::DNS_REFRESH);
+        return Some((EndpointSource::Dns { name, port, min_refresh }, Vec::new()));
+    }
+    if let Some(node) = fields.get("dns_refresh") {
+        report.add::<()>(
+            error(codes::CHOICE, node.span, "`dns_refresh` has no effect with `endpoints`")
+                .label("only for `dns`"),
+        );
+    }
+    let (endpoints, spans) = endpoints(node, report)?;
+    Some((EndpointSource::Static(endpoints), spans))
+}
+
+/// `name:port` for address records, `_service._proto.name` for SRV records.
+fn dns_name(node: &Node, report: &mut Report) -> Option<(Arc<str>, Option<u16>)> {
+    let scalar = value::text_scalar(node, "a name with a port", "api.internal:80", report)?;
+    let parsed = match scalar.text.rsplit_once(':') {
+        Some((name, port)) => port.parse().ok().filter(|port| *port != 0).map(|port| (name, Some(port))),
+        None if scalar.text.starts_with('_') => Some((scalar.text.as_str(), None)),
+        None => None,
+    };
+    match parsed {
+        Some((name, port)) if form::is_host(name) && name.parse::<std::net::IpAddr>().is_err() => {
+            Some((name.to_ascii_lowercase().into(), port))
+        }
+        _ => report.add(
+            error(codes::MALFORMED, node.span, format!("{} is not a name to resolve", value::shown(scalar)))
+                .label("expected `name:port`, or an SRV name")
+                .help("for example `api.internal:80` or `_http._tcp.api.internal`; addresses go under `endpoints`"),
+        ),
+    }
+}
+
+fn endpoints(node: &Node, report: &mut Report) -> Option<(Vec<EndpointParams>, Vec<Span>)> {
+    let items = list(node, "addresses", report)?;
+    if items.is_empty() {
+        return report.add(
+            error(codes::MISSING_KEY, node.span, "a service needs at least one endpoint")
+                .label("the list is empty")
+                .help("add an address: `[10.0.0.1:8443]`"),
+        );
+    }
+    let mut seen: HashMap<EndpointAddress, Span> = HashMap::new();
+    let (mut endpoints, mut spans) = (Vec::with_capacity(items.len()), Vec::with_capacity(items.len()));
+    for item in items {
+        let Some((endpoint, span)) = endpoint(item, report) else { continue };
+        if let Some(first) = seen.insert(endpoint.address.clone(), span) {
+            report.add::<()>(
+                error(codes::DUPLICATE_ENDPOINT, span, "the endpoint is in the list twice")
+                    .label("again here")
+                    .also(first, "first here")
+                    .help("use `weight` to send it more requests"),
+            );
+        }
+        endpoints.push(endpoint);
+        spans.push(span);
+    }
+    Some((endpoints, spans))
+}
+
+fn endpoint(node: &Node, report: &mut Report) -> Option<(EndpointParams, Span)> {
+    if !matches!(node.content, Content::Map(_)) {
+        let address = form::endpoint_address(node, report)?;
+        return Some((EndpointParams { address, weight: defaults::ENDPOINT_WEIGHT }, node.span));
+    }
+    let fields = Fields::open(node, &schema::ENDPOINT, report)?;
+    let weight = fields.or("weight", defaults::ENDPOINT_WEIGHT, report, |node, report| {
+        value::number_u32(node, 1..=MAX_WEIGHT, report)
+    });
+    let node = fields.require("address", "address: 10.0.0.1:8443", report)?;
+    Some((EndpointParams { address: form::endpoint_address(node, report)?, weight }, node.span))
+}
+
+fn builtin_limits() -> Limits {
+    Limits {
+        max_connections: defaults::MAX_CONNECTIONS,
+        max_pending_requests: defaults::MAX_PENDING_REQUESTS,
+        queue_timeout: defaults::QUEUE_TIMEOUT,
+        max_requests_per_connection: None,
+        max_connection_age: None,
+    }
+}
+
+fn limits(node: &Node, report: &mut Report) -> Limits {
+    let mut limits = builtin_limits();
+    let Some(fields) = Fields::open(node, &schema::LIMITS, report) else { return limits };
+    limits.max_connections = fields.or("max_connections", limits.max_connections, report, |node, report| {
+        value::number_u32(node, 1..=MAX_LIMIT, report)
+    });
+    limits.max_pending_requests =
+        fields.or("max_pending_requests", limits.max_pending_requests, report, |node, report| {
+            value::number_u32(node, 0..=MAX_LIMIT, report)
+        });
+    limits.queue_timeout = fields.or("queue_timeout", limits.queue_timeout, report, value::wait);
+    limits.max_requests_per_connection = fields
+        .optional("max_requests_per_connection", report, |node, report| {
+            value::number_u32(node, 0..=u32::MAX, report)
+        })
+        .filter(|most| *most > 0);
+    limits.max_connection_age = fields.or("max_connection_age", None, report, value::limit);
+    limits
+}
+
+/// The application that this sidecar stands beside. `None` when something about it is reported as wrong.
+pub(in crate::config) fn local(
+    root: &Fields<'_>,
+    inherited: &Inherited,
+    report: &mut Report,
+) -> Option<(LocalServiceParams, Span)> {
+    let node = root.require("service", "service: { name: web, address: 127.0.0.1:8080 }", report)?;
+    let fields = Fields::open(node, &schema::SERVICE, report)?;
+    let name = fields.require("name", "name: web", report).and_then(|node| form::service_name(node, report));
+    let address_node = fields.require("address", "address: 127.0.0.1:8080", report);
+    let address = address_node.and_then(|node| form::endpoint_address(node, report));
+    let protocol = fields.or("protocol", Protocol::Auto, report, protocol);
+    let timeout = fields.or("timeout", inherited.timeout, report, value::limit);
+    let health_check = fields.optional("health_check", report, |node, report| {
+        health_check::read(node, defaults::LOCAL_HEALTH_INTERVAL, report)
+    });
+    let params = LocalServiceParams {
+        name: name?,
+        address: address?,
+        protocol,
+        timeout,
+        connect_timeout: inherited.connect_timeout,
+        idle_timeout: inherited.idle_timeout,
+        health_check,
+    };
+    Some((params, address_node.map_or(node.span, |node| node.span)))
+}

@@ -1,0 +1,99 @@
+//! A YAML document as a tree that knows where each part stands in the text.
+
+use super::span::Span;
+
+/// A value and its place.
+#[derive(Debug)]
+pub(super) struct Node {
+    /// The value's text; its first key or item for a block mapping or list; its key if there is no text.
+    pub(super) span: Span,
+    pub(super) content: Content,
+}
+
+/// What a value is.
+#[derive(Debug)]
+pub(super) enum Content {
+    Scalar(Scalar),
+    List(Vec<Node>),
+    Map(Vec<Entry>),
+}
+
+/// A value that is not made of others.
+#[derive(Debug)]
+pub(super) struct Scalar {
+    /// As written, without quotes; after substitution.
+    pub(super) text: String,
+    pub(super) kind: Kind,
+    /// Written without quotes.
+    pub(super) plain: bool,
+    /// Came, at least in part, from an environment variable or a file: never shown to anyone.
+    pub(super) secret: bool,
+}
+
+/// What YAML takes a scalar for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Kind {
+    Null,
+    Bool(bool),
+    Unsigned(u64),
+    /// Negative or fractional, or too large.
+    Number(f64),
+    Text,
+}
+
+/// A key with its value.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) key: String,
+    pub(super) key_span: Span,
+    pub(super) value: Node,
+}
+
+impl Node {
+    /// What was found, for "expected …, found …".
+    pub(super) fn found(&self) -> &'static str {
+        match &self.content {
+            Content::List(_) => "a list",
+            Content::Map(_) => "a mapping",
+            Content::Scalar(scalar) => match scalar.kind {
+                Kind::Null => "nothing",
+                Kind::Bool(_) => "a truth value",
+                Kind::Unsigned(_) | Kind::Number(_) => "a number",
+                Kind::Text => "text",
+            },
+        }
+    }
+
+    /// The path of the deepest key or item that `offset` lies in or after, as `routes[0].timeout`.
+    pub(super) fn path_at(&self, offset: usize) -> String {
+        let mut path = String::new();
+        let mut node = self;
+        loop {
+            node = match &node.content {
+                Content::Scalar(_) => return path,
+                Content::Map(entries) => {
+                    let Some(entry) = entries.iter().rev().find(|e| e.key_span.start <= offset) else {
+                        return path;
+                    };
+                    if !path.is_empty() {
+                        path.push('.');
+                    }
+                    path.push_str(&entry.key);
+                    if offset < entry.key_span.end {
+                        return path;
+                    }
+                    &entry.value
+                }
+                Content::List(items) => {
+                    let Some((index, item)) =
+                        items.iter().enumerate().rev().find(|(_, i)| i.span.start <= offset)
+                    else {
+                        return path;
+                    };
+                    path.push_str(&format!("[{index}]"));
+                    item
+                }
+            };
+        }
+    }
+}
