@@ -45,8 +45,8 @@ impl Environment for ProcessEnvironment {
     }
 }
 
-/// Replaces every substitution in the values of `root`; keys are left alone. Returns the paths of the values
-/// that contain one, as in `routes[0].headers.request.set.x-token`.
+/// Replaces every substitution in the values of `root`; keys are left alone. Returns JSON pointers to
+/// the values that contain one, as in `/routes/0/headers/request/set/x-token`.
 pub(super) fn substitute(root: &mut Node, environment: &dyn Environment, report: &mut Report) -> Vec<String> {
     let mut paths = Vec::new();
     walk(root, "", environment, report, &mut paths);
@@ -76,12 +76,12 @@ fn walk(
         Content::Scalar(_) => {}
         Content::List(items) => {
             for (index, item) in items.iter_mut().enumerate() {
-                walk(item, &format!("{path}[{index}]"), environment, report, paths);
+                walk(item, &format!("{path}/{index}"), environment, report, paths);
             }
         }
         Content::Map(entries) => {
             for entry in entries {
-                let path = if path.is_empty() { entry.key.clone() } else { format!("{path}.{}", entry.key) };
+                let path = format!("{path}/{}", entry.key.replace('~', "~0").replace('/', "~1"));
                 walk(&mut entry.value, &path, environment, report, paths);
             }
         }

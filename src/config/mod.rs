@@ -6,14 +6,18 @@
 mod codes;
 mod defaults;
 mod diagnostic;
+mod diff;
+mod effective;
 mod environment;
 mod fields;
 mod form;
 mod lint;
+mod mask;
 mod parse;
 mod report;
 mod schema;
 mod sections;
+mod source;
 mod span;
 mod suggest;
 mod tree;
@@ -24,8 +28,11 @@ use std::time::Duration;
 
 pub use codes::Code;
 pub use diagnostic::{Diagnostic, Findings, Related, Severity, Style};
+pub use diff::Diff;
+pub use effective::{effective_json, effective_yaml};
 pub use environment::{Environment, ProcessEnvironment};
-pub use parse::parse;
+pub use parse::{load, parse};
+pub use source::{Debounce, FileSource, Fingerprint, Text};
 pub use span::Position;
 
 /// A configuration file, parsed and validated: nothing in it can be wrong by itself any more.
@@ -45,7 +52,7 @@ pub struct Bundle {
     pub reload: ReloadParams,
     /// End of the process.
     pub shutdown: crate::rt::ShutdownParams,
-    /// Paths of the values that came from `${env:…}` or `${file:…}` and must not be shown.
+    /// JSON pointers to the values that came from `${env:…}` or `${file:…}` and must not be shown.
     pub masked: Vec<String>,
 }
 

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use super::{
-    Bundle, Environment, Findings, codes,
+    Bundle, Environment, Findings, Text, codes,
     defaults::Inherited,
     environment,
     fields::Fields,
@@ -15,14 +15,33 @@ use super::{
         listeners::{self, Bound},
         process, routes, services, telemetry,
     },
+    source,
     span::Span,
     tree::Node,
     yaml,
 };
 use crate::{directory::DirectoryParams, snapshot::EndpointSource, types::EndpointAddress};
 
-/// The largest file that is read.
-pub(super) const MAX_BYTES: usize = 4 * 1024 * 1024;
+/// As [`parse`], for bytes that may not even be text.
+///
+/// # Errors
+/// Everything that is wrong, by position, if anything is.
+pub fn load(text: &Text, environment: &dyn Environment) -> Result<(Bundle, Findings), Findings> {
+    match std::str::from_utf8(text.bytes()) {
+        Ok(content) => parse(text.name(), content, environment),
+        Err(problem) => {
+            let mut report = Report::default();
+            // Cut before the offending byte: the rest cannot be shown, and the place of the error is the end.
+            let readable = text.bytes().get(..problem.valid_up_to()).unwrap_or_default();
+            let readable = String::from_utf8_lossy(readable);
+            let span = Span::new(readable.len(), readable.len());
+            report.add::<()>(
+                error(codes::UNREADABLE, span, "the file is not UTF-8 text").label("not UTF-8 from here"),
+            );
+            Err(Findings::new(text.name(), &readable, None, report))
+        }
+    }
+}
 
 /// Reads a configuration. `file` is the name that findings carry; `environment` is where `${env:…}` and
 /// `${file:…}` are looked up. The findings of a success are warnings.
@@ -33,8 +52,8 @@ pub fn parse(file: &str, text: &str, environment: &dyn Environment) -> Result<(B
     // A byte order mark is no character of the text; columns count from behind it.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut report = Report::default();
-    if text.len() > MAX_BYTES {
-        let message = format!("the file is larger than {} MiB", MAX_BYTES / 1024 / 1024);
+    if text.len() > source::MAX_BYTES {
+        let message = format!("the file is larger than {} MiB", source::MAX_BYTES / 1024 / 1024);
         report.add::<()>(error(codes::UNREADABLE, Span::default(), message));
         return Err(Findings::new(file, "", None, report));
     }

@@ -50,6 +50,11 @@ pub(super) struct Entry {
 }
 
 impl Node {
+    /// Whether the value must not be shown.
+    pub(super) fn secret(&self) -> bool {
+        matches!(&self.content, Content::Scalar(Scalar { secret: true, .. }))
+    }
+
     /// What was found, for "expected …, found …".
     pub(super) fn found(&self) -> &'static str {
         match &self.content {

@@ -46,9 +46,15 @@ fn removed(node: &Node, report: &mut Report) -> Option<HeaderName> {
 }
 
 fn written(node: &Node, report: &mut Report) -> Option<Vec<(HeaderName, HeaderValue)>> {
-    let mut fields = Vec::new();
+    let mut fields: Vec<(HeaderName, HeaderValue)> = Vec::new();
     for entry in named(node, "header names to values", report)? {
         let Some((name, value)) = form::header(entry, report) else { continue };
+        if fields.iter().any(|(other, _)| *other == name) {
+            report.add::<()>(
+                error(codes::DUPLICATE_KEY, entry.key_span, format!("the header `{name}` is given twice"))
+                    .label("the same header, whatever its case"),
+            );
+        }
         if allowed(&name, entry.key_span, report).is_some() {
             fields.push((name, value));
         }

@@ -33,8 +33,23 @@ pub(in crate::config) struct Routes {
     pub(in crate::config) params: Vec<RouteParams>,
     /// Where each of `params` stands.
     pub(in crate::config) spans: Vec<Span>,
-    /// Every service that is named, with the place where.
-    references: Vec<(Arc<str>, Span)>,
+    /// Every service that is named.
+    references: Vec<Reference>,
+}
+
+/// A service that a route names.
+#[derive(Debug)]
+struct Reference {
+    service: Arc<str>,
+    span: Span,
+    secret: bool,
+}
+
+impl Reference {
+    fn read(node: &Node, report: &mut Report) -> Option<Self> {
+        let service = form::service_name(node, report)?;
+        Some(Self { service, span: node.span, secret: node.secret() })
+    }
 }
 
 pub(in crate::config) fn read(root: &Fields<'_>, inherited: &Inherited, report: &mut Report) -> Routes {
@@ -71,7 +86,7 @@ fn route(
     node: &Node,
     number: usize,
     inherited: &Inherited,
-    references: &mut Vec<(Arc<str>, Span)>,
+    references: &mut Vec<Reference>,
     report: &mut Report,
 ) -> Option<Named> {
     let fields = Fields::open(node, &schema::ROUTE, report)?;
@@ -102,7 +117,7 @@ fn default_name(action: &Action, number: usize) -> Arc<str> {
 fn action(
     fields: &Fields<'_>,
     matcher: &RouteMatch,
-    references: &mut Vec<(Arc<str>, Span)>,
+    references: &mut Vec<Reference>,
     report: &mut Report,
 ) -> Option<Action> {
     let has_prefix = matches!(matcher.path, PathPattern::Prefix(_));
@@ -117,9 +132,9 @@ fn action(
     }
     match key {
         "service" => {
-            let service = form::service_name(node, report)?;
-            references.push((service.clone(), node.span));
-            let targets = vec![Target { service, weight: 1 }];
+            let reference = Reference::read(node, report)?;
+            let targets = vec![Target { service: reference.service.clone(), weight: 1 }];
+            references.push(reference);
             Some(Action::Forward { targets, rewrite: read_rewrite(rewrite, has_prefix, report) })
         }
         "split" => {
@@ -131,7 +146,7 @@ fn action(
     }
 }
 
-fn split(node: &Node, references: &mut Vec<(Arc<str>, Span)>, report: &mut Report) -> Option<Vec<Target>> {
+fn split(node: &Node, references: &mut Vec<Reference>, report: &mut Report) -> Option<Vec<Target>> {
     let items = list(node, "services with weights", report)?;
     let mut targets = Vec::with_capacity(items.len());
     for item in items {
@@ -139,9 +154,9 @@ fn split(node: &Node, references: &mut Vec<(Arc<str>, Span)>, report: &mut Repor
         let weight = fields.require("weight", "weight: 1", report);
         let weight = weight.and_then(|node| value::number_u32(node, 0..=MAX_WEIGHT, report));
         let Some(node) = fields.require("service", "service: api", report) else { continue };
-        let Some(service) = form::service_name(node, report) else { continue };
-        references.push((service.clone(), node.span));
-        targets.push(Target { service, weight: weight.unwrap_or(1) });
+        let Some(reference) = Reference::read(node, report) else { continue };
+        targets.push(Target { service: reference.service.clone(), weight: weight.unwrap_or(1) });
+        references.push(reference);
     }
     if targets.iter().all(|target| target.weight == 0) && targets.len() == items.len() {
         return report.add(
@@ -240,11 +255,15 @@ impl Routes {
     /// Reports every service that a route names and nobody defines; `defined` are the services with the places
     /// of their names.
     pub(in crate::config) fn check_references(&self, defined: &HashMap<&str, Span>, report: &mut Report) {
-        for (service, span) in self.references.iter().filter(|(service, _)| !defined.contains_key(&**service))
-        {
+        for Reference { service, span, secret } in &self.references {
+            if defined.contains_key(&**service) {
+                continue;
+            }
+            let label =
+                if *secret { "no such service".to_owned() } else { format!("no `services.{service}`") };
             let mut finding =
                 error(codes::UNKNOWN_SERVICE, *span, "route sends to a service that does not exist")
-                    .label(format!("no `services.{service}`"));
+                    .label(label);
             let mut names: Vec<&str> = defined.keys().copied().collect();
             names.sort_unstable();
             let similar = closest(service, names.iter().copied(), &[]);

@@ -1,0 +1,423 @@
+//! The configuration as it is in force, in the shape of the file: defaults filled in, secrets masked.
+//!
+//! Every struct is taken apart completely, so that a new field of some params does not compile before it is
+//! shown here (and compared by `diff`).
+
+use http::{HeaderName, HeaderValue};
+use serde_json::{Map, Value, json};
+
+use super::{
+    Bundle, ReloadParams,
+    form::show_regex,
+    mask, schema,
+    value::{show_duration, show_size},
+};
+use crate::{
+    admin::AdminParams,
+    directory::{DirectoryParams, LocalServiceParams},
+    policy::{
+        balance::{BalanceParams, HashOn},
+        route::{
+            Action, DirectResponse, HeaderEdits, HostPattern, PathPattern, PathRewrite, Redirect, Rewrite,
+            RouteMatch, RouteParams, Target, ValueMatch,
+        },
+    },
+    proxy::{ListenerParams, ListenersParams},
+    rt::ShutdownParams,
+    snapshot::{
+        ClusterParams, EndpointParams, EndpointSource, HealthCheckKind, HealthCheckParams, Limits, Protocol,
+        StatusRange,
+    },
+    telemetry::{
+        AccessLogFilter, AccessLogParams, AccessLogSink, LogFormat, LogParams, Propagation, TelemetryParams,
+    },
+};
+
+/// The configuration in force, secrets masked, as JSON in the shape of the file.
+#[must_use]
+pub fn effective_json(bundle: &Bundle) -> Value {
+    let mut document = document(bundle);
+    for pointer in &bundle.masked {
+        mask::value_at(&mut document, pointer);
+    }
+    mask::secret_headers(&mut document);
+    document
+}
+
+/// The same as YAML. Without secrets in it, it is a valid configuration that means the same.
+#[must_use]
+pub fn effective_yaml(bundle: &Bundle) -> String {
+    let document = effective_json(bundle);
+    // In the order of the documentation; serde_json sorts by name.
+    let keys = schema::ROOT.known.iter().filter_map(|key| document.get(key).map(|value| (*key, value)));
+    keys.filter_map(|(key, value)| serde_yaml::to_string(&json!({ key: value })).ok()).collect()
+}
+
+/// The configuration in the shape of the file, with its secrets: never show it, compare it.
+pub(super) fn document(bundle: &Bundle) -> Value {
+    let Bundle { workers, listeners, directory, admin, telemetry, reload, shutdown, masked: _ } = bundle;
+    let DirectoryParams { local, routes, clusters } = directory;
+    let AdminParams { address, metrics_address } = admin;
+    let ReloadParams { watch, interval } = reload;
+    let ShutdownParams { grace, drain_timeout } = shutdown;
+    let mut root = object(json!({
+        "version": 1,
+        "service": local_service(local),
+        "listeners": listeners_section(listeners),
+        // The application has no keys of its own for these.
+        "defaults": {
+            "connect_timeout": show_duration(local.connect_timeout),
+            "idle_timeout": show_duration(local.idle_timeout),
+        },
+        "routes": routes.iter().map(route).collect::<Vec<_>>(),
+        "services": clusters.iter().map(|c| (c.name.to_string(), cluster(c))).collect::<Map<_, _>>(),
+        "mtls": { "mode": "disabled" },
+        "admin": {
+            "address": address.to_string(),
+            "metrics_address": metrics_address.map_or_else(|| "none".to_owned(), |address| address.to_string()),
+        },
+        "telemetry": telemetry_section(telemetry),
+        "reload": { "watch": watch, "interval": show_duration(*interval) },
+        "shutdown": { "grace": show_duration(*grace), "drain_timeout": show_duration(*drain_timeout) },
+    }));
+    put(&mut root, "workers", *workers);
+    Value::Object(root)
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
+}
+
+/// Adds a key, if there is something to say.
+fn put(fields: &mut Map<String, Value>, key: &str, value: Option<impl Into<Value>>) {
+    if let Some(value) = value {
+        fields.insert(key.to_owned(), value.into());
+    }
+}
+
+/// A limit that `0s` switches off.
+fn limit(value: Option<std::time::Duration>) -> String {
+    show_duration(value.unwrap_or_default())
+}
+
+fn protocol(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Auto => "auto",
+        Protocol::Http1 => "http1",
+        Protocol::Http2 => "http2",
+    }
+}
+
+fn local_service(local: &LocalServiceParams) -> Value {
+    let LocalServiceParams {
+        name,
+        address,
+        protocol: spoken,
+        timeout,
+        connect_timeout: _,
+        idle_timeout: _,
+        health_check: check,
+    } = local;
+    let mut fields = object(json!({
+        "name": &**name,
+        "address": address.to_string(),
+        "protocol": protocol(*spoken),
+        "timeout": limit(*timeout),
+    }));
+    put(&mut fields, "health_check", check.as_ref().map(health_check));
+    Value::Object(fields)
+}
+
+fn listeners_section(listeners: &ListenersParams) -> Value {
+    let ListenersParams {
+        inbound,
+        outbound,
+        max_connections,
+        header_timeout,
+        idle_timeout,
+        stream_idle_timeout,
+        max_header_bytes,
+        max_headers,
+    } = listeners;
+    json!({
+        "inbound": listener(inbound.as_ref()),
+        "outbound": listener(outbound.as_ref()),
+        "max_connections": max_connections,
+        "header_timeout": show_duration(*header_timeout),
+        "idle_timeout": show_duration(*idle_timeout),
+        "stream_idle_timeout": show_duration(*stream_idle_timeout),
+        "max_header_size": show_size(*max_header_bytes),
+        "max_headers": max_headers,
+    })
+}
+
+fn listener(listener: Option<&ListenerParams>) -> Value {
+    let Some(ListenerParams { address, balance_connections }) = listener else {
+        return json!({ "enabled": false });
+    };
+    let balance = if *balance_connections { "exact" } else { "kernel" };
+    json!({ "enabled": true, "address": address.to_string(), "connection_balance": balance })
+}
+
+fn route(route: &RouteParams) -> Value {
+    let RouteParams { name, matcher, action, timeout, request_headers, response_headers } = route;
+    let mut fields = object(json!({
+        "name": &**name,
+        "match": route_match(matcher),
+        "timeout": limit(*timeout),
+        "headers": { "request": edits(request_headers), "response": edits(response_headers) },
+    }));
+    match action {
+        Action::Forward { targets, rewrite: changes } => {
+            match targets.as_slice() {
+                [Target { service, weight: 1 }] => put(&mut fields, "service", Some(&**service)),
+                targets => put(&mut fields, "split", Some(targets.iter().map(target).collect::<Vec<_>>())),
+            }
+            let changes = rewrite(changes);
+            put(&mut fields, "rewrite", (!changes.is_empty()).then_some(changes));
+        }
+        Action::Redirect(to) => put(&mut fields, "redirect", Some(redirect(to))),
+        Action::Direct(DirectResponse { status, body }) => {
+            let answer = json!({ "status": status.as_u16(), "body": String::from_utf8_lossy(body) });
+            put(&mut fields, "direct_response", Some(answer));
+        }
+    }
+    Value::Object(fields)
+}
+
+fn target(Target { service, weight }: &Target) -> Value {
+    json!({ "service": &**service, "weight": weight })
+}
+
+fn route_match(matcher: &RouteMatch) -> Value {
+    let RouteMatch { hosts, path, methods, headers, query } = matcher;
+    let host = |host: &HostPattern| match host {
+        HostPattern::Exact(host) => host.clone(),
+        HostPattern::Suffix(suffix) => format!("*{suffix}"),
+    };
+    let mut fields = object(json!({
+        "hosts": hosts.iter().map(host).collect::<Vec<_>>(),
+        "methods": methods.iter().map(http::Method::as_str).collect::<Vec<_>>(),
+        "headers": headers.iter().map(|c| condition(c.name.as_str(), &c.value)).collect::<Vec<_>>(),
+        "query": query.iter().map(|c| condition(&c.name, &c.value)).collect::<Vec<_>>(),
+    }));
+    match path {
+        PathPattern::Any => {}
+        PathPattern::Exact(path) => put(&mut fields, "path", Some(path.as_str())),
+        PathPattern::Prefix(prefix) => put(&mut fields, "path_prefix", Some(prefix.as_str())),
+        PathPattern::Regex(regex) => put(&mut fields, "path_regex", Some(show_regex(regex))),
+    }
+    Value::Object(fields)
+}
+
+fn condition(name: &str, value: &ValueMatch) -> Value {
+    match value {
+        ValueMatch::Exact(text) => json!({ "name": name, "exact": text }),
+        ValueMatch::Prefix(text) => json!({ "name": name, "prefix": text }),
+        ValueMatch::Regex(regex) => json!({ "name": name, "regex": show_regex(regex) }),
+        ValueMatch::Present(present) => json!({ "name": name, "present": present }),
+    }
+}
+
+fn rewrite(Rewrite { path, host }: &Rewrite) -> Map<String, Value> {
+    let mut fields = Map::new();
+    put_path(&mut fields, path.as_ref());
+    put(&mut fields, "host", host.as_ref().map(header_text));
+    fields
+}
+
+fn put_path(fields: &mut Map<String, Value>, path: Option<&PathRewrite>) {
+    match path {
+        None => {}
+        Some(PathRewrite::Full(path)) => put(fields, "path", Some(path.as_str())),
+        Some(PathRewrite::Prefix(prefix)) => put(fields, "path_prefix", Some(prefix.as_str())),
+    }
+}
+
+fn redirect(Redirect { status, scheme, host, port, path }: &Redirect) -> Value {
+    let mut fields = object(json!({ "status": status.as_u16() }));
+    put(&mut fields, "scheme", *scheme);
+    put(&mut fields, "host", host.as_deref());
+    put(&mut fields, "port", *port);
+    put_path(&mut fields, path.as_ref());
+    Value::Object(fields)
+}
+
+fn edits(HeaderEdits { remove, set, add }: &HeaderEdits) -> Value {
+    json!({
+        "remove": remove.iter().map(HeaderName::as_str).collect::<Vec<_>>(),
+        "set": headers(set),
+        "add": headers(add),
+    })
+}
+
+fn headers(headers: &[(HeaderName, HeaderValue)]) -> Map<String, Value> {
+    headers.iter().map(|(name, value)| (name.to_string(), header_text(value).into())).collect()
+}
+
+fn header_text(value: &HeaderValue) -> String {
+    String::from_utf8_lossy(value.as_bytes()).into_owned()
+}
+
+fn cluster(cluster: &ClusterParams) -> Value {
+    let ClusterParams {
+        name: _,
+        source,
+        protocol: spoken,
+        balance,
+        connect_timeout,
+        idle_timeout,
+        limits,
+        health_check: check,
+        panic_threshold_percent,
+    } = cluster;
+    let mut fields = object(json!({
+        "protocol": protocol(*spoken),
+        "load_balancer": load_balancer(balance),
+        "connect_timeout": show_duration(*connect_timeout),
+        "idle_timeout": show_duration(*idle_timeout),
+        "limits": limits_section(limits),
+        "panic_threshold": panic_threshold_percent,
+    }));
+    match source {
+        EndpointSource::Static(endpoints) => {
+            put(&mut fields, "endpoints", Some(endpoints.iter().map(endpoint).collect::<Vec<_>>()));
+        }
+        EndpointSource::Dns { name, port, min_refresh } => {
+            let name = port.map_or_else(|| name.to_string(), |port| format!("{name}:{port}"));
+            put(&mut fields, "dns", Some(name));
+            put(&mut fields, "dns_refresh", Some(show_duration(*min_refresh)));
+        }
+    }
+    put(&mut fields, "health_check", check.as_ref().map(health_check));
+    Value::Object(fields)
+}
+
+fn endpoint(EndpointParams { address, weight }: &EndpointParams) -> Value {
+    match weight {
+        1 => Value::from(address.to_string()),
+        weight => json!({ "address": address.to_string(), "weight": weight }),
+    }
+}
+
+fn load_balancer(balance: &BalanceParams) -> Value {
+    let policy = match balance {
+        BalanceParams::RoundRobin => "round_robin",
+        BalanceParams::WeightedRoundRobin => "weighted_round_robin",
+        BalanceParams::Random => "random",
+        BalanceParams::LeastRequest => "least_request",
+        BalanceParams::RingHash { hash_on } => {
+            let hash_on = match hash_on {
+                HashOn::Header(name) => json!({ "header": name.as_str() }),
+                HashOn::Cookie(name) => json!({ "cookie": name }),
+                HashOn::Path => json!({ "path": true }),
+                HashOn::Query(name) => json!({ "query": name }),
+                HashOn::SourceAddress => json!({ "source_address": true }),
+            };
+            return json!({ "policy": "ring_hash", "hash_on": hash_on });
+        }
+    };
+    json!({ "policy": policy })
+}
+
+fn limits_section(limits: &Limits) -> Value {
+    let Limits {
+        max_connections,
+        max_pending_requests,
+        queue_timeout,
+        max_requests_per_connection,
+        max_connection_age,
+    } = limits;
+    json!({
+        "max_connections": max_connections,
+        "max_pending_requests": max_pending_requests,
+        "queue_timeout": show_duration(*queue_timeout),
+        "max_requests_per_connection": max_requests_per_connection.unwrap_or(0),
+        "max_connection_age": limit(*max_connection_age),
+    })
+}
+
+fn health_check(check: &HealthCheckParams) -> Value {
+    let HealthCheckParams { kind, interval, timeout, healthy_threshold, unhealthy_threshold } = check;
+    let mut fields = object(json!({
+        "interval": show_duration(*interval),
+        "timeout": show_duration(*timeout),
+        "healthy_threshold": healthy_threshold,
+        "unhealthy_threshold": unhealthy_threshold,
+    }));
+    match kind {
+        HealthCheckKind::Tcp => put(&mut fields, "tcp", Some(true)),
+        HealthCheckKind::Grpc { service } => put(&mut fields, "grpc", Some(json!({ "service": service }))),
+        HealthCheckKind::Http { path, host, headers: extra, expected } => {
+            put(&mut fields, "path", Some(path.as_str()));
+            put(&mut fields, "host", host.as_deref());
+            put(&mut fields, "headers", Some(headers(extra)));
+            let statuses: Vec<Value> = expected.iter().map(status_range).collect();
+            put(&mut fields, "expected_statuses", Some(statuses));
+        }
+    }
+    Value::Object(fields)
+}
+
+fn status_range(StatusRange { first, last }: &StatusRange) -> Value {
+    if first == last { json!(first) } else { json!(format!("{first}-{last}")) }
+}
+
+fn telemetry_section(telemetry: &TelemetryParams) -> Value {
+    let TelemetryParams { log, access_log, max_series_per_metric, propagation } = telemetry;
+    let LogParams { level, format } = log;
+    let AccessLogParams { enabled, sink, format: lines, sample, only, slow } = access_log;
+    let only = match only {
+        AccessLogFilter::All => "all",
+        AccessLogFilter::Errors => "errors",
+        AccessLogFilter::Slow => "slow",
+    };
+    let path = match sink {
+        AccessLogSink::Stdout => "stdout".to_owned(),
+        AccessLogSink::File(path) => path.display().to_string(),
+    };
+    let family = |family: &Propagation| match family {
+        Propagation::TraceContext => "tracecontext",
+        Propagation::B3 => "b3",
+    };
+    json!({
+        "log": { "level": level, "format": log_format(*format) },
+        "access_log": {
+            "enabled": enabled,
+            "path": path,
+            "format": log_format(*lines),
+            "sample": share(*sample),
+            "only": only,
+            "slow": show_duration(*slow),
+        },
+        "metrics": { "max_series_per_metric": max_series_per_metric },
+        "tracing": { "propagation": propagation.iter().map(family).collect::<Vec<_>>() },
+    })
+}
+
+fn log_format(format: LogFormat) -> &'static str {
+    match format {
+        LogFormat::Json => "json",
+        LogFormat::Text => "text",
+    }
+}
+
+/// A fraction as percent, without the noise of its binary form.
+fn share(fraction: f64) -> String {
+    format!("{}%", (fraction * 100.0 * 1e6).round() / 1e6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_shown_as_they_were_written() {
+        assert_eq!(share(0.07), "7%");
+        assert_eq!(share(0.005), "0.5%");
+        assert_eq!(share(1.0), "100%");
+    }
+}
