@@ -1,6 +1,7 @@
 //! What the sidecar tells of itself: metrics, logs, the access log, trace context.
 
 pub mod access_log;
+mod hex;
 pub mod log;
 pub mod metrics;
 pub mod request_id;

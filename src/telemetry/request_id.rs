@@ -4,6 +4,8 @@ use std::time::SystemTime;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::hex;
+
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Longest id that is kept; a longer one would be copied into every log line on the way.
@@ -57,16 +59,12 @@ fn uuid_v7(now: SystemTime, rng: &mut fastrand::Rng) -> [u8; 36] {
     let random = u128::from(rng.u64(..)) | u128::from(rng.u64(..)) << 64;
     let version_and_variant = 0x7 << 76 | 0b10 << 62;
     let random_bits = 0xfff << 64 | ((1 << 62) - 1);
-    let uuid = millis << 80 | version_and_variant | (random & random_bits);
+    let uuid: u128 = millis << 80 | version_and_variant | (random & random_bits);
 
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let bytes = uuid.to_be_bytes();
     let mut text = [b'-'; 36];
-    let mut shift = 128;
-    for (at, byte) in text.iter_mut().enumerate() {
-        if !matches!(at, 8 | 13 | 18 | 23) {
-            shift -= 4;
-            *byte = DIGITS[(uuid >> shift) as usize & 0xf];
-        }
+    for (group, at) in [(0..4, 0), (4..6, 9), (6..8, 14), (8..10, 19), (10..16, 24)] {
+        hex::write(&bytes[group], &mut text[at..]);
     }
     text
 }

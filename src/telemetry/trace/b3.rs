@@ -2,7 +2,8 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::{Sampling, SpanId, TraceContext, TraceId, parse_hex, write_hex};
+use super::{Sampling, SpanId, TraceContext, TraceId};
+use crate::telemetry::hex;
 
 const SINGLE: HeaderName = HeaderName::from_static("b3");
 const TRACE_ID: HeaderName = HeaderName::from_static("x-b3-traceid");
@@ -53,8 +54,8 @@ pub(super) fn write(headers: &mut HeaderMap, context: &TraceContext) {
         headers.remove(name);
     }
     let mut text = *b"00000000000000000000000000000000-0000000000000000-0";
-    write_hex(&context.trace_id.0, &mut text[..32]);
-    write_hex(&context.span_id.0, &mut text[33..49]);
+    hex::write(&context.trace_id.0, &mut text[..32]);
+    hex::write(&context.span_id.0, &mut text[33..49]);
     let length = match context.sampling {
         Sampling::Deferred => 49,
         Sampling::Off | Sampling::On | Sampling::Debug => text.len(),
@@ -81,13 +82,13 @@ fn parse_single(value: &[u8]) -> Option<Extracted> {
         None => Sampling::Deferred,
     };
     if let Some(parent) = parts.next() {
-        parse_hex::<8>(parent)?;
+        hex::parse::<8>(parent)?;
     }
     if parts.next().is_some() {
         return None;
     }
     let context =
-        TraceContext { trace_id: trace_id(first)?, span_id: SpanId::new(parse_hex(span)?)?, sampling };
+        TraceContext { trace_id: trace_id(first)?, span_id: SpanId::new(hex::parse(span)?)?, sampling };
     Some(Extracted::Context(context))
 }
 
@@ -103,11 +104,11 @@ fn parse_multi(headers: &HeaderMap) -> Option<Extracted> {
         (None, None) if sampling != Sampling::Deferred => Some(Extracted::Decision(sampling)),
         (Some(trace), Some(span)) => {
             if let Some(parent) = only(headers, &PARENT_SPAN_ID).ok()? {
-                parse_hex::<8>(parent)?;
+                hex::parse::<8>(parent)?;
             }
             let context = TraceContext {
                 trace_id: trace_id(trace)?,
-                span_id: SpanId::new(parse_hex(span)?)?,
+                span_id: SpanId::new(hex::parse(span)?)?,
                 sampling,
             };
             Some(Extracted::Context(context))
@@ -129,10 +130,10 @@ fn decision(text: &[u8]) -> Option<Sampling> {
 fn trace_id(text: &[u8]) -> Option<TraceId> {
     if text.len() == 16 {
         let mut bytes = [0; 16];
-        bytes[8..].copy_from_slice(&parse_hex::<8>(text)?);
+        bytes[8..].copy_from_slice(&hex::parse::<8>(text)?);
         return TraceId::new(bytes);
     }
-    TraceId::new(parse_hex(text)?)
+    TraceId::new(hex::parse(text)?)
 }
 
 /// The header came more than once, and nobody can tell which one is meant.

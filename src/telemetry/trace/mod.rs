@@ -12,7 +12,7 @@ use std::fmt;
 
 use http::HeaderMap;
 
-use super::Propagation;
+use super::{Propagation, hex};
 
 /// Sixteen bytes that name a trace; never all zero.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,9 +28,9 @@ impl TraceId {
     /// Thirty-two lower-case hexadecimal digits.
     #[must_use]
     pub fn hex(&self) -> [u8; 32] {
-        let mut hex = [0; 32];
-        write_hex(&self.0, &mut hex);
-        hex
+        let mut text = [0; 32];
+        hex::write(&self.0, &mut text);
+        text
     }
 }
 
@@ -133,32 +133,5 @@ fn start(sampling: Option<Sampling>, rng: &mut fastrand::Rng) -> TraceContext {
         trace_id: TraceId(trace_id.to_be_bytes()),
         span_id: SpanId(rng.u64(1..).to_be_bytes()),
         sampling: sampling.unwrap_or(Sampling::Off),
-    }
-}
-
-/// Reads lower-case hexadecimal digits, two per byte of `N`.
-fn parse_hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
-    let digit = |byte: u8| match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        _ => None,
-    };
-    let mut bytes = [0; N];
-    let (pairs, rest) = text.as_chunks::<2>();
-    if pairs.len() != N || !rest.is_empty() {
-        return None;
-    }
-    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
-        *byte = digit(*high)? << 4 | digit(*low)?;
-    }
-    Some(bytes)
-}
-
-/// Writes two digits per byte; `out` is twice as long as `bytes`.
-fn write_hex(bytes: &[u8], out: &mut [u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for (byte, pair) in bytes.iter().zip(out.chunks_exact_mut(2)) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 0xf)];
     }
 }

@@ -2,7 +2,8 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::{Sampling, SpanId, TraceContext, TraceId, parse_hex, write_hex};
+use super::{Sampling, SpanId, TraceContext, TraceId};
+use crate::telemetry::hex;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -23,16 +24,16 @@ pub(super) fn extract(headers: &HeaderMap) -> Option<TraceContext> {
 /// Version 00 has exactly this form; a later version may go on after another dash. Version ff is forbidden.
 pub(super) fn parse(value: &[u8]) -> Option<TraceContext> {
     let (known, rest) = value.split_at_checked(LENGTH)?;
-    let [version] = parse_hex::<1>(&known[..2])?;
+    let [version] = hex::parse::<1>(&known[..2])?;
     let longer_is_fine = version > 0 && rest.first() == Some(&b'-');
     let dashes = [2, 35, 52].iter().all(|at| known[*at] == b'-');
     if version == 0xff || !dashes || !(rest.is_empty() || longer_is_fine) {
         return None;
     }
-    let [flags] = parse_hex::<1>(&known[53..])?;
+    let [flags] = hex::parse::<1>(&known[53..])?;
     Some(TraceContext {
-        trace_id: TraceId::new(parse_hex(&known[3..35])?)?,
-        span_id: SpanId::new(parse_hex(&known[36..52])?)?,
+        trace_id: TraceId::new(hex::parse(&known[3..35])?)?,
+        span_id: SpanId::new(hex::parse(&known[36..52])?)?,
         sampling: if flags & SAMPLED == 0 { Sampling::Off } else { Sampling::On },
     })
 }
@@ -41,8 +42,8 @@ pub(super) fn parse(value: &[u8]) -> Option<TraceContext> {
 pub(super) fn write(headers: &mut HeaderMap, context: &TraceContext) {
     headers.remove(TRACESTATE);
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
-    write_hex(&context.trace_id.0, &mut text[3..35]);
-    write_hex(&context.span_id.0, &mut text[36..52]);
+    hex::write(&context.trace_id.0, &mut text[3..35]);
+    hex::write(&context.span_id.0, &mut text[36..52]);
     // What B3 leaves to the next hop has no word here. "Sampled" would record every such request.
     if matches!(context.sampling, Sampling::On | Sampling::Debug) {
         text[54] = b'1';
