@@ -1,6 +1,18 @@
 //! HTTP for people and tools: health, metrics, status, configuration, reload. Runs on the control runtime.
+//! What is told comes through [`Backend`]; this module knows HTTP and who may ask.
 
-use std::net::SocketAddr;
+mod answer;
+mod dispatch;
+mod guard;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use std::{net::SocketAddr, pin::Pin, sync::Arc};
+
+use serde_json::Value;
+
+pub use self::{answer::Problem, server::serve};
 
 /// Where the admin API and the metrics listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,4 +21,66 @@ pub struct AdminParams {
     pub address: SocketAddr,
     /// Only `/metrics`, `/livez`, `/readyz`; any address. `None` does not listen.
     pub metrics_address: Option<SocketAddr>,
+}
+
+/// What a listener offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Everything.
+    Full,
+    /// Health and metrics.
+    MetricsOnly,
+}
+
+/// One thing that health depends on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// What it is, in one word.
+    pub name: &'static str,
+    /// Whether it is as it should be.
+    pub ok: bool,
+    /// Why, for people.
+    pub detail: String,
+}
+
+/// Whether a reload changes anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReloadMode {
+    /// Puts the configuration to work.
+    Apply,
+    /// Reads, validates and compares it only.
+    DryRun,
+}
+
+/// The outcome of a reload: a report, or why the old configuration goes on.
+pub type ReloadFuture = Pin<Box<dyn Future<Output = Result<Value, Problem>> + Send>>;
+
+/// What the admin API tells and does; the composition root implements it.
+///
+/// The methods that return at once are called on the control runtime and must not block; [`Backend::metrics`] is
+/// called on a thread where it may.
+pub trait Backend: Send + Sync + 'static {
+    /// Whether the process should be left running. All checks must be good.
+    fn liveness(&self) -> Vec<Check>;
+    /// Whether it should be sent traffic. All checks must be good.
+    fn readiness(&self) -> Vec<Check>;
+    /// All metrics in the Prometheus text format.
+    fn metrics(&self) -> String;
+    /// What `outrigger status` shows.
+    fn status(&self) -> Value;
+    /// The configuration that runs, without its secrets.
+    fn config(&self) -> Value;
+    /// Services and their endpoints.
+    fn services(&self) -> Value;
+    /// Routes in the order in which they are tried.
+    fn routes(&self) -> Value;
+    /// Reads the configuration again. Runs to its end even if whoever asked for it goes away.
+    fn reload(self: Arc<Self>, mode: ReloadMode) -> ReloadFuture;
+    /// The level of the log.
+    fn log_level(&self) -> String;
+    /// Changes the level of the log.
+    ///
+    /// # Errors
+    /// What is wrong with `level`, in a sentence. The old one stays.
+    fn set_log_level(&self, level: &str) -> Result<(), String>;
 }

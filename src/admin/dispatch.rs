@@ -1,0 +1,198 @@
+//! Which path does what.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    Backend, Problem, ReloadMode, Scope,
+    answer::{self, Answer},
+    guard,
+};
+
+/// Largest body of a request.
+const MAX_BODY: usize = 1 << 20;
+
+/// Longest time a body may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a path is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Endpoint {
+    Index,
+    Live,
+    Ready,
+    Metrics,
+    Status,
+    Config,
+    Services,
+    Routes,
+    Reload,
+    Log,
+}
+
+/// Path, meaning, methods (GET includes HEAD), the smallest scope that has it, purpose.
+const ENDPOINTS: [(&str, Endpoint, &str, Scope, &str); 10] = [
+    ("/", Endpoint::Index, "GET, HEAD", Scope::MetricsOnly, "this list"),
+    (
+        "/livez",
+        Endpoint::Live,
+        "GET, HEAD",
+        Scope::MetricsOnly,
+        "whether to leave the process running; ?verbose",
+    ),
+    ("/readyz", Endpoint::Ready, "GET, HEAD", Scope::MetricsOnly, "whether to send it traffic; ?verbose"),
+    ("/metrics", Endpoint::Metrics, "GET, HEAD", Scope::MetricsOnly, "metrics in the Prometheus text format"),
+    ("/v1/status", Endpoint::Status, "GET, HEAD", Scope::Full, "what the sidecar is doing"),
+    ("/v1/config", Endpoint::Config, "GET, HEAD", Scope::Full, "the configuration that runs, secrets masked"),
+    ("/v1/services", Endpoint::Services, "GET, HEAD", Scope::Full, "services and their endpoints"),
+    ("/v1/routes", Endpoint::Routes, "GET, HEAD", Scope::Full, "routes in the order in which they are tried"),
+    ("/v1/reload", Endpoint::Reload, "POST", Scope::Full, "reads the configuration again; ?dry_run"),
+    (
+        "/v1/log",
+        Endpoint::Log,
+        "GET, HEAD, PUT",
+        Scope::Full,
+        "the level of the log; PUT {\"level\": \"debug\"}",
+    ),
+];
+
+/// A listener as its requests see it.
+pub(super) struct Context {
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) scope: Scope,
+    pub(super) bound: SocketAddr,
+}
+
+/// Answers one request.
+pub(super) async fn answer(context: &Context, peer: SocketAddr, request: Request<Incoming>) -> Answer {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let answer = route(context, request).await.unwrap_or_else(|problem| problem.answer());
+    if guard::is_change(&method) {
+        tracing::info!(%peer, %method, path, status = answer.status().as_u16(), "admin request");
+    }
+    answer
+}
+
+async fn route(context: &Context, request: Request<Incoming>) -> Result<Answer, Problem> {
+    guard::check_caller(&request, context.scope, context.bound.ip())?;
+    let known = ENDPOINTS.iter().find(|(path, _, _, scope, _)| {
+        *path == request.uri().path() && (context.scope == Scope::Full || *scope == context.scope)
+    });
+    let Some((_, endpoint, methods, _, _)) = known else {
+        return Err(Problem::new(
+            StatusCode::NOT_FOUND,
+            "there is nothing at this path; / lists what there is",
+        ));
+    };
+    if !methods.split(", ").any(|method| method == request.method().as_str()) {
+        return Ok(answer::method_not_allowed(methods));
+    }
+    if guard::is_change(request.method()) {
+        guard::check_change(request.headers())?;
+    }
+    let backend = &context.backend;
+    match endpoint {
+        Endpoint::Index => Ok(ok(&index(context.scope))),
+        Endpoint::Live => Ok(answer::health(&backend.liveness(), is_verbose(&request)?)),
+        Endpoint::Ready => Ok(answer::health(&backend.readiness(), is_verbose(&request)?)),
+        Endpoint::Metrics => metrics(backend).await,
+        Endpoint::Status => Ok(ok(&backend.status())),
+        Endpoint::Config => Ok(ok(&backend.config())),
+        Endpoint::Services => Ok(ok(&backend.services())),
+        Endpoint::Routes => Ok(ok(&backend.routes())),
+        Endpoint::Reload => reload(backend, request).await,
+        Endpoint::Log if guard::is_change(request.method()) => set_log_level(backend, request).await,
+        Endpoint::Log => Ok(ok(&json!({ "level": backend.log_level() }))),
+    }
+}
+
+fn ok(value: &Value) -> Answer {
+    answer::json(StatusCode::OK, value)
+}
+
+fn index(scope: Scope) -> Value {
+    let offered =
+        ENDPOINTS.iter().filter(|(_, _, _, smallest, _)| scope == Scope::Full || *smallest == scope);
+    let endpoints: Vec<Value> = offered
+        .map(|(path, _, methods, _, purpose)| {
+            json!({ "path": path, "methods": methods.split(", ").collect::<Vec<_>>(), "purpose": purpose })
+        })
+        .collect();
+    json!({ "name": "outrigger", "version": env!("CARGO_PKG_VERSION"), "endpoints": endpoints })
+}
+
+fn is_verbose<B>(request: &Request<B>) -> Result<bool, Problem> {
+    switch(request.uri().query(), "verbose")
+}
+
+async fn metrics(backend: &Arc<dyn Backend>) -> Result<Answer, Problem> {
+    let backend = Arc::clone(backend);
+    let rendered = tokio::task::spawn_blocking(move || backend.metrics()).await;
+    rendered.map(answer::metrics).map_err(|error| internal("metrics", &error))
+}
+
+async fn reload(backend: &Arc<dyn Backend>, request: Request<Incoming>) -> Result<Answer, Problem> {
+    let dry_run = switch(request.uri().query(), "dry_run")?;
+    let mode = if dry_run { ReloadMode::DryRun } else { ReloadMode::Apply };
+    body(request).await?;
+    // A task of its own: a client that goes away drops this future, and a reload must not stop half way.
+    let reload = tokio::spawn(Arc::clone(backend).reload(mode));
+    reload.await.map_err(|error| internal("reload", &error))?.map(|report| ok(&report))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LogChange {
+    level: String,
+}
+
+async fn set_log_level(backend: &Arc<dyn Backend>, request: Request<Incoming>) -> Result<Answer, Problem> {
+    let body = body(request).await?;
+    let change: LogChange = serde_json::from_slice(&body).map_err(|error| {
+        let detail = format!("expected a body like {{\"level\": \"debug\"}}: {error}");
+        Problem::new(StatusCode::BAD_REQUEST, detail)
+    })?;
+    backend
+        .set_log_level(&change.level)
+        .map_err(|detail| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail))?;
+    Ok(ok(&json!({ "level": backend.log_level() })))
+}
+
+/// The whole body, within its limits of size and time.
+async fn body(request: Request<Incoming>) -> Result<Bytes, Problem> {
+    let collected = Limited::new(request.into_body(), MAX_BODY).collect();
+    match tokio::time::timeout(BODY_TIMEOUT, collected).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than 1 MiB"))
+        }
+        Ok(Err(_)) => Err(Problem::new(StatusCode::BAD_REQUEST, "the body could not be read")),
+        Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body took longer than 10 s")),
+    }
+}
+
+/// Reads a query that may hold nothing but one switch: `name`, `name=true` or `name=false`. Anything else is
+/// refused, because a misspelt `dry_run` would otherwise reload.
+fn switch(query: Option<&str>, name: &str) -> Result<bool, Problem> {
+    let Some(query) = query.filter(|query| !query.is_empty()) else { return Ok(false) };
+    let (key, value) = query.split_once('=').unwrap_or((query, "true"));
+    match value {
+        "true" | "1" | "" if key == name => Ok(true),
+        "false" | "0" if key == name => Ok(false),
+        _ => {
+            let detail = format!("the only query here is `?{name}`, or `?{name}=false`");
+            Err(Problem::new(StatusCode::BAD_REQUEST, detail))
+        }
+    }
+}
+
+fn internal(what: &str, error: &tokio::task::JoinError) -> Problem {
+    tracing::error!(what, %error, "admin request failed");
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "a defect of the sidecar; its log says more")
+}

@@ -1,0 +1,364 @@
+//! The admin API over real sockets, with a backend that tells what it was asked.
+
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use http::StatusCode;
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::{Notify, watch},
+    task::JoinHandle,
+};
+
+use super::{server::serve_within, *};
+
+const SOON: Duration = Duration::from_secs(20);
+
+#[derive(Default)]
+struct Fake {
+    unready: AtomicBool,
+    level: Mutex<String>,
+    reloads: Mutex<Vec<ReloadMode>>,
+    /// A reload waits for `go_on` if `slow`, and says so through `waiting`.
+    go_on: Notify,
+    waiting: Notify,
+    slow: AtomicBool,
+}
+
+impl Backend for Fake {
+    fn liveness(&self) -> Vec<Check> {
+        vec![]
+    }
+
+    fn readiness(&self) -> Vec<Check> {
+        let ok = !self.unready.load(Ordering::Relaxed);
+        vec![Check { name: "listeners", ok, detail: "inbound on 127.0.0.1:1".into() }]
+    }
+
+    fn metrics(&self) -> String {
+        "# TYPE up gauge\nup 1\n".into()
+    }
+
+    fn status(&self) -> Value {
+        json!({ "generation": 7 })
+    }
+
+    fn config(&self) -> Value {
+        json!({ "token": "***" })
+    }
+
+    fn services(&self) -> Value {
+        json!([{ "name": "shop" }])
+    }
+
+    fn routes(&self) -> Value {
+        json!([{ "name": "shop/all" }])
+    }
+
+    fn reload(self: Arc<Self>, mode: ReloadMode) -> ReloadFuture {
+        Box::pin(async move {
+            if self.slow.load(Ordering::Relaxed) {
+                self.waiting.notify_one();
+                self.go_on.notified().await;
+            }
+            self.reloads.lock().unwrap().push(mode);
+            if self.unready.load(Ordering::Relaxed) {
+                let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "the file has 1 problem");
+                return Err(problem.with("problems", json!(["E001"])));
+            }
+            Ok(json!({ "changed": mode == ReloadMode::Apply }))
+        })
+    }
+
+    fn log_level(&self) -> String {
+        self.level.lock().unwrap().clone()
+    }
+
+    fn set_log_level(&self, level: &str) -> Result<(), String> {
+        if level == "loud" {
+            return Err("`loud` is no log level".into());
+        }
+        level.clone_into(&mut self.level.lock().unwrap());
+        Ok(())
+    }
+}
+
+struct Running {
+    address: SocketAddr,
+    backend: Arc<Fake>,
+    drain: watch::Sender<bool>,
+    server: JoinHandle<std::io::Result<()>>,
+}
+
+async fn start(scope: Scope) -> Running {
+    start_within(scope, SOON).await
+}
+
+async fn start_within(scope: Scope, head_timeout: Duration) -> Running {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let backend = Arc::new(Fake::default());
+    let (drain, draining) = watch::channel(false);
+    let served = serve_within(listener, Arc::<Fake>::clone(&backend), scope, draining, head_timeout);
+    let server = tokio::spawn(served);
+    Running { address, backend, drain, server }
+}
+
+struct Reply {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Reply {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error} in {:?}", self.body))
+    }
+
+    fn has(&self, field: &str) -> bool {
+        self.head.lines().any(|line| line.eq_ignore_ascii_case(field))
+    }
+}
+
+impl Running {
+    /// Sends bytes, reads until the server closes.
+    async fn raw(&self, bytes: &[u8]) -> String {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        // The server may answer and close before it has read everything.
+        let _ = stream.write_all(bytes).await;
+        let mut all = Vec::new();
+        let _ = tokio::time::timeout(SOON, stream.read_to_end(&mut all)).await.expect("the server closes");
+        String::from_utf8(all).unwrap()
+    }
+
+    async fn send(&self, line: &str, fields: &str, body: &str) -> Reply {
+        let length =
+            if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+        let head = format!("{line} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.address);
+        let all = self.raw(format!("{head}{fields}{length}\r\n{body}").as_bytes()).await;
+        let (head, body) = all.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head in {all:?}"));
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Reply { status, head: head.into(), body: body.into() }
+    }
+
+    async fn get(&self, path: &str) -> Reply {
+        self.send(&format!("GET {path}"), "", "").await
+    }
+}
+
+#[tokio::test]
+async fn every_listed_path_answers() {
+    let api = start(Scope::Full).await;
+    let index = api.get("/").await.json();
+    let listed = index["endpoints"].as_array().unwrap();
+    assert_eq!(listed.len(), 10);
+    for endpoint in listed {
+        if endpoint["methods"].as_array().unwrap().contains(&json!("GET")) {
+            let reply = api.get(endpoint["path"].as_str().unwrap()).await;
+            assert_eq!(reply.status, 200, "{endpoint}");
+            assert!(reply.has("cache-control: no-store"), "{}", reply.head);
+        }
+    }
+    assert_eq!(api.get("/v1/status").await.json(), json!({ "generation": 7 }));
+    assert_eq!(api.get("/v1/config").await.json(), json!({ "token": "***" }));
+}
+
+#[tokio::test]
+async fn metrics_are_prometheus_text() {
+    let api = start(Scope::MetricsOnly).await;
+    let reply = api.get("/metrics").await;
+    assert_eq!((reply.status, reply.body.as_str()), (200, "# TYPE up gauge\nup 1\n"));
+    assert!(reply.has("content-type: text/plain; version=0.0.4; charset=utf-8"), "{}", reply.head);
+}
+
+#[tokio::test]
+async fn head_has_the_head_of_get_without_its_body() {
+    let api = start(Scope::Full).await;
+    let reply = api.send("HEAD /v1/status", "", "").await;
+    assert_eq!((reply.status, reply.body.as_str()), (200, ""));
+}
+
+#[tokio::test]
+async fn readiness_is_503_while_a_check_fails_and_names_it_when_asked() {
+    let api = start(Scope::MetricsOnly).await;
+    assert_eq!(api.get("/readyz").await.json(), json!({ "ok": true }));
+    api.backend.unready.store(true, Ordering::Relaxed);
+    let reply = api.get("/readyz?verbose").await;
+    assert_eq!(reply.status, 503);
+    assert_eq!(reply.json()["checks"][0]["name"], "listeners");
+    assert_eq!(api.get("/livez").await.status, 200);
+}
+
+#[tokio::test]
+async fn the_metrics_listener_has_nothing_else() {
+    let api = start(Scope::MetricsOnly).await;
+    for path in ["/v1/status", "/v1/config", "/v1/log", "/metrics/", "/Metrics", "/x"] {
+        let reply = api.get(path).await;
+        assert_eq!(reply.status, 404, "{path}");
+        assert!(reply.has("content-type: application/problem+json"), "{}", reply.head);
+        assert_eq!(reply.json()["status"], 404);
+    }
+    assert_eq!(api.send("POST /v1/reload", "X-Outrigger: 1\r\n", "").await.status, 404);
+    assert_eq!(api.get("/").await.json()["endpoints"].as_array().unwrap().len(), 4);
+}
+
+#[tokio::test]
+async fn a_wrong_method_is_told_the_right_ones() {
+    let api = start(Scope::Full).await;
+    let reply = api.send("POST /v1/status", "X-Outrigger: 1\r\n", "").await;
+    assert!(reply.status == 405 && reply.has("allow: GET, HEAD"), "{}", reply.head);
+    let reply = api.get("/v1/reload").await;
+    assert!(reply.status == 405 && reply.has("allow: POST"), "{}", reply.head);
+}
+
+#[tokio::test]
+async fn a_reload_reports_what_became_of_it() {
+    let api = start(Scope::Full).await;
+    let own = "X-Outrigger: 1\r\n";
+    assert_eq!(api.send("POST /v1/reload", own, "").await.json(), json!({ "changed": true }));
+    assert_eq!(api.send("POST /v1/reload?dry_run", own, "").await.json(), json!({ "changed": false }));
+    assert_eq!(*api.backend.reloads.lock().unwrap(), [ReloadMode::Apply, ReloadMode::DryRun]);
+
+    api.backend.unready.store(true, Ordering::Relaxed);
+    let reply = api.send("POST /v1/reload", own, "").await;
+    assert_eq!((reply.status, &reply.json()["problems"]), (422, &json!(["E001"])));
+}
+
+#[tokio::test]
+async fn a_misspelt_dry_run_does_not_reload() {
+    let api = start(Scope::Full).await;
+    for query in ["dryrun", "dry_run=maybe", "dry_run&x", "x=1"] {
+        let reply = api.send(&format!("POST /v1/reload?{query}"), "X-Outrigger: 1\r\n", "").await;
+        assert_eq!(reply.status, 400, "{query}");
+    }
+    assert!(api.backend.reloads.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_reload_goes_on_when_its_client_goes_away() {
+    let api = start(Scope::Full).await;
+    api.backend.slow.store(true, Ordering::Relaxed);
+    let head = format!("POST /v1/reload HTTP/1.1\r\nHost: {}\r\nX-Outrigger: 1\r\n\r\n", api.address);
+    let mut stream = TcpStream::connect(api.address).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    api.backend.waiting.notified().await;
+    drop(stream);
+    // Gives the server the time to see that the client is gone.
+    assert_eq!(api.get("/livez").await.status, 200);
+    api.backend.go_on.notify_one();
+    let reloaded = async {
+        while api.backend.reloads.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, reloaded).await.expect("the reload ran to its end");
+}
+
+#[tokio::test]
+async fn the_log_level_can_be_read_and_changed() {
+    let api = start(Scope::Full).await;
+    let kind = "Content-Type: application/json\r\n";
+    let reply = api.send("PUT /v1/log", kind, r#"{"level":"debug"}"#).await;
+    assert_eq!((reply.status, reply.json()), (200, json!({ "level": "debug" })));
+    assert_eq!(api.get("/v1/log").await.json(), json!({ "level": "debug" }));
+    for (body, status) in [(r#"{"level":"loud"}"#, 422), (r#"{"lvl":"info"}"#, 400), ("", 400), ("[", 400)] {
+        assert_eq!(api.send("PUT /v1/log", kind, body).await.status, status, "{body}");
+    }
+    assert_eq!(api.backend.log_level(), "debug");
+}
+
+#[tokio::test]
+async fn a_change_without_a_sign_that_it_was_meant_is_refused() {
+    let api = start(Scope::Full).await;
+    let form = "Content-Type: application/x-www-form-urlencoded\r\n";
+    assert_eq!(api.send("POST /v1/reload", form, "a=b").await.status, 415);
+    assert_eq!(api.send("POST /v1/reload", "", "").await.status, 415);
+    assert!(api.backend.reloads.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_foreign_host_or_origin_is_refused() {
+    let api = start(Scope::Full).await;
+    let all = api.raw(b"GET /v1/config HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n").await;
+    assert!(all.starts_with("HTTP/1.1 403 ") && !all.contains("***"), "{all}");
+    assert_eq!(api.send("GET /v1/config", "Origin: http://evil.example\r\n", "").await.status, 403);
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_long_is_refused() {
+    let api = start(Scope::Full).await;
+    let long = " ".repeat((1 << 20) + 1);
+    let reply = api.send("PUT /v1/log", "Content-Type: application/json\r\n", &long).await;
+    assert_eq!(reply.status, 413);
+}
+
+#[tokio::test]
+async fn connections_beyond_the_cap_are_refused_and_places_become_free_again() {
+    let api = start(Scope::Full).await;
+    let mut held = Vec::new();
+    let (mut served, mut refused) = (0, 0);
+    for _ in 0..70 {
+        let mut stream = TcpStream::connect(api.address).await.unwrap();
+        let head = format!("GET /livez HTTP/1.1\r\nHost: {}\r\n\r\n", api.address);
+        let _ = stream.write_all(head.as_bytes()).await;
+        let mut start = [0; 12];
+        match stream.read_exact(&mut start).await {
+            Ok(_) if &start[9..] == b"200" => served += 1,
+            // Refused: with a word, or by a reset that overtook it.
+            _ => refused += 1,
+        }
+        held.push(stream);
+    }
+    assert_eq!((served, refused), (64, 6));
+    held.clear();
+    let again = async {
+        while api
+            .raw(
+                format!("GET /livez HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", api.address)
+                    .as_bytes(),
+            )
+            .await
+            .get(9..12)
+            != Some("200")
+        {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, again).await.expect("a place became free");
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_finish_its_head_is_cut_off() {
+    let api = start_within(Scope::Full, Duration::from_millis(20)).await;
+    for unfinished in [&b""[..], b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\n"] {
+        let all = api.raw(unfinished).await;
+        assert!(!all.contains(" 200 "), "{all}");
+    }
+}
+
+#[tokio::test]
+async fn draining_answers_what_is_in_flight_and_ends() {
+    let api = start(Scope::Full).await;
+    api.backend.slow.store(true, Ordering::Relaxed);
+    let head = format!("POST /v1/reload HTTP/1.1\r\nHost: {}\r\nX-Outrigger: 1\r\n\r\n", api.address);
+    let mut in_flight = TcpStream::connect(api.address).await.unwrap();
+    in_flight.write_all(head.as_bytes()).await.unwrap();
+    let idle = TcpStream::connect(api.address).await.unwrap();
+    tokio::time::timeout(SOON, api.backend.waiting.notified()).await.expect("the request is being served");
+
+    api.drain.send(true).unwrap();
+    api.backend.go_on.notify_one();
+    let mut all = Vec::new();
+    tokio::time::timeout(SOON, in_flight.read_to_end(&mut all)).await.expect("closed").unwrap();
+    assert!(all.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&all));
+    drop(idle);
+    tokio::time::timeout(SOON, api.server).await.expect("the server ends").unwrap().unwrap();
+    assert!(TcpStream::connect(api.address).await.is_err());
+}
