@@ -25,15 +25,17 @@ impl Ring {
     pub(super) fn new<C: Candidate>(candidates: &[C]) -> Self {
         let weights: Vec<u64> = candidates.iter().map(weight).collect();
         let shift = halvings(weights.iter().sum());
+        let identity = |endpoint: &usize| xxh64(candidates[*endpoint].hash_identity().as_bytes(), SEED);
+        // Equal points keep the order of insertion, which must not depend on the order of the endpoints.
+        let mut order: Vec<usize> = (0..candidates.len()).collect();
+        order.sort_by_cached_key(identity);
         let mut nodes = Vec::new();
-        for (endpoint, candidate) in candidates.iter().enumerate() {
-            let identity = xxh64(candidate.hash_identity().as_bytes(), SEED);
+        for endpoint in order {
+            let identity = identity(&endpoint);
             let points = ((weights[endpoint] * POINTS_PER_WEIGHT) >> shift).max(1);
             let endpoint = u32::try_from(endpoint).unwrap_or(u32::MAX);
             nodes.extend((0..points).map(|replica| VirtualNode { identity, replica, endpoint }));
         }
-        // Equal points keep the order of insertion, which must not depend on the order of the endpoints.
-        nodes.sort_unstable_by_key(|node| (node.identity, node.replica));
         let mut ring = HashRing::with_hasher(MeshHasher);
         // `add` sorts the whole ring each time.
         ring.batch_add(nodes);
