@@ -1,6 +1,7 @@
 //! The data plane: accepts requests, routes them, sends them to an endpoint, streams the answers back.
 
 pub mod framing;
+pub mod health;
 
 use std::{net::SocketAddr, time::Duration};
 
