@@ -1,5 +1,7 @@
 //! Joins configuration and discovery into the snapshot that the data plane reads.
 
+pub mod dns;
+
 use std::{sync::Arc, time::Duration};
 
 use crate::{
