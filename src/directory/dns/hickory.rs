@@ -18,7 +18,7 @@ use hickory_resolver::{
 };
 use tokio::task::JoinSet;
 
-use super::{Answer, DEADLINE, DnsError, MAX_ENDPOINTS};
+use super::{Answer, DEADLINE, DnsError};
 use crate::{snapshot::EndpointParams, types::EndpointAddress};
 
 /// Wait for one answer of one server. With the retries below, dead servers are known to be dead before
@@ -189,7 +189,7 @@ fn preferred_targets(lookup: &Lookup) -> Vec<SRV> {
     let mut preferred: Vec<SRV> =
         records.into_iter().filter(|srv| Some(srv.priority) == lowest).cloned().collect();
     preferred.sort_by(|a, b| (&a.target, a.port).cmp(&(&b.target, b.port)));
-    preferred.truncate(MAX_TARGETS.min(MAX_ENDPOINTS));
+    preferred.truncate(MAX_TARGETS);
     preferred
 }
 

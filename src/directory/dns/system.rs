@@ -30,7 +30,7 @@ impl Resolver {
     pub async fn resolve(&self, name: &str, port: Option<u16>) -> Result<Answer, DnsError> {
         let port = port.ok_or(DnsError::SrvUnsupported)?;
         let lookup = tokio::time::timeout(DEADLINE, tokio::net::lookup_host((name, port)));
-        let found = lookup.await.map_err(|_| DnsError::TimedOut)?.map_err(failure)?;
+        let found = lookup.await.map_err(|_| DnsError::TimedOut)?.map_err(|error| failure(&error))?;
         let endpoints: Vec<EndpointParams> = found
             .map(|address| EndpointParams { address: EndpointAddress::Tcp(address), weight: 1 })
             .collect();
@@ -41,7 +41,7 @@ impl Resolver {
     }
 }
 
-fn failure(error: io::Error) -> DnsError {
+fn failure(error: &io::Error) -> DnsError {
     match error.kind() {
         io::ErrorKind::TimedOut => DnsError::TimedOut,
         _ => DnsError::Server(error.to_string()),
