@@ -1,0 +1,374 @@
+//! The rules of the house as functions from source files to violations. Each violation names file and line and
+//! says what to do. The tables are the constants at the end: a change there is a decision, with an ADR.
+
+use std::path::Path;
+
+use regex::Regex;
+
+use crate::source::SourceFile;
+
+/// Imports between modules follow [`MODULES`].
+pub(crate) fn imports(files: &[SourceFile]) -> Vec<String> {
+    let mut violations = Vec::new();
+    for file in files.iter().filter(|file| file.path != "src/lib.rs") {
+        let module = file.module();
+        let Some((_, allowed)) = MODULES.iter().find(|(name, _)| *name == module) else {
+            violations.push(format!(
+                "{}:1: module `{module}` has no row in the import table; add it to MODULES and to ARCHITECTURE.md",
+                file.path
+            ));
+            continue;
+        };
+        for reference in file.references() {
+            let Some(target) = file.target(&reference) else { continue };
+            let is_known = MODULES.iter().any(|(name, _)| *name == target);
+            // Deep inside an inline module `super` leads less far than it seems; unknown names are no modules.
+            let is_climbing = reference.path[0] == "super" && !is_known && target != "*";
+            if target == module || allowed.contains(&target) || is_climbing {
+                continue;
+            }
+            let written = reference.path.join("::");
+            violations.push(if is_known {
+                format!(
+                    "{}:{}: `{module}` must not import `{target}` ({written}); take a type of its own as argument, \
+                     move the code to where both may reach, or argue for the edge in an ADR",
+                    file.path, reference.line
+                )
+            } else {
+                format!(
+                    "{}:{}: `{written}` names no module of the import table; write the path through the module \
+                     that owns the item",
+                    file.path, reference.line
+                )
+            });
+        }
+    }
+    violations
+}
+
+/// Pure code names no task, file, socket, lock, clock or source of chance.
+pub(crate) fn purity(files: &[SourceFile]) -> Vec<String> {
+    let mut violations = Vec::new();
+    for file in files.iter().filter(|file| PURE.iter().any(|pure| file.path.starts_with(pure))) {
+        for word in ["async", "await"] {
+            for line in file.lines_with(word) {
+                violations.push(format!(
+                    "{}:{line}: `{word}` in pure code; decide here, wait in the caller",
+                    file.path
+                ));
+            }
+        }
+        for reference in file.references() {
+            let impure = IMPURE_PATHS.iter().any(|path| reference.starts_with(path))
+                || IMPURE_NAMES.iter().any(|name| reference.mentions(name))
+                || draws_chance(&reference.path);
+            if impure {
+                violations.push(format!(
+                    "{}:{}: `{}` in pure code; take the time (`now: Mono`), the generator or the data as an \
+                     argument",
+                    file.path,
+                    reference.line,
+                    reference.path.join("::")
+                ));
+            }
+        }
+    }
+    violations
+}
+
+/// Time is read, chance is seeded and tasks are started in `rt` only.
+pub(crate) fn runtime_effects(files: &[SourceFile]) -> Vec<String> {
+    let mut violations = Vec::new();
+    for file in files.iter().filter(|file| !file.path.starts_with("src/rt/")) {
+        for reference in file.references() {
+            let advice = if reference.calls("Instant", "now") || reference.calls("SystemTime", "now") {
+                "only `rt` reads a clock; take `now` as an argument or ask `rt`"
+            } else if draws_chance(&reference.path) {
+                "only `rt` seeds a generator; take it as an argument"
+            } else if SPAWNS.iter().any(|(kind, function)| reference.calls(kind, function)) {
+                "every task and thread starts through `rt`, with a name and an owner who joins it"
+            } else {
+                continue;
+            };
+            violations.push(format!(
+                "{}:{}: `{}`: {advice}",
+                file.path,
+                reference.line,
+                reference.path.join("::")
+            ));
+        }
+    }
+    violations
+}
+
+/// A generator made on the spot, or the global one of `fastrand`.
+fn draws_chance(path: &[String]) -> bool {
+    let is_function = |name: &str| name.starts_with(|first: char| first.is_ascii_lowercase());
+    path.windows(2).any(|pair| {
+        (pair[0] == "fastrand" && is_function(&pair[1]))
+            || (pair[0] == "Rng" && matches!(pair[1].as_str(), "new" | "with_seed" | "default"))
+    })
+}
+
+/// Each crate of [`FOREIGN`] is named only where it belongs.
+pub(crate) fn foreign_crates(files: &[SourceFile]) -> Vec<String> {
+    let mut violations = Vec::new();
+    for file in files {
+        for reference in file.references() {
+            let Some((name, homes)) = FOREIGN.iter().find(|(name, _)| reference.path[0] == *name) else {
+                continue;
+            };
+            if !homes.iter().any(|home| file.path.starts_with(home)) {
+                violations.push(format!(
+                    "{}:{}: `{name}` belongs to {}; use what that module offers",
+                    file.path,
+                    reference.line,
+                    homes.join(", ")
+                ));
+            }
+        }
+    }
+    violations
+}
+
+/// No file has more than [`MAX_FILE_LINES`] lines that are not test code, unless `exceptions` says why.
+pub(crate) fn file_length(files: &[SourceFile], exceptions: &[Exception]) -> Vec<String> {
+    let long: Vec<_> = files.iter().filter(|file| file.code_lines() > MAX_FILE_LINES).collect();
+    let mut violations: Vec<_> = long
+        .iter()
+        .filter(|file| !exceptions.iter().any(|exception| exception.place == file.path))
+        .map(|file| {
+            format!(
+                "{}:{MAX_FILE_LINES}: {} lines that are not tests, at most {MAX_FILE_LINES}; split it by idea, or \
+                 give a reason in LONG_FILES",
+                file.path,
+                file.code_lines()
+            )
+        })
+        .collect();
+    violations.extend(unneeded(exceptions, |place| long.iter().any(|file| file.path == place)));
+    violations
+}
+
+/// No function has more than [`MAX_FUNCTION_LINES`] lines of code, unless `exceptions` says why.
+pub(crate) fn function_length(files: &[SourceFile], exceptions: &[Exception]) -> Vec<String> {
+    let mut violations = Vec::new();
+    let mut long = Vec::new();
+    for file in files {
+        for function in file.functions().into_iter().filter(|f| f.body_lines > MAX_FUNCTION_LINES) {
+            let place = format!("{} {}", file.path, function.name);
+            if !exceptions.iter().any(|exception| exception.place == place) {
+                violations.push(format!(
+                    "{}:{}: `{}` has {} lines, at most {MAX_FUNCTION_LINES}; name its steps as functions, or give a \
+                     reason in LONG_FUNCTIONS",
+                    file.path, function.line, function.name, function.body_lines
+                ));
+            }
+            long.push(place);
+        }
+    }
+    violations.extend(unneeded(exceptions, |place| long.iter().any(|known| known == place)));
+    violations
+}
+
+/// An exception that nothing needs hides the next violation; one without a reason is none.
+fn unneeded(exceptions: &[Exception], is_needed: impl Fn(&str) -> bool) -> Vec<String> {
+    let mut violations = Vec::new();
+    for exception in exceptions {
+        if !is_needed(exception.place) {
+            violations.push(format!("exception for `{}`: no longer needed; remove it", exception.place));
+        }
+        if exception.reason.trim().is_empty() {
+            violations.push(format!("exception for `{}`: has no reason; give one", exception.place));
+        }
+    }
+    violations
+}
+
+/// Tests of more than [`MAX_INLINE_TEST_LINES`] lines stand in a file of their own.
+pub(crate) fn inline_tests(files: &[SourceFile]) -> Vec<String> {
+    files
+        .iter()
+        .filter(|file| !file.is_test && file.test_lines > MAX_INLINE_TEST_LINES)
+        .map(|file| {
+            format!(
+                "{}:{}: {} lines of tests, at most {MAX_INLINE_TEST_LINES}; move them to a child file tests.rs",
+                file.path,
+                file.code_lines(),
+                file.test_lines
+            )
+        })
+        .collect()
+}
+
+/// Every file tells first what lives in it.
+pub(crate) fn headers(files: &[SourceFile]) -> Vec<String> {
+    files
+        .iter()
+        .filter(|file| {
+            let header = file.raw.lines().next().and_then(|line| line.strip_prefix("//!"));
+            header.is_none_or(|text| text.trim().is_empty())
+        })
+        .map(|file| {
+            format!("{}:1: begin with `//!` and a sentence on what lives here, and what does not", file.path)
+        })
+        .collect()
+}
+
+/// No file or folder bears a name that says nothing.
+pub(crate) fn file_names(files: &[SourceFile]) -> Vec<String> {
+    files
+        .iter()
+        .filter_map(|file| {
+            let words = file.path.trim_end_matches(".rs").split(['/', '_', '-']);
+            let empty = words.into_iter().find(|word| EMPTY_NAMES.contains(word))?;
+            Some(format!("{}:1: `{empty}` says nothing; name the file after the idea it holds", file.path))
+        })
+        .collect()
+}
+
+/// Every path of the repository that `text` names in backticks or as the target of a link exists.
+pub(crate) fn named_paths(document: &str, text: &str, exists: impl Fn(&Path) -> bool) -> Vec<String> {
+    let (Ok(quoted), Ok(linked)) =
+        (Regex::new(r"`([A-Za-z.][\w./-]*)`"), Regex::new(r"\]\(([\w.][\w./-]*)(?:#[\w-]*)?\)"))
+    else {
+        return vec![format!("{document}: the patterns of this rule do not compile")];
+    };
+    let folder = Path::new(document).parent().unwrap_or(Path::new(""));
+    let mut violations = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let at_root =
+            quoted.captures_iter(line).map(|found| found[1].to_owned()).filter(|name| is_ours(name));
+        let beside =
+            linked.captures_iter(line).map(|found| folder.join(&found[1]).to_string_lossy().into_owned());
+        for name in at_root.chain(beside).filter(|name| !exists(Path::new(name))) {
+            violations.push(format!(
+                "{document}:{}: `{name}` does not exist; name what stands, or write the module's name without a path",
+                index + 1
+            ));
+        }
+    }
+    violations
+}
+
+/// A path below one of our top folders, or a file at the top.
+fn is_ours(name: &str) -> bool {
+    let top = ["src/", "tests/", "benches/", "examples/", "docs/", "config/", ".ci/"];
+    let at_top = !name.contains('/') && [".md", ".toml"].iter().any(|end| name.ends_with(end));
+    at_top || top.iter().any(|folder| name.starts_with(folder))
+}
+
+/// A place that may break a cap, and why.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Exception {
+    /// `src/file.rs`, or `src/file.rs function`.
+    pub(crate) place: &'static str,
+    /// What makes the long form the better one.
+    pub(crate) reason: &'static str,
+}
+
+/// What each module may import. Modules of one rank never import each other; `types` is open to all.
+pub(crate) const MODULES: &[(&str, &[&str])] = &[
+    // rank 0
+    ("types", &[]),
+    // rank 1
+    ("rt", &["types"]),
+    ("policy", &["types"]),
+    ("telemetry", &["types"]),
+    // rank 2
+    ("snapshot", &["types", "policy"]),
+    // rank 3
+    ("net", &["types", "rt", "telemetry"]),
+    // rank 5
+    ("proxy", &["types", "rt", "policy", "telemetry", "snapshot", "net"]),
+    // rank 6
+    ("directory", &["types", "rt", "policy", "telemetry", "snapshot"]),
+    // rank 7
+    ("admin", &["types", "rt", "policy", "telemetry", "snapshot", "net", "proxy", "directory"]),
+    // rank 8
+    ("config", &["types", "rt", "policy", "telemetry", "snapshot", "net", "proxy", "directory", "admin"]),
+    // rank 9
+    (
+        "app",
+        &["types", "rt", "policy", "telemetry", "snapshot", "net", "proxy", "directory", "admin", "config"],
+    ),
+    // rank 10
+    ("cli", &["types", "telemetry", "admin", "config", "app"]),
+    ("main", &["telemetry", "config", "app", "cli"]),
+];
+
+/// Where time and chance are arguments.
+const PURE: &[&str] =
+    &["src/types/", "src/policy/", "src/directory/build.rs", "src/directory/build/", "src/config/diff.rs"];
+
+const IMPURE_PATHS: &[&[&str]] = &[
+    &["tokio"],
+    &["socket2"],
+    &["std", "fs"],
+    &["std", "thread"],
+    &["std", "process"],
+    &["std", "env"],
+    &["std", "os"],
+    &["std", "time", "*"],
+    &["std", "net", "*"],
+];
+
+/// Sockets, clocks and locks, whatever path leads to them. Addresses are data and may be named.
+const IMPURE_NAMES: &[&str] = &[
+    "TcpStream",
+    "TcpListener",
+    "UdpSocket",
+    "UnixStream",
+    "UnixListener",
+    "UnixDatagram",
+    "ToSocketAddrs",
+    "Instant",
+    "SystemTime",
+    "Mutex",
+    "RwLock",
+    "Condvar",
+];
+
+const SPAWNS: &[(&str, &str)] = &[
+    ("tokio", "spawn"),
+    ("task", "spawn"),
+    ("task", "spawn_local"),
+    ("task", "spawn_blocking"),
+    ("thread", "spawn"),
+    ("thread", "Builder"),
+];
+
+/// Crates that must stay replaceable, and the paths that may name them.
+const FOREIGN: &[(&str, &[&str])] = &[
+    ("arc_swap", &["src/types/live.rs"]),
+    ("hyper", &["src/proxy/", "src/admin/"]),
+    ("hyper_util", &["src/proxy/", "src/admin/"]),
+    ("h2", &["src/proxy/"]),
+    ("httparse", &["src/proxy/"]),
+    ("serde_yaml", &["src/config/"]),
+    ("saphyr_parser", &["src/config/"]),
+    ("hashring", &["src/policy/balance"]),
+    ("hickory_resolver", &["src/directory/dns"]),
+    ("socket2", &["src/net/"]),
+    ("metrics_exporter_prometheus", &["src/telemetry/"]),
+    ("tracing_subscriber", &["src/telemetry/"]),
+    ("clap", &["src/cli/", "src/main.rs"]),
+    ("anyhow", &["src/cli/", "src/main.rs"]),
+];
+
+const EMPTY_NAMES: &[&str] = &["util", "utils", "helper", "helpers", "common", "misc", "manager", "managers"];
+
+/// A file that does not fit holds more than one idea.
+const MAX_FILE_LINES: usize = 500;
+
+/// The same number as clippy's `too-many-lines-threshold`.
+const MAX_FUNCTION_LINES: usize = 80;
+
+/// Longer tests hide the code above them.
+const MAX_INLINE_TEST_LINES: usize = 150;
+
+/// Files that may be longer, with the reason.
+pub(crate) const LONG_FILES: &[Exception] = &[];
+
+/// Functions that may be longer, with the reason.
+pub(crate) const LONG_FUNCTIONS: &[Exception] = &[];
