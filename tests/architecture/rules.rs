@@ -101,12 +101,13 @@ pub(crate) fn runtime_effects(files: &[SourceFile]) -> Vec<String> {
     violations
 }
 
-/// A generator made on the spot, or the global one of `fastrand`.
+/// A generator that seeds itself, or the global one of `fastrand`. One made from a seed is as good as an
+/// argument: the seed has to come from somewhere, and `rt` is the only place it can come from.
 fn draws_chance(path: &[String]) -> bool {
     let is_function = |name: &str| name.starts_with(|first: char| first.is_ascii_lowercase());
     path.windows(2).any(|pair| {
         (pair[0] == "fastrand" && is_function(&pair[1]))
-            || (pair[0] == "Rng" && matches!(pair[1].as_str(), "new" | "with_seed" | "default"))
+            || (pair[0] == "Rng" && matches!(pair[1].as_str(), "new" | "default"))
     })
 }
 

@@ -108,7 +108,8 @@ fn each_kind_of_impurity_is_found() {
 fn data_and_arguments_are_pure() {
     let text = "use std::{net::{IpAddr, SocketAddr}, path::PathBuf, sync::{Arc, atomic::AtomicU32}, time::Duration};\n\
                 use fastrand::Rng;\n\
-                fn pick(rng: &mut fastrand::Rng) -> u32 { rng.u32(0..4) }";
+                fn pick(rng: &mut fastrand::Rng) -> u32 { rng.u32(0..4) }\n\
+                fn start(seed: u64) -> Rng { fastrand::Rng::with_seed(seed) }";
     assert_none(&rules::purity(&file("src/policy/x.rs", text)));
 }
 
