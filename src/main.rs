@@ -1,3 +1,9 @@
 //! The `outrigger` binary.
 
-fn main() {}
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> std::process::ExitCode {
+    outrigger::cli::main()
+}

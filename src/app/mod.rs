@@ -1,1 +1,8 @@
 //! The composition root: the only place where modules are wired together.
+
+mod backend;
+mod reload;
+mod run;
+mod state;
+
+pub use run::{RunError, RunParams, run};

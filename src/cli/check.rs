@@ -26,7 +26,7 @@ const EXIT_INVALID: u8 = 3;
                   Examples:\n  outrigger check outrigger.yaml\n  outrigger check --print - < outrigger.yaml\n  \
                   outrigger check --explain OR201"
 )]
-pub struct CheckArgs {
+pub(super) struct CheckArgs {
     /// File to check; `-` reads standard input
     #[arg(default_value = "/etc/outrigger/outrigger.yaml")]
     file: PathBuf,
@@ -58,7 +58,7 @@ enum Output {
 /// Runs the command. Findings go to standard output; with `--print` or `--routes` that belongs to what they
 /// show, and findings go to standard error.
 #[must_use]
-pub fn check(args: &CheckArgs) -> ExitCode {
+pub(super) fn check(args: &CheckArgs) -> ExitCode {
     let outcome = match &args.explain {
         Some(code) => explain(code, &mut io::stdout().lock()),
         None => run(args),

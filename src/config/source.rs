@@ -84,6 +84,12 @@ pub struct Fingerprint {
     hash: u64,
 }
 
+impl std::fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:016x}", self.hash)
+    }
+}
+
 /// Reports a change of the file once it has come to rest: a half-written file has another fingerprint at the
 /// next look.
 #[derive(Clone, Debug)]

@@ -1,1 +1,11 @@
-//! Sockets.
+//! Sockets: bind, accept, dial within a deadline.
+
+mod accept;
+mod dial;
+mod listen;
+mod stream;
+
+pub use accept::Accepting;
+pub use dial::{DialError, dial};
+pub use listen::{BindError, bind};
+pub use stream::Stream;

@@ -3,34 +3,25 @@
 pub mod framing;
 pub mod health;
 
-use std::{net::SocketAddr, time::Duration};
+mod attempt;
+mod body;
+mod codec;
+mod connection;
+mod deadline;
+mod error;
+mod exchange;
+mod gauge;
+mod headers;
+mod overload;
+mod params;
+mod path;
+mod plane;
+mod pool;
+mod record;
+mod reply;
+mod sweep;
+mod tunnel;
+mod worker;
 
-/// Both listeners and what they have in common.
-#[derive(Clone, Debug)]
-pub struct ListenersParams {
-    /// Network → local application; `None` does not listen.
-    pub inbound: Option<ListenerParams>,
-    /// Local application → services; `None` does not listen.
-    pub outbound: Option<ListenerParams>,
-    /// Most connections per listener; further ones are answered 503 and closed.
-    pub max_connections: u32,
-    /// From the first byte of a head to its last, and from accept to the first byte.
-    pub header_timeout: Duration,
-    /// A connection without a request for this long is closed.
-    pub idle_timeout: Duration,
-    /// A body (in either direction) that makes no progress for this long ends its request.
-    pub stream_idle_timeout: Duration,
-    /// Largest request head.
-    pub max_header_bytes: u32,
-    /// Most header fields in a request.
-    pub max_headers: u32,
-}
-
-/// One listener.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListenerParams {
-    /// Where it listens; port 0 lets the kernel choose.
-    pub address: SocketAddr,
-    /// Hands an accepted connection to the worker with the fewest, rather than to whom the kernel chose.
-    pub balance_connections: bool,
-}
+pub use params::{ListenerParams, ListenersParams};
+pub use plane::{DataPlane, PlaneParams, StartError};

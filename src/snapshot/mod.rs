@@ -1,8 +1,14 @@
 //! What the data plane reads: one immutable [`MeshSnapshot`] per configuration and discovery state, replaced as
 //! a whole through [`SnapshotCell`], and the live numbers of each endpoint, which outlive it.
 
+mod cluster;
+mod endpoint;
+mod mesh;
 mod params;
 
+pub use cluster::{Cluster, ClusterLive};
+pub use endpoint::{Endpoint, EndpointId, EndpointLive, InFlight, Verdict};
+pub use mesh::{Forward, InboundApp, MeshSnapshot, Route, RouteAction, SnapshotCell};
 pub use params::{
     ClusterParams, EndpointParams, EndpointSource, HealthCheckKind, HealthCheckParams, Limits, Protocol,
     StatusRange,

@@ -3,7 +3,6 @@
 
 use std::{
     cell::Cell,
-    future::poll_fn,
     rc::Rc,
     task::{Context, Poll, Waker},
     time::Duration,
@@ -17,6 +16,10 @@ use crate::types::Mono;
 
 /// The worker's coarse clock, moved on by its sweeper.
 pub type CoarseClock = Rc<Cell<Mono>>;
+
+/// How long an idle HTTP/1 connection that should end is left open. Closing it at once would race with a request
+/// that is on its way; one that comes within this time is answered with `Connection: close`.
+const LEAVE_WAIT: Duration = Duration::from_secs(1);
 
 /// The time limits of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -251,16 +254,13 @@ impl ConnState {
         self.graceful_since.get().is_some()
     }
 
-    /// Completes as soon as the driver should end the connection gracefully. Cancel-safe.
-    pub async fn graceful_wanted(&self) {
-        poll_fn(|cx| {
-            if self.wants_graceful() {
-                return Poll::Ready(());
-            }
-            self.driver.register(cx);
-            Poll::Pending
-        })
-        .await;
+    /// Ready as soon as the driver should end the connection gracefully.
+    pub fn poll_graceful_wanted(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.wants_graceful() {
+            return Poll::Ready(());
+        }
+        self.driver.register(cx);
+        Poll::Pending
     }
 
     /// Applies the time limits; called by the sweeper every 100 ms or so. What it decides it has already
@@ -278,6 +278,9 @@ impl ConnState {
             return None;
         }
         match self.phase.get() {
+            Phase::Detect | Phase::Idle if self.left_in_vain(now) => {
+                self.expire_if(true, ReadFate::Eof, Expired::Idle)
+            }
             Phase::Detect => self.sweep_head(now.since(self.phase_since.get()), limits),
             Phase::Head => {
                 // A response may still be on its way to a client that pipelines.
@@ -303,6 +306,12 @@ impl ConnState {
                 self.expire_if(late, ReadFate::Eof, Expired::Closing)
             }
         }
+    }
+
+    /// The connection should end, no request tells the client so, and it has had time to send one.
+    fn left_in_vain(&self, now: Mono) -> bool {
+        let told = self.graceful_since.get().is_some_and(|since| now.since(since) > LEAVE_WAIT);
+        told && self.idle_for(now) > LEAVE_WAIT
     }
 
     fn sweep_head(&self, waited: Duration, limits: &TimeLimits) -> Option<Expired> {

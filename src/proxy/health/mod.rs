@@ -3,9 +3,11 @@
 
 mod grpc;
 mod http;
+mod runner;
 mod schedule;
 
 pub use grpc::ServingStatus;
+pub use runner::run;
 pub use schedule::Schedule;
 
 use std::{fmt, time::Duration};

@@ -23,7 +23,7 @@ use self::{
     sink::{Control, Sink},
 };
 use super::{AccessLogFilter, AccessLogParams, AccessLogSink};
-use crate::types::Flag;
+use crate::types::{Flag, Live};
 
 /// Most lines that wait for the writer thread.
 const MAX_QUEUED_LINES: usize = 8192;
@@ -49,7 +49,7 @@ struct Queue {
 /// The access log; clones write to the same sink.
 #[derive(Clone)]
 pub struct AccessLog {
-    params: Arc<AccessLogParams>,
+    params: Arc<Live<AccessLogParams>>,
     /// `None` if the log is switched off.
     queue: Option<Arc<Queue>>,
 }
@@ -87,13 +87,19 @@ impl AccessLog {
             }
         };
         let owner = AccessLogOwner { control, queue: queue.clone() };
-        Ok((Self { params: Arc::new(params), queue }, owner))
+        Ok((Self { params: Arc::new(Live::new(Arc::new(params))), queue }, owner))
+    }
+
+    /// Puts another filter to work. Sink and format stay as they are, and a log that was started switched off
+    /// stays off.
+    pub fn configure(&self, params: &AccessLogParams) {
+        drop(self.params.swap(Arc::new(params.clone())));
     }
 
     /// A writer for one worker. `rng` decides which lines are sampled.
     #[must_use]
     pub fn writer(&self, rng: fastrand::Rng) -> AccessLogWriter {
-        AccessLogWriter { log: self.clone(), formatter: Formatter::new(self.params.format), rng }
+        AccessLogWriter { log: self.clone(), formatter: Formatter::new(self.params.peek().format), rng }
     }
 }
 
@@ -146,7 +152,7 @@ impl AccessLogWriter {
     /// out costs two comparisons; one that is not, its formatting and one allocation.
     pub fn record(&mut self, record: &AccessRecord<'_>) {
         let Some(queue) = &self.log.queue else { return };
-        if !wanted(&self.log.params, record, &mut self.rng) {
+        if !wanted(&self.log.params.peek(), record, &mut self.rng) {
             return;
         }
         let line = self.formatter.line(record);

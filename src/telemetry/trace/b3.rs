@@ -49,10 +49,15 @@ pub(super) fn extract(headers: &HeaderMap) -> Extracted {
 }
 
 /// Writes the single header in place of all that came.
-pub(super) fn write(headers: &mut HeaderMap, context: &TraceContext) {
-    for name in [TRACE_ID, SPAN_ID, PARENT_SPAN_ID, SAMPLED, FLAGS] {
+pub(super) fn remove(headers: &mut HeaderMap) {
+    for name in [SINGLE, TRACE_ID, SPAN_ID, PARENT_SPAN_ID, SAMPLED, FLAGS] {
         headers.remove(name);
     }
+}
+
+/// Writes the context in one header, in place of whatever is there.
+pub(super) fn write(headers: &mut HeaderMap, context: &TraceContext) {
+    remove(headers);
     let mut text = *b"00000000000000000000000000000000-0000000000000000-0";
     hex::write(&context.trace_id.0, &mut text[..32]);
     hex::write(&context.span_id.0, &mut text[33..49]);

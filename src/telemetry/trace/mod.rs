@@ -95,7 +95,8 @@ impl TraceContext {
 /// - What came and is valid stays as it is.
 /// - What came and is invalid is removed, `tracestate` together with its `traceparent`.
 /// - A format that is missing is written from the one that came.
-/// - If nothing valid came, a trace starts here. It is not sampled unless B3 asked for that.
+/// - If nothing valid came, no trace starts here, unless B3 brought a sampling decision without ids: the proxy
+///   records no spans, and a context of its own would decide for the application whether the trace is sampled.
 ///
 /// Headers of formats that are not in `formats` are not touched; without formats nothing happens. Does not
 /// allocate if a valid `traceparent` came and no other format is wanted.
@@ -104,6 +105,10 @@ pub fn propagate(
     formats: &[Propagation],
     rng: &mut fastrand::Rng,
 ) -> Option<TraceId> {
+    // One pass over the names is cheaper than a look-up for each, and most requests have none of them.
+    if !headers.keys().any(|name| is_trace_header(name.as_str())) {
+        return None;
+    }
     let use_w3c = formats.contains(&Propagation::TraceContext);
     let use_b3 = formats.contains(&Propagation::B3);
     let w3c = if use_w3c { w3c::extract(headers) } else { None };
@@ -114,7 +119,16 @@ pub fn propagate(
     if !use_w3c && !use_b3 {
         return None;
     }
-    let context = w3c.or_else(|| b3.context()).unwrap_or_else(|| start(b3.sampling(), rng));
+    let came = w3c.or_else(|| b3.context());
+    let Some(context) = came.or_else(|| b3.sampling().map(|sampling| start(sampling, rng))) else {
+        if use_w3c {
+            w3c::remove(headers);
+        }
+        if use_b3 {
+            b3::remove(headers);
+        }
+        return None;
+    };
     if use_w3c && w3c.is_none() {
         w3c::write(headers, &context);
     }
@@ -124,14 +138,22 @@ pub fn propagate(
     Some(context.trace_id)
 }
 
-/// A new trace. Unsampled unless a caller said otherwise: the proxy records nothing itself, and an edge that wants
-/// traces says so by sending a context.
-fn start(sampling: Option<Sampling>, rng: &mut fastrand::Rng) -> TraceContext {
+fn is_trace_header(name: &str) -> bool {
+    match name.as_bytes().first() {
+        Some(b't') => name == "traceparent" || name == "tracestate",
+        Some(b'b') => name == "b3",
+        Some(b'x') => name.starts_with("x-b3-"),
+        _ => false,
+    }
+}
+
+/// A new trace with the decision that the caller made.
+fn start(sampling: Sampling, rng: &mut fastrand::Rng) -> TraceContext {
     // A non-zero number each time, because zero is not an id.
     let trace_id = (u128::from(rng.u64(..)) << 64) | u128::from(rng.u64(1..));
     TraceContext {
         trace_id: TraceId(trace_id.to_be_bytes()),
         span_id: SpanId(rng.u64(1..).to_be_bytes()),
-        sampling: sampling.unwrap_or(Sampling::Off),
+        sampling,
     }
 }

@@ -39,6 +39,12 @@ pub(super) fn parse(value: &[u8]) -> Option<TraceContext> {
 }
 
 /// Writes `traceparent`, and removes a `tracestate` that belonged to an invalid one.
+pub(super) fn remove(headers: &mut HeaderMap) {
+    headers.remove(TRACEPARENT);
+    headers.remove(TRACESTATE);
+}
+
+/// Writes the context, in place of whatever is there.
 pub(super) fn write(headers: &mut HeaderMap, context: &TraceContext) {
     headers.remove(TRACESTATE);
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";

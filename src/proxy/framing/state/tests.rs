@@ -195,7 +195,7 @@ fn a_refusal_belongs_to_the_request_it_stands_for() {
 #[test]
 fn the_driver_is_woken_when_it_should_end_the_connection() {
     let bench = Bench::new();
-    let mut wanted = std::pin::pin!(bench.state.graceful_wanted());
+    let mut wanted = std::pin::pin!(std::future::poll_fn(|cx| bench.state.poll_graceful_wanted(cx)));
     let waker = Waker::from(Arc::clone(&bench.woken));
     let mut cx = Context::from_waker(&waker);
     assert!(wanted.as_mut().poll(&mut cx).is_pending());

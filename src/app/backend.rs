@@ -1,0 +1,206 @@
+//! What the admin API tells: the state of the process, put into JSON.
+
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::SystemTime,
+};
+
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::{
+    reload::{ReloadError, ReloadHandle},
+    state::ProcessState,
+};
+use crate::{
+    admin::{Backend, Check, Problem, ReloadFuture, ReloadMode},
+    config,
+    rt::clock,
+    snapshot::{Cluster, Endpoint, Route, RouteAction, SnapshotCell},
+    telemetry::{
+        log::LogHandle,
+        metrics::{Registry, ReloadTrigger},
+    },
+};
+
+/// Version of the shape of everything in here.
+const API: &str = "v1";
+
+/// The composition root as the admin API sees it.
+pub(crate) struct AppBackend {
+    pub(crate) state: Arc<ProcessState>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) cell: SnapshotCell,
+    pub(crate) reload: ReloadHandle,
+    pub(crate) log: Arc<LogHandle>,
+}
+
+impl Backend for AppBackend {
+    fn liveness(&self) -> Vec<Check> {
+        // That this is answered at all shows that the control runtime lives.
+        vec![Check { name: "control", ok: true, detail: "answering".to_owned() }]
+    }
+
+    fn readiness(&self) -> Vec<Check> {
+        let why_not = self.state.not_ready();
+        let detail = why_not.unwrap_or("listeners are bound and a snapshot is live");
+        vec![Check { name: "serving", ok: why_not.is_none(), detail: detail.to_owned() }]
+    }
+
+    fn metrics(&self) -> String {
+        self.registry.render(clock::now())
+    }
+
+    fn status(&self) -> Value {
+        let running = self.state.running();
+        let snapshot = self.cell.load();
+        let endpoints = |healthy: bool| {
+            let all = snapshot.clusters.iter().flat_map(|cluster| &cluster.endpoints);
+            all.filter(|endpoint| endpoint.live.is_healthy() == healthy).count()
+        };
+        let (healthy, unhealthy) = (endpoints(true), endpoints(false));
+        let last = running.last_reload.as_ref().map(|last| {
+            json!({
+                "at": rfc3339(last.at),
+                "trigger": last.trigger,
+                "successful": last.error.is_none(),
+                "error": last.error,
+            })
+        });
+        json!({
+            "apiVersion": API,
+            "kind": "Status",
+            "version": env!("CARGO_PKG_VERSION"),
+            "service": &*running.bundle.directory.local.name,
+            "state": self.state.not_ready().unwrap_or("ready"),
+            "started_at": rfc3339(self.state.started),
+            "uptime_seconds": clock::now().since(self.state.started_mono).as_secs_f64(),
+            "listeners": {
+                "inbound": running.inbound.map(|address| address.to_string()),
+                "outbound": running.outbound.map(|address| address.to_string()),
+                "admin": running.bundle.admin.address.to_string(),
+            },
+            "config": {
+                "hash": running.hash,
+                "loaded_at": rfc3339(running.loaded),
+                "generation": snapshot.generation,
+                "last_reload": last,
+                "pending_restart": running.pending_restart,
+            },
+            "services": snapshot.clusters.len(),
+            "routes": snapshot.routes.len(),
+            "endpoints": { "healthy": healthy, "unhealthy": unhealthy },
+        })
+    }
+
+    fn config(&self) -> Value {
+        config::effective_json(&self.state.running().bundle)
+    }
+
+    fn services(&self) -> Value {
+        let snapshot = self.cell.load();
+        let mut items: Vec<Value> = snapshot.clusters.iter().map(|one| cluster(one, "outbound")).collect();
+        items.push(cluster(&snapshot.inbound.cluster, "inbound"));
+        json!({ "apiVersion": API, "kind": "ServiceList", "items": items })
+    }
+
+    fn routes(&self) -> Value {
+        let snapshot = self.cell.load();
+        let items: Vec<Value> = snapshot
+            .table
+            .precedence()
+            .into_iter()
+            .filter_map(|row| {
+                let found = snapshot.routes.iter().find(|route| route.name == row.name)?;
+                let mut item = route(found);
+                item["host"] = row.host.into();
+                item["path"] = row.path.into();
+                item["conditions"] = row.conditions.into();
+                Some(item)
+            })
+            .collect();
+        json!({ "apiVersion": API, "kind": "RouteList", "items": items })
+    }
+
+    fn reload(self: Arc<Self>, mode: ReloadMode) -> ReloadFuture {
+        Box::pin(async move {
+            match self.reload.reload(ReloadTrigger::Api, mode == ReloadMode::DryRun).await {
+                Ok(report) => Ok(json!({
+                    "apiVersion": API,
+                    "kind": "Reload",
+                    "applied": mode == ReloadMode::Apply,
+                    "changed": report.changed,
+                    "restart_required": report.restart_required,
+                    "warnings": report.warnings,
+                    "hash": report.hash,
+                })),
+                Err(error) => Err(problem(error)),
+            }
+        })
+    }
+
+    fn log_level(&self) -> String {
+        self.log.level()
+    }
+
+    fn set_log_level(&self, level: &str) -> Result<(), String> {
+        self.log.set(level).map_err(|error| error.to_string())
+    }
+}
+
+fn problem(error: ReloadError) -> Problem {
+    match error {
+        ReloadError::Invalid { rendered, findings } => {
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, rendered).with("findings", findings)
+        }
+        ReloadError::Unreadable(detail) => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail),
+        ReloadError::Leaving => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the sidecar is shutting down"),
+    }
+}
+
+fn cluster(cluster: &Arc<Cluster>, direction: &str) -> Value {
+    let params = &cluster.params;
+    json!({
+        "name": &*params.name,
+        "direction": direction,
+        "protocol": format!("{:?}", params.protocol).to_lowercase(),
+        "panic": cluster.live.in_panic(),
+        "endpoints": cluster.endpoints.iter().map(|one| endpoint(one)).collect::<Vec<_>>(),
+    })
+}
+
+fn endpoint(endpoint: &Endpoint) -> Value {
+    let health = endpoint.live.verdict();
+    json!({
+        "address": &*endpoint.label,
+        "weight": endpoint.weight,
+        "state": if endpoint.live.is_healthy() { "healthy" } else { "unhealthy" },
+        "reason": health.reason,
+        "since": health.since.map(rfc3339),
+        "in_flight": endpoint.live.in_flight(),
+    })
+}
+
+fn route(route: &Route) -> Value {
+    let action = match &route.action {
+        RouteAction::Forward(forward) => json!({
+            "forward": forward
+                .shares
+                .iter()
+                .map(|share| json!({ "service": &*share.service, "weight": share.weight }))
+                .collect::<Vec<_>>(),
+        }),
+        RouteAction::Redirect(redirect, _) => json!({ "redirect": redirect.status.as_u16() }),
+        RouteAction::Direct(direct, _) => json!({ "direct_response": direct.status.as_u16() }),
+    };
+    json!({
+        "name": &*route.name,
+        "action": action,
+        "timeout_seconds": route.timeout.map(|timeout| timeout.as_secs_f64()),
+        "hits": route.hits.load(Relaxed),
+    })
+}
+
+fn rfc3339(at: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(at).to_string()
+}

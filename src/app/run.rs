@@ -1,0 +1,349 @@
+//! `outrigger run`: from a file to a serving sidecar, and back to nothing, in a stated order.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use sd_notify::NotifyState;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+};
+
+use super::{
+    backend::AppBackend,
+    reload::{ReloadHandle, Reloader, ReloaderParts},
+    state::ProcessState,
+};
+use crate::{
+    admin::{self, Scope},
+    config::{self, Bundle, FileSource, Fingerprint, ProcessEnvironment, Style},
+    directory::{Directory, Publisher, dns::Resolver},
+    net,
+    proxy::{DataPlane, PlaneParams, health},
+    rt::{Drain, Phase, ShutdownParams, Tasks, clock, random},
+    snapshot::SnapshotCell,
+    telemetry::{
+        access_log::{AccessLog, AccessLogOwner},
+        log::{self, LogHandle},
+        metrics::{ConfigMetrics, Registry, ReloadOutcome, ReloadTrigger},
+    },
+    types::Live,
+};
+
+/// How long control tasks and the access log may take to end.
+const TASKS_LIMIT: Duration = Duration::from_secs(2);
+
+/// What the command line says.
+#[derive(Clone, Debug)]
+pub struct RunParams {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// Data-plane threads; wins over the file (`OUTRIGGER_WORKERS`).
+    pub workers: Option<usize>,
+    /// Level of the log; wins over the file.
+    pub log_level: Option<String>,
+}
+
+/// Why the sidecar did not start; nothing is left bound or running.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is wrong; the text is what `outrigger check` prints.
+    #[error("{0}")]
+    Invalid(String),
+    /// Anything the machine refused: a port in use, a log file that cannot be opened.
+    #[error("{what}: {source}")]
+    Start {
+        /// What could not be done.
+        what: &'static str,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl RunError {
+    fn start<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+        what: &'static str,
+    ) -> impl FnOnce(E) -> Self {
+        move |source| Self::Start { what, source: source.into() }
+    }
+}
+
+/// Runs the sidecar until a signal ends it.
+///
+/// # Errors
+/// See [`RunError`]; only before the sidecar serves.
+pub fn run(params: &RunParams) -> Result<(), RunError> {
+    let loaded = Loaded::read(params)?;
+    let log = log::init(&loaded.bundle.telemetry.log).map_err(RunError::start("cannot start the log"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .map_err(RunError::start("cannot start the control runtime"))?;
+    let served = runtime.block_on(serve(loaded, Arc::new(log)));
+    // Look-ups and file reads that hang must not keep the process alive.
+    runtime.shutdown_timeout(TASKS_LIMIT);
+    served
+}
+
+/// A file, read and found good.
+struct Loaded {
+    source: FileSource,
+    fingerprint: Fingerprint,
+    bundle: Bundle,
+}
+
+impl Loaded {
+    fn read(params: &RunParams) -> Result<Self, RunError> {
+        let source = FileSource::new(&params.config);
+        let unreadable = |source| RunError::Unreadable { path: params.config.clone(), source };
+        let text = source.read().map_err(unreadable)?;
+        let invalid = |findings: config::Findings| RunError::Invalid(findings.render_text(Style::Plain));
+        let (mut bundle, _warnings) = config::load(&text, &ProcessEnvironment).map_err(invalid)?;
+        if let Some(workers) = params.workers {
+            bundle.workers = Some(workers);
+        }
+        if let Some(level) = &params.log_level {
+            bundle.telemetry.log.level.clone_from(level);
+        }
+        Ok(Self { source, fingerprint: text.fingerprint(), bundle })
+    }
+}
+
+async fn serve(loaded: Loaded, log: Arc<LogHandle>) -> Result<(), RunError> {
+    // Before anything else: a signal that comes while we start must not kill us half-way.
+    let mut signals = Signals::listen().map_err(RunError::start("cannot listen to signals"))?;
+    let Loaded { source, fingerprint, bundle } = loaded;
+    let bundle = Arc::new(bundle);
+    let workers = bundle.workers.unwrap_or_else(cores);
+    let drain = Drain::default();
+    let registry = Registry::new(bundle.telemetry.max_series_per_metric, workers);
+    registry.install_global();
+    let hash = fingerprint.to_string();
+    let state = Arc::new(ProcessState::new(
+        Arc::clone(&bundle),
+        hash.clone(),
+        drain.watch(),
+        clock::now(),
+        clock::wall(),
+    ));
+    let (access_log, access_owner) =
+        AccessLog::start(bundle.telemetry.access_log.clone(), registry.access_log_dropped())
+            .map_err(RunError::start("cannot open the access log"))?;
+    let admin_sockets = AdminSockets::bind(&bundle)?;
+
+    let mut tasks = Tasks::default();
+    let control = start_control(&bundle, &registry, &mut tasks).await?;
+    let limits = Arc::new(Live::new(Arc::new(bundle.listeners.clone())));
+    let plane = DataPlane::start(PlaneParams {
+        workers,
+        listeners: Arc::clone(&limits),
+        snapshot: Arc::clone(&control.cell),
+        drain: drain.watch(),
+        access_log: access_log.clone(),
+        registry: Arc::clone(&registry),
+    })
+    .map_err(RunError::start("cannot start the data plane"))?;
+
+    let metrics = ConfigMetrics::resolve(&registry);
+    metrics.running(&hash, &bundle.directory.local.name);
+    metrics.reloaded(ReloadTrigger::Start, ReloadOutcome::Success, clock::wall());
+    let (reloader, reload) = Reloader::new(ReloaderParts {
+        source,
+        state: Arc::clone(&state),
+        publisher: control.publisher.clone(),
+        limits,
+        access_log,
+        log: Arc::clone(&log),
+        metrics,
+        in_force: fingerprint,
+    });
+    tasks.spawn("reload", reloader.run(drain.watch()));
+    let backend = Arc::new(AppBackend {
+        state: Arc::clone(&state),
+        registry,
+        cell: control.cell,
+        reload: reload.clone(),
+        log,
+    });
+    let (admin_open, admin_closes) = watch::channel(false);
+    admin_sockets.serve(&backend, &admin_closes, &mut tasks)?;
+    state.update(|running| {
+        running.ready = true;
+        running.generation = 1;
+        running.inbound = plane.inbound;
+        running.outbound = plane.outbound;
+    });
+    tracing::info!(
+        service = %bundle.directory.local.name,
+        inbound = ?plane.inbound,
+        outbound = ?plane.outbound,
+        admin = %bundle.admin.address,
+        workers,
+        "serving"
+    );
+    notify(&[NotifyState::Ready]);
+    signals.until_told_to_leave(&reload, &access_owner).await;
+    let shutdown = state.running().bundle.shutdown.clone();
+    leave(signals, &drain, &shutdown, plane).await;
+    // The admin API answers to the end: whoever asks during the drain is told of it.
+    drop(admin_open);
+    tasks.finish(TASKS_LIMIT).await;
+    if !access_owner.stop(TASKS_LIMIT) {
+        tracing::warn!("the access log did not take its last lines in time");
+    }
+    tracing::info!("gone");
+    Ok(())
+}
+
+struct Control {
+    cell: SnapshotCell,
+    publisher: Publisher,
+}
+
+/// Starts what keeps the snapshot and the health of its endpoints up to date.
+async fn start_control(
+    bundle: &Bundle,
+    registry: &Arc<Registry>,
+    tasks: &mut Tasks,
+) -> Result<Control, RunError> {
+    let resolver = Resolver::new().map_err(RunError::start("cannot read the resolver's configuration"))?;
+    let (directory, cell, publisher) = Directory::start(
+        bundle.directory.clone(),
+        bundle.telemetry.propagation.clone(),
+        Arc::clone(registry),
+        Arc::new(resolver),
+        random::seeded(u64::MAX).u64(..),
+    )
+    .await;
+    tasks.spawn("directory", directory.run());
+    let checking = health::run(Arc::clone(&cell), publisher.published.clone(), random::seeded(u64::MAX - 1));
+    tasks.spawn("health", checking);
+    Ok(Control { cell, publisher })
+}
+
+/// Sockets of the admin API and of the metrics, bound before anything serves.
+struct AdminSockets {
+    admin: std::net::TcpListener,
+    metrics: Option<std::net::TcpListener>,
+}
+
+impl AdminSockets {
+    fn bind(bundle: &Bundle) -> Result<Self, RunError> {
+        let one = |address| {
+            net::bind(address, 1)
+                .map(|mut sockets| sockets.remove(0))
+                .map_err(RunError::start("cannot open the admin listener"))
+        };
+        let admin = one(bundle.admin.address)?;
+        let metrics = bundle.admin.metrics_address.map(one).transpose()?;
+        Ok(Self { admin, metrics })
+    }
+
+    fn serve(
+        self,
+        backend: &Arc<AppBackend>,
+        closes: &watch::Receiver<bool>,
+        tasks: &mut Tasks,
+    ) -> Result<(), RunError> {
+        let sockets = [(Some(self.admin), Scope::Full), (self.metrics, Scope::MetricsOnly)];
+        for (socket, scope) in sockets {
+            let Some(socket) = socket else { continue };
+            let listener =
+                TcpListener::from_std(socket).map_err(RunError::start("cannot open the admin listener"))?;
+            let backend: Arc<dyn admin::Backend> = Arc::clone(backend) as _;
+            let serving = admin::serve(listener, backend, scope, closes.clone());
+            tasks.spawn("admin", async move {
+                if let Err(error) = serving.await {
+                    tracing::error!(%error, "the admin listener failed");
+                }
+            });
+        }
+        Ok(())
+    }
+}
+
+/// The signals that the process listens to.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    reopen: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            reopen: signal(SignalKind::user_defined1())?,
+        })
+    }
+
+    /// Waits for a signal that ends the process; reloads and reopens meanwhile. Cancel-safe between signals.
+    async fn until_told_to_leave(&mut self, reload: &ReloadHandle, access_log: &AccessLogOwner) {
+        let Self { terminate, interrupt, hangup, reopen } = self;
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return,
+                _ = interrupt.recv() => return,
+                _ = hangup.recv() => {
+                    notify(&[NotifyState::Reloading]);
+                    // The outcome is in the log, in the metric and in the admin API.
+                    let _ = reload.reload(ReloadTrigger::Signal, false).await;
+                    notify(&[NotifyState::Ready]);
+                }
+                _ = reopen.recv() => access_log.reopen(),
+            }
+        }
+    }
+
+    /// Waits for SIGTERM or SIGINT.
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Leads the process through grace and drain. A second signal cuts both short.
+async fn leave(mut signals: Signals, drain: &Drain, shutdown: &ShutdownParams, plane: DataPlane) {
+    tracing::info!(grace = ?shutdown.grace, drain_timeout = ?shutdown.drain_timeout, "leaving");
+    notify(&[NotifyState::Stopping]);
+    drain.advance(Phase::Grace);
+    let orderly = async {
+        tokio::time::sleep(shutdown.grace).await;
+        drain.advance(Phase::Draining);
+        let workers = tokio::task::spawn_blocking(move || plane.join());
+        if tokio::time::timeout(shutdown.drain_timeout, workers).await.is_err() {
+            tracing::warn!("the drain deadline has come");
+        }
+    };
+    tokio::select! {
+        () = orderly => {}
+        () = signals.end() => tracing::warn!("told a second time; leaving at once"),
+    }
+    drain.advance(Phase::Stopped);
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// Tells systemd, if it listens.
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "the service manager could not be told");
+    }
+}

@@ -1,0 +1,90 @@
+//! What the process knows of itself: readiness, the running configuration, the outcome of the last reload.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
+};
+
+use crate::{config::Bundle, rt::DrainWatch, rt::Phase, types::Mono};
+
+/// Shared by the reloader and the admin API.
+#[derive(Debug)]
+pub(crate) struct ProcessState {
+    /// When the process started.
+    pub(crate) started: SystemTime,
+    pub(crate) started_mono: Mono,
+    pub(crate) drain: DrainWatch,
+    running: Mutex<Running>,
+}
+
+/// The part that changes.
+#[derive(Clone, Debug)]
+pub(crate) struct Running {
+    pub(crate) bundle: Arc<Bundle>,
+    pub(crate) hash: String,
+    pub(crate) loaded: SystemTime,
+    pub(crate) generation: u64,
+    /// Everything is bound and the first snapshot is live.
+    pub(crate) ready: bool,
+    pub(crate) inbound: Option<SocketAddr>,
+    pub(crate) outbound: Option<SocketAddr>,
+    pub(crate) last_reload: Option<LastReload>,
+    /// Keys of the file that wait for a restart.
+    pub(crate) pending_restart: Vec<String>,
+}
+
+/// How the last reload ended.
+#[derive(Clone, Debug)]
+pub(crate) struct LastReload {
+    pub(crate) at: SystemTime,
+    pub(crate) trigger: &'static str,
+    /// What was wrong, as `outrigger check` prints it; `None` if it succeeded.
+    pub(crate) error: Option<String>,
+}
+
+impl ProcessState {
+    pub(crate) fn new(
+        bundle: Arc<Bundle>,
+        hash: String,
+        drain: DrainWatch,
+        now: Mono,
+        wall: SystemTime,
+    ) -> Self {
+        let running = Running {
+            bundle,
+            hash,
+            loaded: wall,
+            generation: 0,
+            ready: false,
+            inbound: None,
+            outbound: None,
+            last_reload: None,
+            pending_restart: Vec::new(),
+        };
+        Self { started: wall, started_mono: now, drain, running: Mutex::new(running) }
+    }
+
+    /// A copy of what is running now.
+    pub(crate) fn running(&self) -> Running {
+        self.lock().clone()
+    }
+
+    /// Changes it.
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Running)) {
+        change(&mut self.lock());
+    }
+
+    /// Why the process is not ready; `None` if it is.
+    pub(crate) fn not_ready(&self) -> Option<&'static str> {
+        if self.drain.phase() > Phase::Running {
+            return Some("draining");
+        }
+        (!self.lock().ready).then_some("starting")
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Running> {
+        // What is behind it is replaced field by field; a panic in between leaves nothing half-written.
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

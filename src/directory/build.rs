@@ -1,0 +1,166 @@
+//! Builds a snapshot. Pure: the same inputs give the same snapshot, and nothing is read, waited for or started.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::{DirectoryParams, LiveTable};
+use crate::{
+    policy::{
+        balance::Balancer,
+        route::{Action, HeaderEdits, PathPattern, Rewrite, RouteParams, RouteTable, Target},
+    },
+    snapshot::{
+        Cluster, ClusterParams, Endpoint, EndpointParams, EndpointSource, Forward, InboundApp, MeshSnapshot,
+        Route, RouteAction,
+    },
+    telemetry::{
+        Propagation,
+        metrics::{ClusterMetrics, HttpMetrics, Registry},
+    },
+    types::Direction,
+};
+
+/// Route label of requests that no route took, and of the one route of the inbound listener.
+pub(super) const NO_ROUTE: &str = "none";
+pub(super) const INBOUND_ROUTE: &str = "inbound";
+
+/// What a snapshot is built from.
+#[derive(Debug)]
+pub struct Inputs<'a> {
+    /// Routes and services.
+    pub params: &'a DirectoryParams,
+    /// What name look-ups found, by service.
+    pub resolved: &'a FxHashMap<Arc<str>, Vec<EndpointParams>>,
+    /// Trace headers.
+    pub propagation: &'a [Propagation],
+    /// Where round robin begins: another number for each process, so that many do not march in step.
+    pub seed: u64,
+}
+
+/// Builds snapshot number `generation`. Live numbers come from `live`, which also learns what is new.
+#[must_use]
+pub fn build(
+    inputs: &Inputs<'_>,
+    generation: u64,
+    live: &mut LiveTable,
+    registry: &Arc<Registry>,
+) -> MeshSnapshot {
+    let mut builder = Builder { inputs, live, registry };
+    let mut clusters: Vec<Arc<Cluster>> =
+        inputs.params.clusters.iter().map(|params| Arc::new(builder.cluster(params, false))).collect();
+    clusters.sort_by(|one, other| one.params.name.cmp(&other.params.name));
+    let routes: Vec<Arc<Route>> =
+        inputs.params.routes.iter().map(|route| Arc::new(builder.route(route, &clusters))).collect();
+    let inbound = builder.inbound();
+    let unrouted = HttpMetrics::resolve(registry, Direction::Outbound, NO_ROUTE, NO_ROUTE);
+    let snapshot = MeshSnapshot {
+        generation,
+        table: RouteTable::compile(&inputs.params.routes),
+        routes,
+        clusters,
+        inbound,
+        unrouted,
+        propagation: inputs.propagation.to_vec(),
+    };
+    let used: Vec<_> = snapshot
+        .all_clusters()
+        .flat_map(|cluster| cluster.endpoints.iter().map(|endpoint| Arc::clone(&endpoint.live)))
+        .collect();
+    live.forget_unused(&used);
+    snapshot
+}
+
+struct Builder<'a> {
+    inputs: &'a Inputs<'a>,
+    live: &'a mut LiveTable,
+    registry: &'a Arc<Registry>,
+}
+
+impl Builder<'_> {
+    fn cluster(&mut self, params: &ClusterParams, local: bool) -> Cluster {
+        let live = self.live.cluster(local, &params.name);
+        let mut found: Vec<EndpointParams> = match &params.source {
+            EndpointSource::Static(endpoints) => endpoints.clone(),
+            EndpointSource::Dns { .. } => self.inputs.resolved.get(&params.name).cloned().unwrap_or_default(),
+        };
+        found.sort_by(|one, other| one.address.cmp(&other.address));
+        found.dedup_by(|one, other| one.address == other.address);
+        let endpoints: Vec<Arc<Endpoint>> = found
+            .into_iter()
+            .map(|endpoint| {
+                Arc::new(Endpoint {
+                    live: self.live.endpoint(local, &params.name, &endpoint.address),
+                    label: endpoint.address.to_string().into(),
+                    address: endpoint.address,
+                    weight: endpoint.weight,
+                    cluster: Arc::clone(&live),
+                })
+            })
+            .collect();
+        Cluster {
+            balancer: Balancer::new(&params.balance, &endpoints, self.inputs.seed),
+            params: params.clone(),
+            endpoints,
+            live,
+            metrics: ClusterMetrics::resolve(self.registry, &params.name),
+        }
+    }
+
+    fn route(&mut self, params: &RouteParams, clusters: &[Arc<Cluster>]) -> Route {
+        let metrics =
+            |service: &str| HttpMetrics::resolve(self.registry, Direction::Outbound, service, &params.name);
+        let action = match &params.action {
+            Action::Forward { targets, rewrite } => {
+                // A target without a service cannot come out of validation; it would get no traffic.
+                let (shares, found): (Vec<Target>, Vec<_>) = targets
+                    .iter()
+                    .filter_map(|target| {
+                        let cluster =
+                            clusters.iter().find(|cluster| cluster.params.name == target.service)?;
+                        Some((target.clone(), (Arc::clone(cluster), metrics(&target.service))))
+                    })
+                    .unzip();
+                RouteAction::Forward(Forward {
+                    total_weight: shares.iter().map(|share| share.weight).sum(),
+                    shares,
+                    clusters: found,
+                    rewrite: rewrite.clone(),
+                })
+            }
+            Action::Redirect(redirect) => RouteAction::Redirect(redirect.clone(), metrics(NO_ROUTE)),
+            Action::Direct(direct) => RouteAction::Direct(direct.clone(), metrics(NO_ROUTE)),
+        };
+        Route {
+            hits: self.live.hits(&params.name),
+            name: Arc::clone(&params.name),
+            path: params.matcher.path.clone(),
+            action,
+            timeout: params.timeout,
+            request_headers: params.request_headers.clone(),
+            response_headers: params.response_headers.clone(),
+        }
+    }
+
+    fn inbound(&mut self) -> InboundApp {
+        let local = &self.inputs.params.local;
+        let cluster = Arc::new(self.cluster(&local.cluster(), true));
+        let metrics = HttpMetrics::resolve(self.registry, Direction::Inbound, &local.name, INBOUND_ROUTE);
+        let name: Arc<str> = INBOUND_ROUTE.into();
+        let route = Arc::new(Route {
+            hits: self.live.hits(&name),
+            name,
+            path: PathPattern::Any,
+            action: RouteAction::Forward(Forward {
+                shares: vec![Target { service: Arc::clone(&local.name), weight: 1 }],
+                clusters: vec![(Arc::clone(&cluster), metrics)],
+                total_weight: 1,
+                rewrite: Rewrite::default(),
+            }),
+            timeout: local.timeout,
+            request_headers: HeaderEdits::default(),
+            response_headers: HeaderEdits::default(),
+        });
+        InboundApp { route, cluster }
+    }
+}

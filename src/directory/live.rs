@@ -1,0 +1,61 @@
+//! The live numbers of endpoints and services, kept by identity from snapshot to snapshot.
+
+use std::sync::{Arc, atomic::AtomicU64};
+
+use rustc_hash::FxHashMap;
+
+use crate::{
+    snapshot::{ClusterLive, EndpointLive},
+    types::EndpointAddress,
+};
+
+/// Which of the two listeners a service belongs to: the local application may also be a service that others,
+/// and the application itself, call through the outbound listener.
+type ClusterKey = (bool, Arc<str>);
+
+/// Everything that must survive a reload.
+#[derive(Debug, Default)]
+pub struct LiveTable {
+    endpoints: FxHashMap<(ClusterKey, EndpointAddress), Arc<EndpointLive>>,
+    clusters: FxHashMap<ClusterKey, Arc<ClusterLive>>,
+    hits: FxHashMap<Arc<str>, Arc<AtomicU64>>,
+}
+
+impl LiveTable {
+    /// The numbers of the endpoint at `address`; new ones if it is new.
+    pub(super) fn endpoint(
+        &mut self,
+        local: bool,
+        cluster: &Arc<str>,
+        address: &EndpointAddress,
+    ) -> Arc<EndpointLive> {
+        let key = ((local, Arc::clone(cluster)), address.clone());
+        let live = self.endpoints.entry(key).or_insert_with(|| Arc::new(EndpointLive::new(true)));
+        live.set_retired(false);
+        Arc::clone(live)
+    }
+
+    /// The state of a service.
+    pub(super) fn cluster(&mut self, local: bool, name: &Arc<str>) -> Arc<ClusterLive> {
+        Arc::clone(self.clusters.entry((local, Arc::clone(name))).or_default())
+    }
+
+    /// The hits of a route.
+    pub(super) fn hits(&mut self, route: &Arc<str>) -> Arc<AtomicU64> {
+        Arc::clone(self.hits.entry(Arc::clone(route)).or_default())
+    }
+
+    /// Lets go of everything that the latest snapshot, and no other holder, uses. Pools learn of it by the mark.
+    pub(super) fn forget_unused(&mut self, used: &[Arc<EndpointLive>]) {
+        let used: rustc_hash::FxHashSet<_> = used.iter().map(|live| live.id()).collect();
+        self.endpoints.retain(|_, live| {
+            let keep = used.contains(&live.id());
+            if !keep {
+                live.set_retired(true);
+            }
+            keep
+        });
+        self.hits.retain(|_, hits| Arc::strong_count(hits) > 1);
+        self.clusters.retain(|_, live| Arc::strong_count(live) > 1);
+    }
+}

@@ -1,0 +1,63 @@
+//! What the snapshot is made of, as configured.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    policy::{balance::BalanceParams, route::RouteParams},
+    snapshot::{ClusterParams, EndpointParams, EndpointSource, HealthCheckParams, Limits, Protocol},
+    types::EndpointAddress,
+};
+
+/// What the snapshot is made of, as configured.
+#[derive(Clone, Debug)]
+pub struct DirectoryParams {
+    /// The local application, behind the inbound listener.
+    pub local: LocalServiceParams,
+    /// Routes of the outbound listener, in the order of the file.
+    pub routes: Vec<RouteParams>,
+    /// Services that routes may name.
+    pub clusters: Vec<ClusterParams>,
+}
+
+/// The service instance that this sidecar stands beside.
+#[derive(Clone, Debug)]
+pub struct LocalServiceParams {
+    /// Name of the service; metric label.
+    pub name: Arc<str>,
+    /// Where the application listens.
+    pub address: EndpointAddress,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Limit of a whole inbound request; `None` is no limit.
+    pub timeout: Option<Duration>,
+    /// Limit of one attempt to connect.
+    pub connect_timeout: Duration,
+    /// A pooled connection that nobody used for this long is closed.
+    pub idle_timeout: Duration,
+    /// Active check of the application; `None` trusts it.
+    pub health_check: Option<HealthCheckParams>,
+}
+
+impl LocalServiceParams {
+    /// The application as a service with one endpoint.
+    pub(super) fn cluster(&self) -> ClusterParams {
+        ClusterParams {
+            name: Arc::clone(&self.name),
+            source: EndpointSource::Static(vec![EndpointParams { address: self.address.clone(), weight: 1 }]),
+            protocol: self.protocol,
+            balance: BalanceParams::RoundRobin,
+            connect_timeout: self.connect_timeout,
+            idle_timeout: self.idle_timeout,
+            limits: Limits {
+                max_connections: 4096,
+                max_pending_requests: 4096,
+                queue_timeout: self.connect_timeout,
+                max_requests_per_connection: None,
+                max_connection_age: None,
+            },
+            health_check: self.health_check.clone(),
+            // Panic routing makes no sense with one endpoint: a sick application is told as 503 at once.
+            panic_threshold_percent: 0,
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Accepting connections for ever: no error of one connection, and no shortage, ends the loop.
+
+use std::{future::poll_fn, io, net::SocketAddr, task::Poll, time::Duration};
+
+use tokio::net::{TcpListener, TcpStream};
+
+/// Pause after a shortage (descriptors, memory): long enough not to spin, short enough to recover unnoticed.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
+
+/// One listening socket.
+#[derive(Debug)]
+pub struct Accepting {
+    listener: TcpListener,
+    short: bool,
+}
+
+impl Accepting {
+    /// Takes over a bound socket; must be called on the runtime that will accept.
+    ///
+    /// # Errors
+    /// If the socket cannot be registered with the runtime.
+    pub fn new(listener: std::net::TcpListener) -> io::Result<Self> {
+        Ok(Self { listener: TcpListener::from_std(listener)?, short: false })
+    }
+
+    /// The next connection. Never fails: a connection that died in the queue is passed over, a shortage of
+    /// descriptors or memory is waited out (and logged once until it is over). Cancel-safe.
+    pub async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+        loop {
+            match self.listener.accept().await {
+                Ok(accepted) => {
+                    if std::mem::take(&mut self.short) {
+                        tracing::info!("accepting connections again");
+                    }
+                    return accepted;
+                }
+                Err(error) if is_of_the_peer(&error) => {}
+                Err(error) => {
+                    if !std::mem::replace(&mut self.short, true) {
+                        tracing::error!(%error, "cannot accept connections; trying again until it works");
+                    }
+                    tokio::time::sleep(SHORTAGE_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// A connection that the kernel has completed already, without waiting for another.
+    pub async fn accept_waiting(&mut self) -> Option<(TcpStream, SocketAddr)> {
+        poll_fn(|cx| match self.listener.poll_accept(cx) {
+            Poll::Ready(Ok(accepted)) => Poll::Ready(Some(accepted)),
+            Poll::Ready(Err(_)) | Poll::Pending => Poll::Ready(None),
+        })
+        .await
+    }
+}
+
+/// Errors that concern one connection which went away between SYN and accept.
+fn is_of_the_peer(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}

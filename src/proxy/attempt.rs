@@ -1,0 +1,166 @@
+//! One try of one request at one endpoint. Whether there is another is decided in proxy/exchange.rs.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    rc::Rc,
+    sync::Arc,
+    task::Poll,
+};
+
+use http::{HeaderValue, Method, Request, Response, Version, request::Parts};
+use hyper::{body::Incoming, client::conn::TrySendError};
+use tokio::sync::oneshot;
+
+use super::{
+    body::{Lease, RequestBody},
+    deadline::Deadline,
+    error::ProxyError,
+    headers,
+    pool::{EndpointPool, H1Lease, H2Lease, TunnelParts},
+    record::RequestRecord,
+};
+use crate::snapshot::{Cluster, InFlight, Protocol};
+
+/// A request on its way up, in a form that can be sent again where that is safe.
+pub(crate) struct Outgoing {
+    /// Cleaned head. Taken by the last attempt that may need it.
+    pub(crate) head: Parts,
+    pub(crate) method: Method,
+    /// Taken when it is sent; back again if it surely was not.
+    pub(crate) body: Option<RequestBody>,
+    pub(crate) authority: HeaderValue,
+    pub(crate) upgrade: Option<HeaderValue>,
+    pub(crate) wants_trailers: bool,
+    /// The client speaks HTTP/2.
+    pub(crate) from_http2: bool,
+    /// Another attempt may follow after bytes were sent: the head must be kept.
+    pub(crate) keep: bool,
+}
+
+/// The head of a response, and what its body needs.
+pub(crate) struct Answer {
+    pub(crate) response: Response<Incoming>,
+    pub(crate) lease: Lease,
+    /// Set when the request asked to switch protocols.
+    pub(crate) tunnel: Option<oneshot::Receiver<TunnelParts>>,
+    pub(crate) in_flight: Option<InFlight>,
+}
+
+/// Tries once. Dropping the future cancels the request at the endpoint.
+pub(crate) async fn run(
+    pool: &Rc<EndpointPool>,
+    cluster: &Arc<Cluster>,
+    outgoing: &mut Outgoing,
+    deadline: &mut Deadline,
+    record: &mut RequestRecord,
+) -> Result<Answer, ProxyError> {
+    match protocol(cluster.params.protocol, outgoing) {
+        Version::HTTP_2 => run_http2(pool, cluster, outgoing, deadline, record).await,
+        _ => run_http1(pool, cluster, outgoing, deadline, record).await,
+    }
+}
+
+fn protocol(configured: Protocol, outgoing: &Outgoing) -> Version {
+    match configured {
+        // Switching protocols exists only in HTTP/1.1.
+        _ if outgoing.upgrade.is_some() => Version::HTTP_11,
+        Protocol::Auto if outgoing.from_http2 => Version::HTTP_2,
+        Protocol::Http2 => Version::HTTP_2,
+        Protocol::Auto | Protocol::Http1 => Version::HTTP_11,
+    }
+}
+
+async fn run_http1(
+    pool: &Rc<EndpointPool>,
+    cluster: &Arc<Cluster>,
+    outgoing: &mut Outgoing,
+    deadline: &mut Deadline,
+    record: &mut RequestRecord,
+) -> Result<Answer, ProxyError> {
+    let mut lease = within(deadline, H1Lease::checkout(pool, cluster)).await??;
+    let mut request = take(outgoing);
+    let (mut head, body) = request.into_parts();
+    headers::address_http1(&mut head, &outgoing.authority, outgoing.upgrade.as_ref());
+    request = Request::from_parts(head, body);
+    let tunnel = outgoing.upgrade.is_some().then(|| lease.expect_tunnel());
+    record.sent_up();
+    let sent = lease.sender().try_send_request(request);
+    let response = match within(deadline, sent).await? {
+        Ok(response) => response,
+        Err(error) => return Err(failed(error, outgoing, lease.is_reused())),
+    };
+    record.head_came(response.status());
+    Ok(Answer {
+        response,
+        lease: Lease::Http1(lease, cluster.params.limits.clone()),
+        tunnel,
+        in_flight: None,
+    })
+}
+
+async fn run_http2(
+    pool: &Rc<EndpointPool>,
+    cluster: &Arc<Cluster>,
+    outgoing: &mut Outgoing,
+    deadline: &mut Deadline,
+    record: &mut RequestRecord,
+) -> Result<Answer, ProxyError> {
+    let lease = within(deadline, H2Lease::checkout(pool, cluster)).await??;
+    let (mut head, body) = take(outgoing).into_parts();
+    let service = &cluster.params.name;
+    headers::address_http2(&mut head, &outgoing.authority, service, outgoing.wants_trailers)
+        .map_err(ProxyError::bad_rewrite)?;
+    record.sent_up();
+    let sent = lease.sender().try_send_request(Request::from_parts(head, body));
+    let response = match within(deadline, sent).await? {
+        Ok(response) => response,
+        Err(error) => return Err(failed(error, outgoing, lease.is_reused())),
+    };
+    record.head_came(response.status());
+    Ok(Answer { response, lease: Lease::Http2(lease), tunnel: None, in_flight: None })
+}
+
+fn take(outgoing: &mut Outgoing) -> Request<RequestBody> {
+    let body = outgoing.body.take().unwrap_or(RequestBody::Empty);
+    if !outgoing.keep {
+        return Request::from_parts(std::mem::replace(&mut outgoing.head, empty_head()), body);
+    }
+    if let RequestBody::Again(replay) = &body {
+        outgoing.body = replay.again().map(RequestBody::Again);
+    } else {
+        outgoing.body = Some(RequestBody::Empty);
+    }
+    Request::from_parts(outgoing.head.clone(), body)
+}
+
+fn failed(
+    mut error: TrySendError<Request<RequestBody>>,
+    outgoing: &mut Outgoing,
+    reused: bool,
+) -> ProxyError {
+    let unsent = error.take_message();
+    let untouched = unsent.is_some();
+    if let Some(request) = unsent {
+        let (head, body) = request.into_parts();
+        outgoing.head = head;
+        outgoing.body = Some(body);
+    }
+    ProxyError::exchange(error.into_error(), untouched, reused)
+}
+
+fn empty_head() -> Parts {
+    Request::new(()).into_parts().0
+}
+
+/// Waits for `work`, at most until the request's time is up.
+async fn within<T>(deadline: &mut Deadline, work: impl Future<Output = T>) -> Result<T, ProxyError> {
+    let mut work = pin!(work);
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = work.as_mut().poll(cx) {
+            return Poll::Ready(Ok(done));
+        }
+        deadline.poll(cx).map(|()| Err(ProxyError::timeout()))
+    })
+    .await
+}

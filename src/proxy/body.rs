@@ -1,0 +1,347 @@
+//! Bodies on their way through: requests that may have to be sent twice, responses that give their connection
+//! back and are recorded when they end. Nothing is collected: frames pass one at a time, and whoever does not
+//! read stops whoever writes.
+
+use std::{
+    cell::{Cell, RefCell},
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::{
+    deadline::Deadline,
+    error::BoxError,
+    headers,
+    pool::{H1Lease, H2Lease},
+    record::RequestRecord,
+};
+use crate::{
+    rt::clock,
+    snapshot::InFlight,
+    types::{Flag, Mono},
+};
+
+/// Request bodies up to this size are kept until the response begins, so that they can be sent again
+/// (linkerd2-proxy's limit).
+const REPLAY_LIMIT: usize = 64 * 1024;
+
+/// What became of a request body so far. Shared by the body, which hyper owns, and the exchange.
+#[derive(Default)]
+pub(crate) struct Upload {
+    bytes: Cell<u64>,
+    last: Cell<Mono>,
+    ended: Cell<Option<Mono>>,
+    fault: Cell<Option<UploadFault>>,
+    waiting: RefCell<Option<Waker>>,
+}
+
+/// Why a body did not come to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UploadFault {
+    /// The client stopped sending.
+    TimedOut,
+    /// The client broke off, or its framing did.
+    Broken,
+}
+
+impl UploadFault {
+    fn of(error: &hyper::Error) -> Self {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+        while let Some(error) = cause {
+            let io = error.downcast_ref::<std::io::Error>();
+            if io.is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut) {
+                return Self::TimedOut;
+            }
+            cause = error.source();
+        }
+        Self::Broken
+    }
+}
+
+impl Upload {
+    /// When the last byte came; `None` if it has not.
+    pub(crate) fn ended(&self) -> Option<Mono> {
+        self.ended.get()
+    }
+
+    /// When something last came.
+    pub(crate) fn last(&self) -> Mono {
+        self.last.get()
+    }
+
+    /// Why reading it from the client failed; `None` if it did not.
+    pub(crate) fn fault(&self) -> Option<UploadFault> {
+        self.fault.get()
+    }
+
+    /// Bytes that came.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.get()
+    }
+
+    /// Silence counts from `now` on.
+    pub(crate) fn begin(&self, now: Mono) {
+        self.last.set(now);
+    }
+
+    /// Counts bytes that went another way (a tunnel).
+    pub(crate) fn add(&self, bytes: u64) {
+        self.bytes.set(self.bytes.get() + bytes);
+    }
+
+    /// Wakes `waker` when the upload ends or fails.
+    pub(crate) fn wake_at_end(&self, waker: &Waker) {
+        let mut waiting = self.waiting.borrow_mut();
+        if !waiting.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *waiting = Some(waker.clone());
+        }
+    }
+
+    fn passed(&self, frame: Option<&Result<Frame<Bytes>, hyper::Error>>, at_end: bool) {
+        let now = clock::now();
+        self.last.set(now);
+        match frame {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    self.bytes.set(self.bytes.get() + data.len() as u64);
+                }
+            }
+            Some(Err(error)) => self.fault.set(Some(UploadFault::of(error))),
+            None => {}
+        }
+        if (at_end || frame.is_none() || self.fault.get().is_some()) && self.ended.get().is_none() {
+            self.ended.set(Some(now));
+            if let Some(waker) = self.waiting.take() {
+                waker.wake();
+            }
+        }
+    }
+}
+
+/// Body of a request on its way up.
+pub(crate) enum RequestBody {
+    /// Nothing.
+    Empty,
+    /// Passed on as it comes; can be sent once.
+    Once(Incoming, Rc<Upload>),
+    /// Passed on as it comes and kept, up to a limit, to be sent again.
+    Again(Replay),
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Once(incoming, upload) => {
+                let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+                upload.passed(frame.as_ref(), incoming.is_end_stream());
+                Poll::Ready(frame.map(|frame| frame.map(headers::clean_trailers).map_err(Into::into)))
+            }
+            Self::Again(replay) => replay.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Once(incoming, _) => incoming.is_end_stream(),
+            Self::Again(replay) => replay.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Once(incoming, _) => incoming.size_hint(),
+            Self::Again(replay) => replay.size,
+        }
+    }
+}
+
+/// A body that remembers what it has sent.
+pub(crate) struct Replay {
+    source: Rc<RefCell<Source>>,
+    upload: Rc<Upload>,
+    size: SizeHint,
+    next: usize,
+}
+
+struct Source {
+    incoming: Incoming,
+    kept: Vec<Bytes>,
+    kept_bytes: usize,
+    /// More than the limit came, or trailers did: `kept` is not the whole any more.
+    overflowed: bool,
+}
+
+impl Replay {
+    /// Wraps `incoming`, of which nothing has been read yet.
+    pub(crate) fn new(incoming: Incoming, upload: Rc<Upload>) -> Self {
+        let size = incoming.size_hint();
+        let source = Source { incoming, kept: Vec::new(), kept_bytes: 0, overflowed: false };
+        Self { source: Rc::new(RefCell::new(source)), upload, size, next: 0 }
+    }
+
+    /// The same body from its beginning, if all that was sent of it is still known.
+    pub(crate) fn again(&self) -> Option<Self> {
+        let known = !self.source.borrow().overflowed && self.upload.fault().is_none();
+        known.then(|| Self {
+            source: Rc::clone(&self.source),
+            upload: Rc::clone(&self.upload),
+            size: self.size,
+            next: 0,
+        })
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let source = &mut *self.source.borrow_mut();
+        if let Some(kept) = source.kept.get(self.next) {
+            self.next += 1;
+            return Poll::Ready(Some(Ok(Frame::data(kept.clone()))));
+        }
+        let frame = ready!(Pin::new(&mut source.incoming).poll_frame(cx));
+        self.upload.passed(frame.as_ref(), source.incoming.is_end_stream());
+        if let Some(Ok(frame)) = &frame {
+            match frame.data_ref() {
+                Some(data) if !source.overflowed && source.kept_bytes + data.len() <= REPLAY_LIMIT => {
+                    source.kept_bytes += data.len();
+                    source.kept.push(data.clone());
+                    self.next += 1;
+                }
+                Some(_) | None => {
+                    source.overflowed = true;
+                    source.kept = Vec::new();
+                    self.next = 0;
+                }
+            }
+        }
+        Poll::Ready(frame.map(|frame| frame.map(headers::clean_trailers).map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let source = self.source.borrow();
+        self.next >= source.kept.len() && source.incoming.is_end_stream()
+    }
+}
+
+/// The connection that a response comes on.
+pub(crate) enum Lease {
+    /// HTTP/1: ours alone until the response ends.
+    Http1(H1Lease, crate::snapshot::Limits),
+    /// HTTP/2: one place of many.
+    Http2(#[expect(dead_code, reason = "held for its drop, which frees the place")] H2Lease),
+}
+
+/// Body of a response on its way down.
+pub(crate) enum ResponseBody {
+    /// Made by the proxy.
+    Local(
+        Option<Bytes>,
+        #[expect(dead_code, reason = "written down when dropped")] Option<Box<RequestRecord>>,
+    ),
+    /// Comes from an endpoint.
+    Upstream(Box<UpstreamBody>),
+}
+
+/// A response body with everything that must happen when it ends, however it ends.
+pub(crate) struct UpstreamBody {
+    pub(crate) incoming: Incoming,
+    pub(crate) lease: Option<Lease>,
+    pub(crate) record: Box<RequestRecord>,
+    pub(crate) deadline: Deadline,
+    pub(crate) in_flight: Option<InFlight>,
+}
+
+impl UpstreamBody {
+    /// The response is complete: the connection goes back to its pool.
+    fn complete(&mut self) {
+        self.record.complete();
+        self.in_flight = None;
+        match self.lease.take() {
+            // An HTTP/1 connection is only clean if the request went out completely too; hyper sees to that:
+            // it does not become ready before.
+            Some(Lease::Http1(lease, limits)) => lease.release(&limits, clock::now()),
+            Some(Lease::Http2(_)) | None => {}
+        }
+    }
+
+    fn fail(&mut self, flag: Flag) {
+        self.record.fail(flag);
+        self.lease = None;
+        self.in_flight = None;
+    }
+}
+
+impl Drop for UpstreamBody {
+    fn drop(&mut self) {
+        if self.lease.is_some() {
+            // hyper stops asking once it has written as many bytes as the head announced.
+            if self.incoming.is_end_stream() {
+                self.complete();
+            } else {
+                self.fail(Flag::DownstreamClosed);
+            }
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.get_mut() {
+            Self::Local(bytes, _) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Upstream(body) => match Pin::new(&mut body.incoming).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    body.record.passed(&frame);
+                    body.deadline.progress();
+                    Poll::Ready(Some(Ok(headers::clean_trailers(frame))))
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    body.fail(Flag::UpstreamReset);
+                    Poll::Ready(Some(Err(error.into())))
+                }
+                Poll::Ready(None) => {
+                    body.complete();
+                    Poll::Ready(None)
+                }
+                Poll::Pending => {
+                    ready!(body.deadline.poll(cx));
+                    body.fail(Flag::UpstreamTimeout);
+                    Poll::Ready(Some(Err("the time of the request is up".into())))
+                }
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Local(bytes, _) => bytes.is_none(),
+            Self::Upstream(body) => body.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Local(bytes, _) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            Self::Upstream(body) => body.incoming.size_hint(),
+        }
+    }
+}

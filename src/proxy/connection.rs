@@ -1,0 +1,155 @@
+//! One connection of a client, from accept to close: detect the protocol, let hyper serve it, tunnel if a request
+//! asked for it.
+
+use std::{
+    cell::Cell,
+    future::{Future, poll_fn},
+    net::SocketAddr,
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::{
+    ListenersParams, codec, exchange,
+    framing::{ConnState, Detected, GuardedIo},
+    gauge::Raised,
+    tunnel::{self, TunnelPlan},
+    worker::Worker,
+};
+use crate::{
+    rt::Phase,
+    telemetry::metrics::{ConnectionProtocol, ListenerOutcome},
+    types::Direction,
+};
+
+/// What all requests of one client connection share.
+pub(crate) struct Downstream {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) side: Direction,
+    pub(crate) peer: SocketAddr,
+    pub(crate) state: Rc<ConnState>,
+    /// Limits as they were when the connection was accepted.
+    pub(crate) limits: Arc<ListenersParams>,
+    tunnel: Cell<Option<Box<TunnelPlan>>>,
+}
+
+impl Downstream {
+    /// The connection becomes a tunnel as soon as the 101 is written.
+    pub(crate) fn open_tunnel(&self, plan: TunnelPlan) {
+        self.tunnel.set(Some(Box::new(plan)));
+    }
+
+    /// Waits for the moment when everything that still runs is dropped.
+    pub(crate) async fn stopped(&self) {
+        self.worker.drain.clone().reached(Phase::Stopped).await;
+    }
+}
+
+/// Serves one accepted connection to its end.
+pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, side: Direction) {
+    // Without it the last small segment of an answer waits for the client's delayed ACK.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "connection died before it was served");
+        return;
+    }
+    let limits = worker.limits.load();
+    let state = ConnState::new(Rc::clone(&worker.clock));
+    if worker.drain.phase() >= Phase::Draining {
+        state.request_graceful();
+    }
+    worker.sweeper.watch(&state, &limits);
+    let downstream = Rc::new(Downstream {
+        worker: Rc::clone(&worker),
+        side,
+        peer,
+        state: Rc::clone(&state),
+        limits: Arc::clone(&limits),
+        tunnel: Cell::new(None),
+    });
+    let mut io = GuardedIo::new(stream, Rc::clone(&state), limits.head_limits());
+    let metrics = worker.listener_metrics(side);
+    match io.detect().await {
+        Ok(Detected::Http1) => {
+            metrics.opened(ConnectionProtocol::Http1, ListenerOutcome::Accepted);
+            let _open = Raised::new(metrics.open(ConnectionProtocol::Http1));
+            serve_http1(downstream, io).await;
+        }
+        Ok(Detected::Http2) => {
+            metrics.opened(ConnectionProtocol::Http2, ListenerOutcome::Accepted);
+            let _open = Raised::new(metrics.open(ConnectionProtocol::Http2));
+            serve_http2(downstream, io).await;
+        }
+        Ok(Detected::Closed) | Err(_) => {
+            metrics.opened(ConnectionProtocol::Unknown, ListenerOutcome::Error);
+        }
+    }
+}
+
+async fn serve_http1(downstream: Rc<Downstream>, io: GuardedIo<TcpStream>) {
+    let state = Rc::clone(&downstream.state);
+    let shared = Rc::clone(&downstream);
+    // Boxed for each request, so that an idle connection does not hold room for a request.
+    let service = service_fn(move |request| Box::pin(exchange::serve(Rc::clone(&shared), request)));
+    let mut driver = codec::h1_server(&downstream.limits).serve_connection(TokioIo::new(io), service);
+    let mut leaving = false;
+    let served = poll_fn(|cx| {
+        let polled = Pin::new(&mut driver).poll(cx);
+        // Told while a request runs, its response says `Connection: close`. A client that is idle may be sending
+        // at this very moment: it is told with its next response, or cut by the sweeper after a while.
+        if !leaving && state.wants_graceful() && state.active_requests() > 0 {
+            leaving = true;
+            Pin::new(&mut driver).graceful_shutdown();
+        }
+        polled
+    })
+    .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, peer = %downstream.peer, "connection ended");
+        return;
+    }
+    let parts = driver.into_parts();
+    let mut io = parts.io.into_inner();
+    match downstream.tunnel.take() {
+        Some(plan) => {
+            let early = join(parts.read_buf, io.take_leftover());
+            io.start_tunnel();
+            tunnel::run(&downstream, io, early, *plan).await;
+        }
+        None => io.close().await,
+    }
+}
+
+async fn serve_http2(downstream: Rc<Downstream>, io: GuardedIo<TcpStream>) {
+    let state = Rc::clone(&downstream.state);
+    let shared = Rc::clone(&downstream);
+    let service = service_fn(move |request| Box::pin(exchange::serve(Rc::clone(&shared), request)));
+    let mut driver = pin!(codec::h2_server(&downstream.limits).serve_connection(TokioIo::new(io), service));
+    let mut leaving = false;
+    let served = poll_fn(|cx| {
+        if !leaving && state.poll_graceful_wanted(cx).is_ready() {
+            leaving = true;
+            driver.as_mut().graceful_shutdown();
+        }
+        driver.as_mut().poll(cx)
+    })
+    .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, peer = %downstream.peer, "connection ended");
+    }
+}
+
+fn join(first: Bytes, second: Vec<u8>) -> Bytes {
+    if second.is_empty() {
+        return first;
+    }
+    let mut joined = Vec::with_capacity(first.len() + second.len());
+    joined.extend_from_slice(&first);
+    joined.extend_from_slice(&second);
+    joined.into()
+}

@@ -1,0 +1,146 @@
+//! What can go wrong with one request, on whose side, and whether it may have been processed.
+
+use std::{error::Error as StdError, fmt};
+
+use http::StatusCode;
+
+use crate::{net::DialError, policy::retry::Failure, telemetry::metrics::RetryReason, types::Flag};
+
+/// Nothing that another endpoint could do better, or too late for it.
+const FINAL: Failure = Failure::ResponseStarted;
+
+/// Error type of bodies that hyper carries for us.
+pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// A request that ended without a complete answer of the endpoint. Says, when it is made, whose fault it is.
+#[derive(Debug)]
+pub(crate) struct ProxyError {
+    pub(crate) flag: Flag,
+    pub(crate) status: StatusCode,
+    /// Error type of RFC 9209 §2.3.
+    pub(crate) token: &'static str,
+    /// What surely is, or is not, processed.
+    pub(crate) failure: Failure,
+    /// A pooled connection turned out to be dead before anything was written to it.
+    pub(crate) was_stale: bool,
+    source: Option<BoxError>,
+}
+
+impl ProxyError {
+    fn new(flag: Flag, status: StatusCode, token: &'static str, failure: Failure) -> Self {
+        Self { flag, status, token, failure, was_stale: false, source: None }
+    }
+
+    fn because(mut self, source: impl Into<BoxError>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// No connection to the endpoint; nothing was sent.
+    pub(crate) fn dial(error: DialError) -> Self {
+        let (status, token) = match &error {
+            DialError::Refused(_) => (StatusCode::BAD_GATEWAY, "connection_refused"),
+            DialError::TimedOut(_) => (StatusCode::GATEWAY_TIMEOUT, "connection_timeout"),
+        };
+        Self::new(Flag::UpstreamConnect, status, token, Failure::NothingSent).because(error)
+    }
+
+    /// The connection was made, but HTTP could not be started on it; nothing was sent.
+    pub(crate) fn handshake(error: hyper::Error) -> Self {
+        let status = StatusCode::BAD_GATEWAY;
+        Self::new(Flag::UpstreamConnect, status, "connection_terminated", Failure::NothingSent).because(error)
+    }
+
+    /// Someone else's attempt to connect, which this request waited for, failed.
+    pub(crate) fn shared_dial() -> Self {
+        let status = StatusCode::BAD_GATEWAY;
+        Self::new(Flag::UpstreamConnect, status, "connection_refused", Failure::NothingSent)
+    }
+
+    /// The pool is full, and so is its queue, or the wait in it was too long.
+    pub(crate) fn overflow() -> Self {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self::new(Flag::UpstreamOverflow, status, "connection_limit_reached", FINAL)
+    }
+
+    /// No endpoint that may be used.
+    pub(crate) fn no_endpoint() -> Self {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self::new(Flag::NoHealthyEndpoint, status, "destination_unavailable", FINAL)
+    }
+
+    /// The exchange failed before a response head came; `unsent` if hyper gave the request back untouched.
+    pub(crate) fn exchange(error: hyper::Error, unsent: bool, reused: bool) -> Self {
+        let failure = match unsent {
+            true => Failure::NothingSent,
+            false if is_refused_stream(&error) => Failure::Unprocessed,
+            false => Failure::NoResponseByte,
+        };
+        let token = if error.is_parse() || error.is_parse_status() || error.is_parse_too_large() {
+            "http_protocol_error"
+        } else {
+            "connection_terminated"
+        };
+        // What came back and could not be read is an answer: the request has been processed.
+        let failure = if token == "http_protocol_error" { FINAL } else { failure };
+        let mut made = Self::new(Flag::UpstreamReset, StatusCode::BAD_GATEWAY, token, failure).because(error);
+        made.was_stale = unsent && reused;
+        made
+    }
+
+    /// The time of the whole request is up.
+    pub(crate) fn timeout() -> Self {
+        let status = StatusCode::GATEWAY_TIMEOUT;
+        Self::new(Flag::UpstreamTimeout, status, "http_response_timeout", Failure::TimedOut)
+    }
+
+    /// The endpoint switched protocols in a way that was not asked for.
+    pub(crate) fn bad_upgrade() -> Self {
+        let status = StatusCode::BAD_GATEWAY;
+        Self::new(Flag::UpstreamReset, status, "http_upgrade_failed", FINAL)
+    }
+
+    /// The rewritten target or host cannot be sent.
+    pub(crate) fn bad_rewrite(error: impl Into<BoxError>) -> Self {
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        Self::new(Flag::Internal, status, "proxy_configuration_error", FINAL).because(error)
+    }
+}
+
+impl ProxyError {
+    /// Why another attempt follows, for the metric.
+    pub(crate) fn retry_reason(&self) -> RetryReason {
+        match (self.flag, self.failure) {
+            (Flag::UpstreamConnect, _) => RetryReason::Connect,
+            (_, Failure::Unprocessed) => RetryReason::Refused,
+            (Flag::UpstreamTimeout, _) => RetryReason::Timeout,
+            _ => RetryReason::Reset,
+        }
+    }
+}
+
+impl fmt::Display for ProxyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.token)?;
+        let mut cause = self.source.as_ref().map(|source| &**source as &dyn StdError);
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+/// RST_STREAM with REFUSED_STREAM, or GOAWAY below the stream: the endpoint promises it processed nothing
+/// (RFC 9113 §8.7).
+fn is_refused_stream(error: &hyper::Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            return error.reason() == Some(h2::Reason::REFUSED_STREAM)
+                || (error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR));
+        }
+        cause = error.source();
+    }
+    false
+}

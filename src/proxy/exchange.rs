@@ -1,0 +1,332 @@
+//! One request from head to head: clean, route, choose, try, perhaps try once more, answer. The response body
+//! goes on by itself (proxy/body.rs); what is written down at the end is in proxy/record.rs.
+
+use std::{convert::Infallible, rc::Rc, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request::Parts};
+use http_body::Body;
+use hyper::body::Incoming;
+
+use super::{
+    attempt::{self, Answer, Outgoing},
+    body::{Replay, RequestBody, ResponseBody, Upload, UploadFault, UpstreamBody},
+    connection::Downstream,
+    deadline::Deadline,
+    error::ProxyError,
+    framing::REJECT_METHOD,
+    headers::{self, Refused, RequestFacts},
+    record::RequestRecord,
+    reply::{self, Reason},
+    tunnel::TunnelPlan,
+};
+use crate::{
+    policy::{
+        balance::{BalanceParams, hash_key},
+        retry,
+        route::{self, RequestOrigin, RequestView, pick_target},
+    },
+    rt::clock,
+    snapshot::{Cluster, Forward, MeshSnapshot, Route, RouteAction},
+    telemetry::{request_id, trace},
+    types::Direction,
+};
+
+/// Serves one request. Never fails: what goes wrong becomes a response that says whose fault it was. Dropping the
+/// future (the client went away) cancels the request at the endpoint.
+pub(crate) async fn serve(
+    downstream: Rc<Downstream>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let (mut head, body) = request.into_parts();
+    let mut record = RequestRecord::begin(&downstream, &head, clock::now());
+    if head.method.as_str() == REJECT_METHOD {
+        return Ok(answer_reject(&downstream, record));
+    }
+    let snapshot = downstream.worker.snapshot.load();
+    let facts = match headers::clean_request(&mut head, downstream.side) {
+        Ok(facts) => facts,
+        Err(refused) => {
+            record.count_in(&snapshot.unrouted);
+            downstream.worker.listener_metrics(downstream.side).rejected(refused.reason);
+            return Ok(reply::answer(&Reason::refused(refused), record));
+        }
+    };
+    identify(&downstream, &snapshot, &mut head, &facts, &mut record);
+    let Some(route) = find_route(&downstream, &snapshot, &head, &facts) else {
+        record.count_in(&snapshot.unrouted);
+        return Ok(reply::answer(&Reason::no_route(), record));
+    };
+    route.hit();
+    match &route.action {
+        RouteAction::Forward(forward) => {
+            Ok(self::forward(downstream, &route, forward, head, facts, body, record).await)
+        }
+        RouteAction::Direct(direct, metrics) => {
+            record.routed(&route, None);
+            record.count_in(metrics);
+            let mut response = reply::configured(direct.status, None, direct.body.clone(), record);
+            route.response_headers.apply(response.headers_mut());
+            Ok(response)
+        }
+        RouteAction::Redirect(redirect, metrics) => {
+            record.routed(&route, None);
+            record.count_in(metrics);
+            let host = String::from_utf8_lossy(facts.authority.as_bytes());
+            let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+            let origin = RequestOrigin { scheme: "http", authority: &host, path_and_query: target };
+            let Ok(location) = route::redirect_location(redirect, &route.path, &origin) else {
+                let refused = Refused { status: StatusCode::BAD_REQUEST, reason: "host" };
+                return Ok(reply::answer(&Reason::refused(refused), record));
+            };
+            let mut response = reply::configured(redirect.status, Some(location), Bytes::new(), record);
+            route.response_headers.apply(response.headers_mut());
+            Ok(response)
+        }
+    }
+}
+
+/// The guard found the request unfit and put this one in its place.
+fn answer_reject(downstream: &Rc<Downstream>, mut record: Box<RequestRecord>) -> Response<ResponseBody> {
+    let snapshot = downstream.worker.snapshot.load();
+    record.count_in(&snapshot.unrouted);
+    let reject = record.active().reject();
+    let (status, reason) = reject.map_or((400, "unknown"), |reject| (reject.status, reject.reason.as_str()));
+    downstream.worker.listener_metrics(downstream.side).rejected(reason);
+    reply::answer(&Reason::rejected(status, reason), record)
+}
+
+fn identify(
+    downstream: &Downstream,
+    snapshot: &MeshSnapshot,
+    head: &mut Parts,
+    facts: &RequestFacts,
+    record: &mut RequestRecord,
+) {
+    let rng = &mut *downstream.worker.rng.borrow_mut();
+    let id = request_id::ensure(&mut head.headers, clock::wall(), rng);
+    let trace = trace::propagate(&mut head.headers, &snapshot.propagation, rng);
+    record.identify(facts.authority.clone(), id, trace);
+}
+
+fn find_route(
+    downstream: &Downstream,
+    snapshot: &MeshSnapshot,
+    head: &Parts,
+    facts: &RequestFacts,
+) -> Option<Arc<Route>> {
+    match downstream.side {
+        Direction::Inbound => Some(Arc::clone(&snapshot.inbound.route)),
+        Direction::Outbound => {
+            let view = view(head, &facts.authority);
+            snapshot.table.find(&view).and_then(|index| snapshot.routes.get(index)).map(Arc::clone)
+        }
+    }
+}
+
+fn view<'a>(head: &'a Parts, authority: &'a HeaderValue) -> RequestView<'a> {
+    RequestView {
+        host: route::host_without_port(authority.to_str().unwrap_or_default()),
+        path: head.uri.path(),
+        query: head.uri.query(),
+        method: &head.method,
+        headers: &head.headers,
+    }
+}
+
+async fn forward(
+    downstream: Rc<Downstream>,
+    route: &Arc<Route>,
+    forward: &Forward,
+    mut head: Parts,
+    facts: RequestFacts,
+    body: Incoming,
+    mut record: Box<RequestRecord>,
+) -> Response<ResponseBody> {
+    let worker = &downstream.worker;
+    let chosen = if forward.shares.len() == 1 {
+        0
+    } else {
+        let roll = worker.rng.borrow_mut().u32(0..forward.total_weight.max(1));
+        pick_target(&forward.shares, roll)
+    };
+    let (cluster, metrics) = &forward.clusters[chosen];
+    record.routed(route, Some(&cluster.params.name));
+    record.count_in(metrics);
+
+    let key = match &cluster.params.balance {
+        BalanceParams::RingHash { hash_on } => {
+            hash_key(hash_on, &view(&head, &facts.authority), downstream.peer.ip())
+        }
+        _ => None,
+    };
+    let mut authority = facts.authority;
+    if let Err(error) = rewrite(forward, route, &mut head, &mut authority) {
+        return reply::answer(&Reason::from(&error), record);
+    }
+    route.request_headers.apply(&mut head.headers);
+
+    let (body, upload) = request_body(body, &head.method);
+    if let Some(upload) = &upload {
+        record.uploads(Rc::clone(upload));
+    }
+    let replayable = matches!(body, RequestBody::Empty | RequestBody::Again(_));
+    let mut outgoing = Outgoing {
+        keep: replayable && head.method.is_idempotent(),
+        from_http2: head.version == Version::HTTP_2,
+        upgrade: facts.upgrade,
+        wants_trailers: facts.wants_trailers,
+        method: head.method.clone(),
+        body: Some(body),
+        authority,
+        head,
+    };
+    outgoing.head.extensions.clear();
+    let idle = downstream.limits.stream_idle_timeout;
+    let mut deadline = Deadline::new(route.timeout, idle, clock::now(), upload.clone());
+    let tried = try_endpoints(&downstream, cluster, &mut outgoing, key, &mut deadline, &mut record).await;
+    match tried {
+        Ok(answer) => deliver(&downstream, route, answer, &outgoing, deadline, record),
+        Err(error) => {
+            if let Some(fault) = upload.and_then(|upload| upload.fault()) {
+                return answer_bad_body(&downstream, fault, record);
+            }
+            tracing::debug!(service = %cluster.params.name, %error, "request failed");
+            reply::answer(&Reason::from(&error), record)
+        }
+    }
+}
+
+fn rewrite(
+    forward: &Forward,
+    route: &Route,
+    head: &mut Parts,
+    authority: &mut HeaderValue,
+) -> Result<(), ProxyError> {
+    if let Some(host) = &forward.rewrite.host {
+        *authority = host.clone();
+    }
+    let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+    let rewritten =
+        route::rewrite_target(&forward.rewrite, &route.path, target).map_err(ProxyError::bad_rewrite)?;
+    if let Some(target) = rewritten {
+        head.uri = target.into();
+    }
+    Ok(())
+}
+
+fn request_body(body: Incoming, method: &Method) -> (RequestBody, Option<Rc<Upload>>) {
+    if body.is_end_stream() {
+        return (RequestBody::Empty, None);
+    }
+    let upload = Rc::new(Upload::default());
+    upload.begin(clock::now());
+    let body = if method.is_idempotent() {
+        RequestBody::Again(Replay::new(body, Rc::clone(&upload)))
+    } else {
+        RequestBody::Once(body, Rc::clone(&upload))
+    };
+    (body, Some(upload))
+}
+
+/// Tries endpoints until one answers, or trying again is not safe or not sensible.
+async fn try_endpoints(
+    downstream: &Rc<Downstream>,
+    cluster: &Arc<Cluster>,
+    outgoing: &mut Outgoing,
+    key: Option<u64>,
+    deadline: &mut Deadline,
+    record: &mut RequestRecord,
+) -> Result<Answer, ProxyError> {
+    let worker = &downstream.worker;
+    let mut tried: [usize; retry::MAX_ATTEMPTS as usize] = [usize::MAX; retry::MAX_ATTEMPTS as usize];
+    let mut attempts = 0;
+    let mut stale = false;
+    let mut last: Option<ProxyError> = None;
+    loop {
+        let picked = {
+            let rng = &mut *worker.rng.borrow_mut();
+            let seen = &tried[..attempts as usize];
+            match cluster.balancer.pick(&cluster.endpoints, seen, key, rng) {
+                // With a single endpoint, the same one on a fresh connection is better than nothing.
+                None => cluster.balancer.pick(&cluster.endpoints, &[], key, rng),
+                picked => picked,
+            }
+        };
+        let Some(index) = picked else { return Err(last.unwrap_or_else(ProxyError::no_endpoint)) };
+        let endpoint = &cluster.endpoints[index];
+        record.attempt(endpoint);
+        let in_flight = endpoint.enter();
+        let pool = worker.pools.of(endpoint, cluster);
+        let error = match attempt::run(&pool, cluster, outgoing, deadline, record).await {
+            Ok(mut answer) => {
+                answer.in_flight = Some(in_flight);
+                return Ok(answer);
+            }
+            Err(error) => error,
+        };
+        drop(in_flight);
+        // A pooled connection that had died in silence costs nothing to try again, as often as there are such.
+        if error.was_stale && !stale {
+            stale = true;
+        } else {
+            tried[attempts as usize] = index;
+            attempts += 1;
+        }
+        let again = outgoing.body.is_some()
+            && attempts < retry::MAX_ATTEMPTS
+            && retry::may_try_again(error.failure, &outgoing.method, true, attempts);
+        if !again {
+            return Err(error);
+        }
+        record.retried(error.retry_reason());
+        last = Some(error);
+    }
+}
+
+/// Turns the endpoint's answer into ours.
+fn deliver(
+    downstream: &Rc<Downstream>,
+    route: &Route,
+    answer: Answer,
+    outgoing: &Outgoing,
+    deadline: Deadline,
+    mut record: Box<RequestRecord>,
+) -> Response<ResponseBody> {
+    let Answer { response, lease, tunnel, in_flight } = answer;
+    let (mut head, incoming) = response.into_parts();
+    let switching = head.status == StatusCode::SWITCHING_PROTOCOLS;
+    headers::clean_response(&mut head, switching);
+    route.response_headers.apply(&mut head.headers);
+    record.head_sent();
+    if switching {
+        let Some(tunnel) = tunnel else {
+            return reply::answer(&Reason::from(&ProxyError::bad_upgrade()), record);
+        };
+        if !record.active().grant_upgrade() {
+            return reply::answer(&Reason::from(&ProxyError::bad_upgrade()), record);
+        }
+        downstream.open_tunnel(TunnelPlan { upstream: tunnel, lease, in_flight, record });
+        return Response::from_parts(head, ResponseBody::Local(None, None));
+    }
+    if outgoing.upgrade.is_some() {
+        record.active().refuse_upgrade();
+    }
+    let body = UpstreamBody { incoming, lease: Some(lease), record, deadline, in_flight };
+    Response::from_parts(head, ResponseBody::Upstream(Box::new(body)))
+}
+
+/// The client's body broke off, or was malformed, before the endpoint answered.
+fn answer_bad_body(
+    downstream: &Rc<Downstream>,
+    fault: UploadFault,
+    record: Box<RequestRecord>,
+) -> Response<ResponseBody> {
+    match record.active().reject() {
+        Some(reject) => {
+            downstream.worker.listener_metrics(downstream.side).rejected(reject.reason.as_str());
+            reply::answer(&Reason::rejected(reject.status, reject.reason.as_str()), record)
+        }
+        None => reply::answer(&Reason::bad_body(fault), record),
+    }
+}

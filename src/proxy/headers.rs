@@ -1,0 +1,336 @@
+//! Cleans heads at the border: what belongs to one connection stays on it, what only the sidecar may say is taken
+//! from everybody else, and there is exactly one authority. RFC 9110 §7.6.1, RFC 9113 §8.2.2 and §8.3.1.
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version,
+    header::{self, Entry},
+    request, response,
+    uri::{Authority, PathAndQuery},
+};
+
+use http_body::Frame;
+
+use super::path;
+use crate::types::Direction;
+
+/// Why a head that was well-formed is refused all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refused {
+    pub(crate) status: StatusCode,
+    /// Metric label and the details of `Proxy-Status`.
+    pub(crate) reason: &'static str,
+}
+
+impl Refused {
+    const fn bad(reason: &'static str) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, reason }
+    }
+}
+
+/// What cleaning found out.
+#[derive(Debug)]
+pub(crate) struct RequestFacts {
+    /// The one authority of the request, as the client wrote it.
+    pub(crate) authority: HeaderValue,
+    /// Protocol that the client asks to switch to.
+    pub(crate) upgrade: Option<HeaderValue>,
+    /// `TE: trailers` was there: gRPC needs it on HTTP/2.
+    pub(crate) wants_trailers: bool,
+}
+
+/// Fields that need attention, found in one pass over the names: most requests have none, and a pass is cheaper
+/// than a look-up for each.
+#[derive(Default)]
+struct Found {
+    connection: bool,
+    keep_alive: bool,
+    proxy_connection: bool,
+    te: bool,
+    transfer_encoding: bool,
+    upgrade: bool,
+    http2_settings: bool,
+    expect: bool,
+    reserved: bool,
+}
+
+/// Header that carries the caller's identity in Envoy's form; only a sidecar may set it.
+const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+/// Headers that only sidecars say.
+const RESERVED_PREFIX: &str = "x-outrigger-";
+
+fn look(headers: &HeaderMap) -> Found {
+    let mut found = Found::default();
+    for name in headers.keys() {
+        match name.as_str() {
+            "connection" => found.connection = true,
+            "keep-alive" => found.keep_alive = true,
+            "proxy-connection" => found.proxy_connection = true,
+            "te" => found.te = true,
+            "transfer-encoding" => found.transfer_encoding = true,
+            "upgrade" => found.upgrade = true,
+            "http2-settings" => found.http2_settings = true,
+            "expect" => found.expect = true,
+            other => {
+                found.reserved |= other.len() >= RESERVED_PREFIX.len()
+                    && other.starts_with("x-")
+                    && (other.starts_with(RESERVED_PREFIX) || other == FORWARDED_CLIENT_CERT.as_str());
+            }
+        }
+    }
+    found
+}
+
+/// Cleans a request head in place and finds its authority. Afterwards `uri` holds only path and query, and there
+/// is no `Host`: the attempt adds what its protocol needs.
+///
+/// # Errors
+/// If the head is ambiguous or its target cannot be routed; the head is then partly cleaned and must not be used.
+pub(crate) fn clean_request(parts: &mut request::Parts, side: Direction) -> Result<RequestFacts, Refused> {
+    let authority = take_authority(parts)?;
+    clean_target(parts)?;
+    let found = look(&parts.headers);
+    let wants_trailers = found.te && lists(&parts.headers, &header::TE, "trailers");
+    let upgrade = (found.upgrade && found.connection && parts.version == Version::HTTP_11)
+        .then(|| requested_upgrade(&parts.headers))
+        .flatten();
+    drop_hop_by_hop(&mut parts.headers, &found);
+    if found.expect {
+        // hyper answers 100 by itself as soon as the body is asked for; asking upstream too would be twice.
+        parts.headers.remove(header::EXPECT);
+    }
+    if found.reserved {
+        drop_reserved(&mut parts.headers, side);
+    }
+    Ok(RequestFacts { authority, upgrade, wants_trailers })
+}
+
+/// Cleans a response head in place. `switching` keeps what a 101 needs.
+pub(crate) fn clean_response(parts: &mut response::Parts, switching: bool) {
+    let found = look(&parts.headers);
+    let upgrade = if switching { parts.headers.get(header::UPGRADE).cloned() } else { None };
+    drop_hop_by_hop(&mut parts.headers, &found);
+    if let Some(upgrade) = upgrade {
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        parts.headers.insert(header::UPGRADE, upgrade);
+    }
+}
+
+/// Drops from trailers what must not come there (RFC 9110 §6.5.1): framing, routing and authentication would
+/// otherwise change after they were acted upon.
+pub(crate) fn clean_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
+    const FORBIDDEN: [HeaderName; 14] = [
+        header::AUTHORIZATION,
+        header::CONNECTION,
+        header::CONTENT_ENCODING,
+        header::CONTENT_LENGTH,
+        header::CONTENT_RANGE,
+        header::CONTENT_TYPE,
+        header::COOKIE,
+        header::EXPECT,
+        header::HOST,
+        header::SET_COOKIE,
+        header::TE,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        FORWARDED_CLIENT_CERT,
+    ];
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            for name in FORBIDDEN {
+                trailers.remove(name);
+            }
+            Frame::trailers(trailers)
+        }
+        Err(data) => data,
+    }
+}
+
+/// The authority of the target wins over `Host` on HTTP/1 (RFC 9112 §3.2.2); on HTTP/2 both must agree.
+fn take_authority(parts: &mut request::Parts) -> Result<HeaderValue, Refused> {
+    let host = match parts.headers.entry(header::HOST) {
+        Entry::Occupied(entry) => {
+            if entry.iter().count() > 1 {
+                return Err(Refused::bad("host"));
+            }
+            Some(entry.remove())
+        }
+        Entry::Vacant(_) => None,
+    };
+    let Some(target) = parts.uri.authority() else {
+        return match host {
+            Some(host) => Ok(host),
+            // HTTP/1.0 has no Host; such a request can only match routes for any host.
+            None if parts.version <= Version::HTTP_10 => Ok(HeaderValue::from_static("")),
+            None => Err(Refused::bad("host")),
+        };
+    };
+    if target.as_str().contains('@') {
+        return Err(Refused::bad("host"));
+    }
+    if parts.version == Version::HTTP_2 {
+        if let Some(host) = &host {
+            if !host.as_bytes().eq_ignore_ascii_case(target.as_str().as_bytes()) {
+                return Err(Refused::bad("host"));
+            }
+        }
+    }
+    HeaderValue::from_str(target.as_str()).map_err(|_| Refused::bad("host"))
+}
+
+fn clean_target(parts: &mut request::Parts) -> Result<(), Refused> {
+    if parts.method == Method::CONNECT || parts.method == Method::TRACE {
+        return Err(Refused { status: StatusCode::METHOD_NOT_ALLOWED, reason: "method" });
+    }
+    // A copy is two reference counts, and the head is changed below.
+    let target = parts.uri.path_and_query().cloned().ok_or(Refused::bad("target"))?;
+    if target.as_str() == "*" {
+        if parts.method != Method::OPTIONS {
+            return Err(Refused::bad("target"));
+        }
+    } else {
+        path::check(target.as_str()).map_err(Refused::bad)?;
+        if let Some(normal) = path::normalise(target.as_str()).map_err(Refused::bad)? {
+            let normal = PathAndQuery::from_maybe_shared(normal).map_err(|_| Refused::bad("target"))?;
+            parts.uri = Uri::from(normal);
+            return Ok(());
+        }
+    }
+    if parts.uri.authority().is_some() || parts.uri.scheme().is_some() {
+        parts.uri = Uri::from(target);
+    }
+    Ok(())
+}
+
+fn lists(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
+    headers.get_all(name).iter().any(|value| {
+        value.to_str().is_ok_and(|value| {
+            value.split(',').any(|item| {
+                let item = item.split(';').next().unwrap_or_default();
+                item.trim().eq_ignore_ascii_case(word)
+            })
+        })
+    })
+}
+
+/// The protocol to switch to, if the request really asks for one. `h2c` is not passed on: who wants HTTP/2 uses
+/// it from the first byte (RFC 9113 §3.1 dropped the upgrade).
+fn requested_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+    if !lists(headers, &header::CONNECTION, "upgrade") {
+        return None;
+    }
+    let mut protocols = headers.get_all(header::UPGRADE).iter();
+    let protocol = protocols.next()?;
+    let single = protocols.next().is_none() && !protocol.as_bytes().contains(&b',');
+    (single && !protocol.as_bytes().eq_ignore_ascii_case(b"h2c")).then(|| protocol.clone())
+}
+
+fn drop_hop_by_hop(headers: &mut HeaderMap, found: &Found) {
+    if found.connection {
+        drop_connection(headers);
+    }
+    for (present, name) in [
+        (found.keep_alive, KEEP_ALIVE),
+        (found.proxy_connection, PROXY_CONNECTION),
+        (found.te, header::TE),
+        (found.transfer_encoding, header::TRANSFER_ENCODING),
+        (found.upgrade, header::UPGRADE),
+        (found.http2_settings, HTTP2_SETTINGS),
+    ] {
+        if present {
+            headers.remove(name);
+        }
+    }
+}
+
+/// Removes `Connection` and what it names, except fields whose removal would change what the message means or
+/// who sent it: a client must not be able to take them away from us.
+fn drop_connection(headers: &mut HeaderMap) {
+    let Entry::Occupied(entry) = headers.entry(header::CONNECTION) else { return };
+    let (_, values) = entry.remove_entry_mult();
+    let values: Vec<HeaderValue> = values.collect();
+    for value in &values {
+        let Ok(value) = value.to_str() else { continue };
+        for word in value.split(',').map(str::trim) {
+            if word.eq_ignore_ascii_case("close") || word.eq_ignore_ascii_case("keep-alive") {
+                continue;
+            }
+            let Ok(name) = HeaderName::try_from(word) else { continue };
+            if !is_end_to_end(&name) {
+                headers.remove(name);
+            }
+        }
+    }
+}
+
+fn is_end_to_end(name: &HeaderName) -> bool {
+    const KEPT: [HeaderName; 8] = [
+        header::HOST,
+        header::CONTENT_LENGTH,
+        header::CONTENT_TYPE,
+        header::AUTHORIZATION,
+        header::COOKIE,
+        header::CACHE_CONTROL,
+        header::FORWARDED,
+        FORWARDED_CLIENT_CERT,
+    ];
+    KEPT.contains(name)
+        || name.as_str().starts_with("x-forwarded-")
+        || name.as_str().starts_with(RESERVED_PREFIX)
+}
+
+/// Nobody outside may claim an identity, and nobody but a sidecar speaks in Outrigger's name.
+fn drop_reserved(headers: &mut HeaderMap, side: Direction) {
+    let reserved: Vec<HeaderName> =
+        headers.keys().filter(|name| name.as_str().starts_with(RESERVED_PREFIX)).cloned().collect();
+    for name in reserved {
+        headers.remove(name);
+    }
+    match side {
+        Direction::Inbound | Direction::Outbound => headers.remove(FORWARDED_CLIENT_CERT),
+    };
+}
+
+/// What an attempt over HTTP/1 needs: target in origin form and `Host`.
+pub(crate) fn address_http1(
+    parts: &mut request::Parts,
+    authority: &HeaderValue,
+    upgrade: Option<&HeaderValue>,
+) {
+    parts.version = Version::HTTP_11;
+    parts.headers.insert(header::HOST, authority.clone());
+    if let Some(upgrade) = upgrade {
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        parts.headers.insert(header::UPGRADE, upgrade.clone());
+    }
+}
+
+/// What an attempt over HTTP/2 needs: scheme and authority in the target, no `Host`.
+///
+/// # Errors
+/// If `authority` is not one that a URI can hold.
+pub(crate) fn address_http2(
+    parts: &mut request::Parts,
+    authority: &HeaderValue,
+    fallback: &str,
+    wants_trailers: bool,
+) -> Result<(), http::Error> {
+    parts.version = Version::HTTP_2;
+    // HTTP/2 has no request without an authority; HTTP/1.0 clients send none.
+    let authority = if authority.is_empty() {
+        Authority::try_from(fallback)?
+    } else {
+        Authority::try_from(authority.as_bytes())?
+    };
+    let mut uri = std::mem::take(&mut parts.uri).into_parts();
+    uri.scheme = Some(http::uri::Scheme::HTTP);
+    uri.authority = Some(authority);
+    parts.uri = Uri::from_parts(uri)?;
+    if wants_trailers {
+        parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    Ok(())
+}

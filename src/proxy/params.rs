@@ -1,0 +1,54 @@
+//! The listeners as configured.
+
+use std::{net::SocketAddr, rc::Rc, time::Duration};
+
+use super::framing::{HeadLimits, TimeLimits};
+
+/// Both listeners and what they have in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenersParams {
+    /// Network → local application; `None` does not listen.
+    pub inbound: Option<ListenerParams>,
+    /// Local application → services; `None` does not listen.
+    pub outbound: Option<ListenerParams>,
+    /// Most connections per listener; further ones are answered 503 and closed.
+    pub max_connections: u32,
+    /// From the first byte of a head to its last, and from accept to the first byte.
+    pub header_timeout: Duration,
+    /// A connection without a request for this long is closed.
+    pub idle_timeout: Duration,
+    /// A body (in either direction) that makes no progress for this long ends its request.
+    pub stream_idle_timeout: Duration,
+    /// Largest request head.
+    pub max_header_bytes: u32,
+    /// Most header fields in a request.
+    pub max_headers: u32,
+}
+
+/// One listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerParams {
+    /// Where it listens; port 0 lets the kernel choose.
+    pub address: SocketAddr,
+    /// Hands an accepted connection to the worker with the fewest, rather than to whom the kernel chose.
+    pub balance_connections: bool,
+}
+
+impl ListenersParams {
+    /// What the framing guard enforces on heads.
+    pub(crate) fn head_limits(&self) -> Rc<HeadLimits> {
+        Rc::new(HeadLimits {
+            max_bytes: self.max_header_bytes as usize,
+            max_headers: self.max_headers as usize,
+        })
+    }
+
+    /// What the sweeper enforces.
+    pub(crate) fn time_limits(&self) -> TimeLimits {
+        TimeLimits {
+            header: self.header_timeout,
+            idle: self.idle_timeout,
+            stream_idle: self.stream_idle_timeout,
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Upstream connections of one worker: per endpoint, bounded, reused last-in-first-out. Knows nothing of routes
+//! or retries; the loop that uses it is in proxy/exchange.rs.
+
+mod h1;
+mod h2;
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use rustc_hash::FxHashMap;
+
+pub(crate) use h1::{H1Lease, TunnelParts};
+pub(crate) use h2::H2Lease;
+
+use super::error::ProxyError;
+use crate::{
+    net::{DialError, Stream, dial},
+    rt::clock,
+    snapshot::{Cluster, Endpoint, EndpointId},
+    telemetry::metrics::{ClusterMetrics, ConnectResult},
+    types::Mono,
+};
+
+/// All upstream connections of one worker.
+pub(crate) struct Pools {
+    endpoints: RefCell<FxHashMap<EndpointId, Rc<EndpointPool>>>,
+    workers: u32,
+}
+
+impl Pools {
+    /// No connections yet. `workers` shares out what is configured per process.
+    pub(crate) fn new(workers: usize) -> Self {
+        Self { endpoints: RefCell::default(), workers: u32::try_from(workers).unwrap_or(u32::MAX).max(1) }
+    }
+
+    /// The pool of `endpoint`; made at its first use.
+    pub(crate) fn of(&self, endpoint: &Arc<Endpoint>, cluster: &Cluster) -> Rc<EndpointPool> {
+        let id = endpoint.live.id();
+        if let Some(pool) = self.endpoints.borrow().get(&id) {
+            return Rc::clone(pool);
+        }
+        let pool =
+            Rc::new(EndpointPool::new(Arc::clone(endpoint), Arc::clone(&cluster.metrics), self.workers));
+        self.endpoints.borrow_mut().insert(id, Rc::clone(&pool));
+        pool
+    }
+
+    /// Closes what was idle for too long and forgets endpoints that left the configuration. Connections in use
+    /// are not touched: they close when their requests end.
+    pub(crate) fn sweep(&self, now: Mono) {
+        self.endpoints.borrow_mut().retain(|_, pool| {
+            let gone = pool.endpoint.live.is_retired();
+            pool.h1.sweep(now, if gone { Duration::ZERO } else { pool.idle_timeout.get() });
+            pool.h2.sweep(now, if gone { Duration::ZERO } else { pool.idle_timeout.get() });
+            !(gone && pool.h1.is_empty() && pool.h2.is_empty())
+        });
+    }
+}
+
+/// Connections of one worker to one endpoint.
+pub(crate) struct EndpointPool {
+    endpoint: Arc<Endpoint>,
+    metrics: Arc<ClusterMetrics>,
+    workers: u32,
+    /// As of the last request: the sweeper has no snapshot at hand.
+    idle_timeout: Cell<Duration>,
+    h1: h1::H1Pool,
+    h2: h2::H2Pool,
+}
+
+impl EndpointPool {
+    fn new(endpoint: Arc<Endpoint>, metrics: Arc<ClusterMetrics>, workers: u32) -> Self {
+        Self {
+            endpoint,
+            workers,
+            idle_timeout: Cell::new(Duration::from_secs(30)),
+            h1: h1::H1Pool::default(),
+            h2: h2::H2Pool::default(),
+            metrics,
+        }
+    }
+
+    /// Connections that this worker may have to the endpoint.
+    fn max_connections(&self, cluster: &Cluster) -> u32 {
+        (cluster.params.limits.max_connections / self.workers).max(1)
+    }
+
+    async fn dial(&self, cluster: &Cluster) -> Result<Stream, ProxyError> {
+        let started = clock::now();
+        let dialed = dial(&self.endpoint.address, cluster.params.connect_timeout).await;
+        let result = match &dialed {
+            Ok(_) => ConnectResult::Ok,
+            Err(DialError::Refused(_)) => ConnectResult::Refused,
+            Err(DialError::TimedOut(_)) => ConnectResult::Timeout,
+        };
+        self.metrics.connected(result, clock::now().since(started));
+        dialed.map_err(ProxyError::dial)
+    }
+}

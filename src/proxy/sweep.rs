@@ -1,0 +1,77 @@
+//! The slow clock of a worker: ten times a second it looks at every client connection for time limits that ran
+//! out, and once a second at the pools. Requests therefore set no timers of their own for any of this.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::{Rc, Weak},
+    time::Duration,
+};
+
+use super::{
+    ListenersParams,
+    framing::{ConnState, TimeLimits},
+    pool::Pools,
+};
+use crate::{rt::clock, types::Mono};
+
+/// Precision of all limits that are not about answers.
+const TICK: Duration = Duration::from_millis(100);
+/// Ticks between looks at the pools.
+const POOL_TICKS: u32 = 10;
+
+/// All client connections of one worker.
+#[derive(Debug, Default)]
+pub(crate) struct Sweeper {
+    connections: RefCell<Vec<Watched>>,
+}
+
+#[derive(Debug)]
+struct Watched {
+    state: Weak<ConnState>,
+    limits: TimeLimits,
+}
+
+impl Sweeper {
+    /// Watches a connection until it is gone.
+    pub(crate) fn watch(&self, state: &Rc<ConnState>, limits: &ListenersParams) {
+        let limits = limits.time_limits();
+        self.connections.borrow_mut().push(Watched { state: Rc::downgrade(state), limits });
+    }
+
+    /// Asks every connection to finish what it has begun and close.
+    pub(crate) fn ask_all_to_leave(&self) {
+        for watched in self.connections.borrow().iter() {
+            if let Some(state) = watched.state.upgrade() {
+                state.request_graceful();
+            }
+        }
+    }
+
+    fn sweep(&self, now: Mono) {
+        self.connections.borrow_mut().retain(|watched| match watched.state.upgrade() {
+            Some(state) => {
+                if let Some(expired) = state.sweep(now, &watched.limits) {
+                    tracing::debug!(limit = expired.as_str(), "connection ran into a time limit");
+                }
+                true
+            }
+            None => false,
+        });
+    }
+}
+
+/// Ticks for ever; ends when it is dropped with its worker.
+pub(crate) async fn run(sweeper: Rc<Sweeper>, pools: Rc<Pools>, now: Rc<Cell<Mono>>) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut count: u32 = 0;
+    loop {
+        ticks.tick().await;
+        now.set(clock::now());
+        sweeper.sweep(now.get());
+        count = count.wrapping_add(1);
+        if count.is_multiple_of(POOL_TICKS) {
+            pools.sweep(now.get());
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The snapshot itself and the cell that holds the current one.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use super::Cluster;
+use crate::{
+    policy::route::{DirectResponse, HeaderEdits, PathPattern, Redirect, Rewrite, RouteTable, Target},
+    telemetry::{Propagation, metrics::HttpMetrics},
+    types::Live,
+};
+
+/// The one cell through which snapshots reach the data plane.
+pub type SnapshotCell = Arc<Live<MeshSnapshot>>;
+
+/// Everything that a request needs to know, consistent in itself. Never changed after it was published.
+#[derive(Debug)]
+pub struct MeshSnapshot {
+    /// Counts published snapshots from 1.
+    pub generation: u64,
+    /// Finds a route of the outbound listener.
+    pub table: RouteTable,
+    /// Routes, by the index that `table` gives.
+    pub routes: Vec<Arc<Route>>,
+    /// Services, sorted by name.
+    pub clusters: Vec<Arc<Cluster>>,
+    /// What stands behind the inbound listener.
+    pub inbound: InboundApp,
+    /// Metrics of outbound requests that no route took.
+    pub unrouted: Arc<HttpMetrics>,
+    /// Trace headers that are read and written.
+    pub propagation: Vec<Propagation>,
+}
+
+/// The local application, reached by one route that matches everything.
+#[derive(Debug)]
+pub struct InboundApp {
+    /// Always [`RouteAction::Forward`] to the application.
+    pub route: Arc<Route>,
+    /// The application as a service with one endpoint.
+    pub cluster: Arc<Cluster>,
+}
+
+impl MeshSnapshot {
+    /// All services, the local application included.
+    pub fn all_clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        self.clusters.iter().chain(std::iter::once(&self.inbound.cluster))
+    }
+}
+
+/// One route with everything resolved that its requests need.
+#[derive(Debug)]
+pub struct Route {
+    /// Unique; a metric label.
+    pub name: Arc<str>,
+    /// What the path was matched against; a prefix rewrite needs it.
+    pub path: PathPattern,
+    /// What happens.
+    pub action: RouteAction,
+    /// Limit of the whole request, retries included.
+    pub timeout: Option<Duration>,
+    /// Edits on the way up.
+    pub request_headers: HeaderEdits,
+    /// Edits on the way down.
+    pub response_headers: HeaderEdits,
+    /// Requests that this route took, for the route table of the admin API.
+    pub hits: Arc<AtomicU64>,
+}
+
+impl Route {
+    /// Counts a request.
+    pub fn hit(&self) {
+        self.hits.fetch_add(1, Relaxed);
+    }
+}
+
+/// What a route does.
+#[derive(Debug)]
+pub enum RouteAction {
+    /// Sends the request to one of the targets.
+    Forward(Forward),
+    /// Answers with a redirect.
+    Redirect(Redirect, Arc<HttpMetrics>),
+    /// Answers at once.
+    Direct(DirectResponse, Arc<HttpMetrics>),
+}
+
+/// Targets of a route.
+#[derive(Debug)]
+pub struct Forward {
+    /// Names and weights, for the choice.
+    pub shares: Vec<Target>,
+    /// By the same index: the service, and the metrics of this route with this service.
+    pub clusters: Vec<(Arc<Cluster>, Arc<HttpMetrics>)>,
+    /// Sum of the weights; above zero.
+    pub total_weight: u32,
+    /// Changes of path and host.
+    pub rewrite: Rewrite,
+}
