@@ -199,10 +199,28 @@ pub(super) fn split_field(line: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&line[..name_end], trim(value)))
 }
 
-/// Whether a control byte other than HTAB is among `bytes`. No early exit, which lets the compiler compare
-/// many bytes at once.
+/// Whether a control byte other than HTAB is among `bytes`.
+///
+/// Nearly every value has none, so eight bytes at a time are first asked whether one *may* be among them; only
+/// then, or for the few bytes of a short value, is each looked at.
 pub(super) fn has_control(bytes: &[u8]) -> bool {
-    bytes.iter().fold(false, |found, &byte| found | ((byte < b' ') & (byte != b'\t')) | (byte == 0x7f))
+    let exact = |bytes: &[u8]| bytes.iter().any(|&byte| (byte < b' ' && byte != b'\t') || byte == 0x7f);
+    let (Some(last), (words, _)) = (bytes.last_chunk::<8>(), bytes.as_chunks::<8>()) else {
+        return exact(bytes);
+    };
+    // The last eight bytes overlap the words; looking twice is cheaper than a loop over the remainder.
+    let suspects = words.iter().fold(may_have_control(*last), |found, word| found | may_have_control(*word));
+    suspects != 0 && exact(bytes)
+}
+
+/// Not zero if one of the bytes is below 0x20 or is 0x7f; borrows make it err on the suspicious side only.
+const fn may_have_control(bytes: [u8; 8]) -> u64 {
+    const LOW: u64 = u64::from_ne_bytes([0x01; 8]);
+    const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
+    let word = u64::from_ne_bytes(bytes);
+    let below_space = word.wrapping_sub(LOW * 0x20) & !word;
+    let deleted = (word ^ (LOW * 0x7f)).wrapping_sub(LOW) & !(word ^ (LOW * 0x7f));
+    (below_space | deleted) & HIGH
 }
 
 fn trim(mut value: &[u8]) -> &[u8] {

@@ -15,6 +15,7 @@ mod reject;
 mod scan;
 mod state;
 mod target;
+mod waker;
 
 pub use chunked::{ChunkScanner, MAX_EXTENSION_BYTES, MAX_TRAILER_BYTES, MAX_TRAILERS, Progress};
 pub use detect::{H2_PREFACE, Sniff, sniff};

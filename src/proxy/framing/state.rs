@@ -4,13 +4,14 @@
 use std::{
     cell::Cell,
     rc::Rc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
     time::Duration,
 };
 
 use super::{
     reject::{Reject, RejectReason},
     scan::Place,
+    waker::WakerSlot,
 };
 use crate::types::Mono;
 
@@ -107,26 +108,6 @@ pub(super) enum Decision {
     Open,
     Granted,
     Refused,
-}
-
-/// A waker that several polls leave and one event takes.
-#[derive(Default)]
-struct WakerSlot(Cell<Option<Waker>>);
-
-impl WakerSlot {
-    fn register(&self, cx: &Context<'_>) {
-        let waker = match self.0.take() {
-            Some(known) if known.will_wake(cx.waker()) => known,
-            _ => cx.waker().clone(),
-        };
-        self.0.set(Some(waker));
-    }
-
-    fn wake(&self) {
-        if let Some(waker) = self.0.take() {
-            waker.wake();
-        }
-    }
 }
 
 /// The shared state of one connection.

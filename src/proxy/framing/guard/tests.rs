@@ -11,7 +11,7 @@ use hyper_server::{Event, LIMITS, Script, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{Detected, GuardedIo};
-use crate::proxy::framing::{CoarseClock, ConnState, Reject, RejectReason};
+use crate::proxy::framing::{CoarseClock, ConnState, H2_PREFACE, Reject, RejectReason};
 
 const HOST: &str = " HTTP/1.1\r\nHost: a\r\n";
 
@@ -199,4 +199,20 @@ async fn a_small_reader_gets_every_byte_in_order() {
         received.extend_from_slice(&buffer[..count]);
     }
     assert_eq!(received, stream.as_bytes());
+}
+
+#[tokio::test]
+async fn what_detection_read_is_not_lost_to_whoever_takes_over() {
+    let (mut client, socket) = tokio::io::duplex(4096);
+    let mut guarded = GuardedIo::new(socket, ConnState::new(CoarseClock::default()), Rc::new(LIMITS));
+    let stream = [H2_PREFACE.as_slice(), b"frames"].concat();
+    client.write_all(&stream).await.unwrap();
+    assert_eq!(guarded.detect().await.unwrap(), Detected::Http2);
+    let mut preface = [0; H2_PREFACE.len()];
+    guarded.read_exact(&mut preface).await.unwrap();
+    assert_eq!(guarded.take_leftover(), b"frames");
+    client.write_all(b"more").await.unwrap();
+    let mut more = [0; 4];
+    guarded.read_exact(&mut more).await.unwrap();
+    assert_eq!(&more, b"more");
 }

@@ -198,3 +198,18 @@ fn the_verdict_does_not_depend_on_how_a_head_arrives() {
         assert_eq!(pieces, Some(read(head)), "{head:?}");
     }
 }
+
+#[test]
+fn every_control_byte_is_found_wherever_it_stands() {
+    for len in 1..40 {
+        for at in 0..len {
+            for byte in 0..=u8::MAX {
+                let mut value = vec![b'a'; len];
+                value[at] = byte;
+                let control = byte.is_ascii_control() && byte != b'\t';
+                assert_eq!(has_control(&value), control, "byte {byte:#x} at {at} of {len}");
+            }
+        }
+    }
+    assert!(!has_control(b""));
+}
