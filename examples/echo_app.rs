@@ -213,8 +213,11 @@ fn text(body: impl Into<Bytes>) -> Response<Reply> {
     response
 }
 
+/// Errors say their name; the other statuses have no body, which for 204 and 304 is the law.
 fn with_status(code: StatusCode) -> Response<Reply> {
-    let mut response = text(if code.is_success() { "" } else { code.canonical_reason().unwrap_or("other") });
+    let error = code.is_client_error() || code.is_server_error();
+    let body = error.then(|| code.canonical_reason().unwrap_or("other").into());
+    let mut response = Response::new(Reply::Whole(body));
     *response.status_mut() = code;
     response
 }
