@@ -163,7 +163,9 @@ impl App {
             return switch_to_echo(&mut request);
         }
         let uri = request.uri().clone();
-        let (verb, argument) = uri.path()[1..].split_once('/').unwrap_or((&uri.path()[1..], ""));
+        // `OPTIONS *` and CONNECT come without a leading slash.
+        let path = uri.path().trim_start_matches('/');
+        let (verb, argument) = path.split_once('/').unwrap_or((path, ""));
         let number = argument.parse::<u64>().ok();
         let chunked = uri.query() == Some("chunked");
         match (verb, number) {

@@ -99,7 +99,8 @@ def markdown(results, arguments, versions, chart_name):
         f"# Proxies compared, {datetime.date.today().isoformat()}", "",
         "One proxy at a time, alone on one core; application and load generator on another. Figures are medians of",
         f"{arguments.rounds} interleaved rounds of {arguments.seconds} s, each on a fresh, warmed-up process.",
-        "The method, and why CPU time per request is the figure to trust: [benches/README.md](../../benches/README.md).", "",
+        "The method, and why CPU time per request is the figure to trust:"
+        " [benches/README.md](../../benches/README.md).", "",
         f"![µs of CPU per request]({chart_name})", "",
         "## Machine and versions", "",
         *(f"- {fact}" for fact in machine_facts()),
