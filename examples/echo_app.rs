@@ -124,7 +124,11 @@ async fn serve(stream: TcpStream, app: Arc<App>) {
     let service = service_fn(move |request| {
         let app = Arc::clone(&app);
         async move {
+            let head_only = request.method() == Method::HEAD;
             let mut response = app.answer(request).await;
+            if head_only {
+                drop_body(&mut response);
+            }
             response.headers_mut().insert(INSTANCE, app.name.clone());
             Ok::<_, Infallible>(response)
         }
@@ -207,6 +211,14 @@ impl App {
         }
         status(self.health.load(Ordering::Relaxed).into())
     }
+}
+
+/// Keeps the length that GET would have told. On HTTP/2 nobody else drops the body of an answer to HEAD.
+fn drop_body(response: &mut Response<Reply>) {
+    if let Some(length) = response.body().size_hint().exact().filter(|length| *length > 0) {
+        response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    }
+    *response.body_mut() = Reply::Whole(None);
 }
 
 fn text(body: impl Into<Bytes>) -> Response<Reply> {
