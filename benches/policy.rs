@@ -96,7 +96,7 @@ fn endpoints(count: usize, all_eligible: bool) -> Vec<Endpoint> {
         address: format!("10.0.{}.{}:8080", index / 250, index % 250),
         weight: 1 + (index % 5) as u32,
         in_flight: (index * 7 % 13) as u32,
-        eligible: all_eligible || index % 3 != 0,
+        eligible: all_eligible || !index.is_multiple_of(3),
     };
     (0..count).map(endpoint).collect()
 }
