@@ -1,12 +1,352 @@
-//! The configuration files that ship, and what `outrigger check` says about broken ones.
+//! The configuration files that ship, and what is said about broken ones.
 
-use outrigger::config::{self, ProcessEnvironment, Style};
+use std::{io, path::Path};
+
+use outrigger::config::{self, Bundle, Diff, Environment, Findings, ProcessEnvironment, Style};
+use proptest::prelude::*;
+use serde_yaml::Value;
+
+const MINIMAL: &str = include_str!("../config/minimal.yaml");
+const REFERENCE: &str = include_str!("../config/reference.yaml");
+
+fn parse(text: &str) -> Result<(Bundle, Findings), Findings> {
+    config::parse("outrigger.yaml", text, &ProcessEnvironment)
+}
+
+#[expect(clippy::panic, reason = "the only caller is a test, and the findings are what it should show")]
+fn valid(text: &str) -> Bundle {
+    let (bundle, warnings) =
+        parse(text).unwrap_or_else(|errors| panic!("{}", errors.render_text(Style::Plain)));
+    assert!(warnings.is_empty(), "{}", warnings.render_text(Style::Plain));
+    bundle
+}
+
+/// The text of a minimal configuration with `more` after it.
+fn with(more: &str) -> String {
+    format!(
+        "version: 1\nservice: {{ name: web, address: 127.0.0.1:8080 }}\nmtls: {{ mode: disabled }}\n{more}"
+    )
+}
+
+/// The findings as `OR104 3:5`, errors and warnings alike.
+fn found(text: &str) -> Vec<String> {
+    let findings = match parse(text) {
+        Ok((_, warnings)) => warnings,
+        Err(errors) => errors,
+    };
+    findings.items().iter().map(|item| format!("{} {}:{}", item.code.id(), item.line, item.column)).collect()
+}
 
 #[test]
 fn minimal_yaml_parses_without_warnings() {
-    let text = include_str!("../config/minimal.yaml");
-    let (bundle, findings) = config::parse("minimal.yaml", text, &ProcessEnvironment)
-        .unwrap_or_else(|findings| panic!("{}", findings.render_text(Style::Plain)));
-    assert!(findings.is_empty());
-    assert_eq!(&*bundle.directory.routes[0].name, "api-1");
+    assert_eq!(&*valid(MINIMAL).directory.routes[0].name, "api-1");
+}
+
+#[test]
+fn reference_yaml_parses_without_warnings() {
+    assert_eq!(valid(REFERENCE).directory.clusters.len(), 3);
+}
+
+/// Removes `keys` from the mapping at the end of `path`; an absent key means that the test is out of date.
+fn strip(document: &mut Value, path: &[&str], keys: &[&str]) {
+    let mut place = document;
+    for step in path {
+        place = match step.parse::<usize>() {
+            Ok(index) => &mut place[index],
+            Err(_) => &mut place[*step],
+        };
+    }
+    for key in keys {
+        let removed = place.as_mapping_mut().and_then(|mapping| mapping.remove(*key));
+        assert!(removed.is_some(), "{path:?} has no {key}");
+    }
+}
+
+#[test]
+fn the_values_in_reference_yaml_are_the_defaults_of_the_code() {
+    let mut stripped: Value = serde_yaml::from_str(REFERENCE).unwrap();
+    strip(&mut stripped, &[], &["listeners", "defaults", "admin", "telemetry", "reload", "shutdown"]);
+    strip(&mut stripped, &["service"], &["protocol", "timeout"]);
+    strip(&mut stripped, &["service", "health_check"], &["interval"]);
+    strip(&mut stripped, &["routes", "0"], &["timeout"]);
+    strip(&mut stripped, &["routes", "2", "redirect"], &["status"]);
+    let optional =
+        ["protocol", "load_balancer", "connect_timeout", "idle_timeout", "limits", "panic_threshold"];
+    strip(&mut stripped, &["services", "api"], &optional);
+    let optional = ["expected_statuses", "interval", "timeout", "healthy_threshold", "unhealthy_threshold"];
+    strip(&mut stripped, &["services", "api", "health_check"], &optional);
+    strip(&mut stripped, &["services", "payments"], &["dns_refresh"]);
+
+    let diff = Diff::between(&valid(REFERENCE), &valid(&serde_yaml::to_string(&stripped).unwrap()));
+    assert_eq!(diff, Diff::default());
+}
+
+#[test]
+fn the_effective_configuration_is_a_configuration_that_means_the_same() {
+    for text in [MINIMAL, REFERENCE] {
+        let bundle = valid(text);
+        let again = valid(&config::effective_yaml(&bundle));
+        assert_eq!(Diff::between(&bundle, &again), Diff::default());
+    }
+}
+
+#[test]
+fn five_mistakes_give_five_messages_at_their_places() {
+    let text = "\
+version: 1
+service: { name: web, address: 127.0.0.1:8080, timeOut: 3s }
+listeners: { header_timeout: 30 }
+routes:
+  - match: { path_regex: '/v(1' }
+    service: apii
+services:
+  api:
+    endpoints: [127.0.0.1:9000, 127.0.0.1:9000]
+mtls: { mode: disabled }
+";
+    let expected = "\
+error[OR104]: unknown key `timeOut`
+ --> outrigger.yaml:2:48
+  |
+2 | service: { name: web, address: 127.0.0.1:8080, timeOut: 3s }
+  |                                                ^^^^^^^ not a key of `service`
+  |
+  = help: did you mean `timeout`?
+  = note: keys of `service`: name, address, protocol, health_check, timeout
+
+error[OR108]: `30` has no unit
+ --> outrigger.yaml:3:30
+  |
+3 | listeners: { header_timeout: 30 }
+  |                              ^^ a duration needs a unit
+  |
+  = help: did you mean `30s`?
+
+error[OR209]: the regular expression does not compile
+ --> outrigger.yaml:5:26
+  |
+5 |   - match: { path_regex: '/v(1' }
+  |                          ^^^^^^ unclosed group
+
+error[OR201]: route sends to a service that does not exist
+ --> outrigger.yaml:6:14
+  |
+6 |     service: apii
+  |              ^^^^ no `services.apii`
+7 | services:
+8 |   api:
+  |   --- a service with a similar name is defined here
+  |
+  = help: did you mean `api`?
+
+error[OR203]: the endpoint is in the list twice
+ --> outrigger.yaml:9:33
+  |
+9 |     endpoints: [127.0.0.1:9000, 127.0.0.1:9000]
+  |                 --------------  ^^^^^^^^^^^^^^ again here
+  |                 |
+  |                 first here
+  |
+  = help: use `weight` to send it more requests
+
+outrigger.yaml: 5 errors
+";
+    let findings = parse(text).unwrap_err();
+    assert_eq!(findings.render_text(Style::Plain), expected);
+}
+
+#[test]
+fn json_findings_carry_positions_in_characters_and_key_paths() {
+    let findings = parse(&with("routes: [{ name: \"ü\", service: é }]\n")).unwrap_err().to_json();
+    let first = &findings["items"][0];
+    assert_eq!((&first["code"], &first["severity"]), (&"OR112".into(), &"error".into()));
+    assert_eq!((&first["line"], &first["column"], &first["end_column"]), (&4.into(), &18.into(), &21.into()));
+    assert_eq!(first["path"], "routes[0].name");
+    assert_eq!(findings["items"][1]["column"], 32);
+    assert_eq!(findings["errors"], 2);
+}
+
+#[test]
+fn only_the_first_twenty_findings_are_shown() {
+    let text = with(&(0..25).map(|n| format!("nonsense{n}: 1\n")).collect::<String>());
+    let rendered = parse(&text).unwrap_err().render_text(Style::Plain);
+    assert_eq!(rendered.matches("error[OR104]").count(), 20);
+    assert!(rendered.ends_with("and 5 more\noutrigger.yaml: 25 errors\n"));
+}
+
+#[test]
+fn mtls_must_be_disabled_in_so_many_words() {
+    let without = "version: 1\nservice: { name: web, address: 127.0.0.1:8080 }\n";
+    assert_eq!(found(without), ["OR213 1:1"]);
+    assert_eq!(found(&format!("{without}mtls: {{ mode: strict }}")), ["OR213 3:15"]);
+    assert_eq!(found(&format!("{without}mtls: {{}}")), ["OR213 3:7"]);
+    assert_eq!(found(&format!("{without}mtls: {{ mode: of }}")), ["OR109 3:15"]);
+}
+
+#[test]
+fn keys_and_words_of_later_versions_are_not_taken_for_slips() {
+    assert_eq!(found(&with("mesh: { join: [] }")), ["OR105 4:1"]);
+    assert_eq!(found(&with("defaults: { load_balancer: { policy: peak_ewma } }")), ["OR110 4:38"]);
+    assert_eq!(found(&with("mesch: {}")), ["OR104 4:1"]);
+}
+
+/// Each text after the minimal configuration and `before` gives exactly the finding beside it.
+fn assert_each(cases: &[(&str, &str)], before: &str) {
+    let outcomes: Vec<(&str, String)> = cases
+        .iter()
+        .map(|(more, _)| (*more, found(&with(&format!("{before}{more}\n"))).join(", ")))
+        .collect();
+    let expected: Vec<(&str, String)> =
+        cases.iter().map(|(more, code)| (*more, (*code).to_owned())).collect();
+    assert_eq!(outcomes, expected);
+}
+
+#[test]
+fn every_shape_mistake_has_its_code_and_place() {
+    let cases = [
+        ("service: { name: web, address: 127.0.0.1:1 }", "OR103 4:1"),
+        ("workers: many", "OR107 4:10"),
+        ("workers: 0", "OR111 4:10"),
+        ("workers:", "OR107 4:1"),
+        ("routes: {}", "OR107 4:9"),
+        ("services: { a: { endpoints: [] } }", "OR106 4:29"),
+        ("services: { a: {} }", "OR114 4:16"),
+        ("services: { a: { endpoints: [10.0.0.1:1], dns: 'a:1' } }", "OR114 4:43"),
+        ("services: { a: { endpoints: ['api:80'] } }", "OR112 4:30"),
+        ("services: { a: { dns: api } }", "OR112 4:23"),
+        ("telemetry: { access_log: { sample: 5 } }", "OR108 4:36"),
+        ("telemetry: { log: { level: loud } }", "OR109 4:28"),
+        ("listeners: { max_header_size: 60000 }", "OR108 4:31"),
+        ("listeners: { max_header_size: 1B }", "OR111 4:31"),
+        ("reload: { interval: 2d }", "OR108 4:21"),
+        ("reload: { watch: 'true' }", "OR107 4:18"),
+        ("workers: ${env:OUTRIGGER_TEST_NOT_SET}", "OR113 4:10"),
+        ("x: &a 1\ny: *a", "OR102 4:4"),
+        ("x: !secret 1", "OR102 4:4"),
+        ("routes: [", "OR101 5:1"),
+        ("--- {}", "OR102 4:1"),
+    ];
+    assert_each(&cases, "");
+}
+
+#[test]
+fn every_mistake_in_meaning_has_its_code_and_place() {
+    let cases = [
+        ("routes: [{ name: a, service: api }, { name: a, service: api, match: { path: / } }]", "OR202 5:45"),
+        ("routes: [{ split: [{ service: api, weight: 0 }] }]", "OR204 5:19"),
+        ("defaults: { load_balancer: { policy: ring_hash } }", "OR205 5:38"),
+        ("defaults: { load_balancer: { policy: random, hash_on: { path: true } } }", "OR206 5:55"),
+        ("admin: { metrics_address: 127.0.0.1:15006 }", "OR207 5:27"),
+        ("admin: { address: 10.0.0.1:15000 }", "OR208 5:19"),
+        ("routes: [{ service: api, match: { path_regex: 'a)(b' } }]", "OR209 5:47"),
+        ("routes: [{ service: api, headers: { request: { set: { transfer-encoding: x } } } }]", "OR212 5:55"),
+        ("routes: [{ redirect: { status: 200, scheme: https } }]", "OR214 5:32"),
+        ("listeners: { outbound: { address: 127.0.0.1:8080 } }", "OR215 2:32"),
+        ("routes: [{ service: api, rewrite: { path_prefix: / } }]", "OR216 5:50"),
+        ("routes: [{ name: on, service: api }]", "OR301 5:18"),
+        ("defaults: { idle_timeout: 2m }", "OR302 5:27"),
+        ("routes: [{ service: api }, { service: api }]", "OR310 5:28"),
+    ];
+    assert_each(&cases, "services: { api: { endpoints: [10.0.0.1:80] } }\n");
+}
+
+#[test]
+fn files_that_cannot_be_configurations_are_refused_quickly() {
+    assert_eq!(found(""), ["OR106 1:1"]);
+    assert_eq!(found(&" ".repeat(4 * 1024 * 1024 + 1)), ["OR100 1:1"]);
+    assert_eq!(found(&("[".repeat(200) + &"]".repeat(200))), ["OR100 1:130"]);
+    let text = config::Text::read("broken", &b"version: 1\n\xff"[..]).unwrap();
+    let findings = config::load(&text, &ProcessEnvironment).unwrap_err();
+    assert_eq!((findings.items()[0].code.id(), findings.items()[0].line), ("OR100", 2));
+}
+
+#[test]
+fn windows_line_ends_and_a_byte_order_mark_do_not_move_positions() {
+    let text = format!("\u{feff}{}", with("wörkers: 1\n  \n").replace('\n', "\r\n"));
+    assert_eq!(found(&text), ["OR104 4:1"]);
+}
+
+struct Secrets;
+
+impl Environment for Secrets {
+    fn variable(&self, name: &str) -> Option<String> {
+        match name {
+            "WORKERS" => Some("3".to_owned()),
+            _ => Some("hunter2".to_owned()),
+        }
+    }
+
+    fn file(&self, _: &Path) -> io::Result<String> {
+        Ok("hunter2\n".to_owned())
+    }
+}
+
+#[test]
+fn substituted_values_are_used_and_never_shown() {
+    let text = with(
+        "workers: ${env:WORKERS}
+routes:
+  - service: api
+    headers: { request: { set: { Authorization: \"Bearer ${file:/token}\", x-env: prod } } }
+services: { api: { endpoints: [10.0.0.1:80], health_check: { path: \"/${env:PATH_SECRET}\" } } }
+",
+    );
+    let (bundle, _) = config::parse("x", &text, &Secrets).unwrap();
+    assert_eq!(bundle.workers, Some(3));
+    assert_eq!(bundle.directory.routes[0].request_headers.set[0].1, "Bearer hunter2");
+    let shown = config::effective_json(&bundle);
+    assert!(!shown.to_string().contains("hunter2") && !format!("{bundle:?}").contains("Bearer"));
+    assert_eq!(shown["routes"][0]["headers"]["request"]["set"]["x-env"], "prod");
+    assert_eq!(shown["workers"], "***");
+}
+
+#[test]
+fn a_wrong_substituted_value_is_reported_without_being_shown() {
+    let text = with(
+        "workers: ${env:A}
+reload: { watch: \"${env:A}\", interval: \"${env:A}\" }
+telemetry: { log: { level: \"${env:A}\", format: \"${env:A}\" }, access_log: { path: \"${env:A}\", sample: \"${env:A}\" } }
+listeners: { max_header_size: \"${env:A}\", inbound: { address: \"${env:A}\" } }
+routes: [{ service: \"${env:A}\" }]
+services: { api: { endpoints: [\"${env:A}\"], health_check: { path: \"${env:A}\" } } }
+",
+    );
+    let findings = config::parse("x", &text, &Secrets).unwrap_err();
+    assert_eq!(findings.items().len(), 12);
+    assert!(!findings.render_text(Style::Plain).contains("hunter2"));
+    assert!(!findings.to_json().to_string().contains("hunter2"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
+
+    #[test]
+    fn arbitrary_text_never_panics(text in "\\PC{0,200}") {
+        if let Err(findings) = parse(&text) {
+            prop_assert!(!findings.render_text(Style::Plain).is_empty());
+            prop_assert!(findings.to_json().is_object());
+        }
+    }
+
+    #[test]
+    fn text_made_of_yaml_signs_never_panics(text in "[-a:{}\\[\\]\"'#&*!|>%@ü\t\r\n ]{0,60}") {
+        if let Err(findings) = parse(&text) {
+            prop_assert!(!findings.render_text(Style::Plain).is_empty());
+        }
+    }
+
+    #[test]
+    fn mutations_of_the_reference_never_panic(
+        edits in prop::collection::vec((0..REFERENCE.len(), 0..40_usize, "[-a:{}\\[\\]\"'#&*ü0-9\r\n ]{0,8}"), 1..6),
+    ) {
+        let mut text = REFERENCE.to_owned();
+        for (at, length, insert) in edits {
+            let boundary = |at: usize| (at.min(text.len())..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap();
+            let (start, end) = (boundary(at), boundary(at + length));
+            text.replace_range(start..end, &insert);
+        }
+        if let Err(findings) = parse(&text) {
+            prop_assert!(!findings.render_text(Style::Plain).is_empty());
+        }
+    }
 }

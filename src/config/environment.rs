@@ -3,8 +3,7 @@
 use std::{fs::File, io, io::Read, path::Path};
 
 use super::{
-    codes,
-    report::{Report, error},
+    report::Report,
     tree::{Content, Kind, Node, Scalar},
 };
 
@@ -69,9 +68,7 @@ fn walk(
                 }
                 *scalar = Scalar { text, kind: Kind::Text, plain: false, secret };
             }
-            Err(message) => {
-                report.add::<()>(error(codes::SUBSTITUTION, span, message));
-            }
+            Err(message) => report.add_unsubstituted(span, message),
         },
         Content::Scalar(_) => {}
         Content::List(items) => {

@@ -2,11 +2,13 @@
 
 use super::{
     codes,
-    report::{Report, error},
+    diagnostic::Severity,
+    report::{Finding, Report, error},
     schema::Section,
     span::Span,
     suggest::closest,
     tree::{Content, Entry, Node},
+    value::shorten,
 };
 
 /// A mapping whose keys have been checked against its section of the schema.
@@ -34,32 +36,25 @@ impl<'n> Fields<'n> {
         };
         let fields = Self { entries, section, span: node.span };
         for entry in entries.iter().filter(|entry| !section.known.contains(&entry.key.as_str())) {
-            fields.refuse(entry, report);
+            report.add_with(Severity::Error, || fields.refusal(entry));
         }
         Some(fields)
     }
 
-    fn refuse(&self, entry: &Entry, report: &mut Report) {
+    /// What to say about a key that may not stand here.
+    fn refusal(&self, entry: &Entry) -> Finding {
         let Section { name, known, later, aliases, .. } = self.section;
         if later.contains(&entry.key.as_str()) {
-            report.add::<()>(
-                error(
-                    codes::LATER_KEY,
-                    entry.key_span,
-                    format!("`{}` is not available in this version", entry.key),
-                )
+            let message = format!("`{}` is not available in this version", entry.key);
+            return error(codes::LATER_KEY, entry.key_span, message)
                 .label("not built yet")
-                .help("remove the key: nothing would act on it"),
-            );
-            return;
+                .help("remove the key: nothing would act on it");
         }
         let candidates = known.iter().chain(later.iter()).copied();
-        report.add::<()>(
-            error(codes::UNKNOWN_KEY, entry.key_span, format!("unknown key `{}`", entry.key))
-                .label(format!("not a key of `{name}`"))
-                .suggest(closest(&entry.key, candidates, aliases))
-                .note(format!("keys of `{name}`: {}", known.join(", "))),
-        );
+        error(codes::UNKNOWN_KEY, entry.key_span, format!("unknown key `{}`", shorten(&entry.key)))
+            .label(format!("not a key of `{name}`"))
+            .suggest(closest(&entry.key, candidates, aliases))
+            .note(format!("keys of `{name}`: {}", known.join(", ")))
     }
 
     fn entry(&self, key: &str) -> Option<&'n Entry> {

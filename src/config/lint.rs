@@ -7,6 +7,7 @@ use super::{
     span::Span,
     tree::{Content, Kind, Node},
 };
+use crate::policy::route::RouteTable;
 
 /// Warns of unquoted scalars that YAML 1.1 readers take for something else.
 pub(super) fn yaml_words(node: &Node, report: &mut Report) {
@@ -64,7 +65,7 @@ fn octal(text: &str) -> bool {
 
 /// Warns of routes that no request can reach.
 pub(super) fn shadowed_routes(routes: &Routes, report: &mut Report) {
-    for (route, by) in shadowed(routes) {
+    for (route, by) in RouteTable::compile(&routes.params).shadowed() {
         let (Some(span), Some(place), Some(winner)) =
             (routes.spans.get(route), routes.spans.get(by), routes.params.get(by))
         else {
@@ -77,8 +78,4 @@ pub(super) fn shadowed_routes(routes: &Routes, report: &mut Report) {
                 .help("delete one of the two, or make this match narrower"),
         );
     }
-}
-
-fn shadowed(_routes: &Routes) -> Vec<(usize, usize)> {
-    Vec::new()
 }

@@ -1,6 +1,6 @@
 //! Collects findings while a file is read, so that one run tells all of them.
 
-use super::{codes::Code, diagnostic::Severity, span::Span};
+use super::{codes, codes::Code, diagnostic::Severity, span::Span};
 
 /// More findings than this are counted, not kept: a file of another kind would fill the memory with them.
 const MAX_KEPT: usize = 1_000;
@@ -11,6 +11,7 @@ pub(super) struct Report {
     findings: Vec<Finding>,
     dropped: usize,
     failed: bool,
+    unsubstituted: Vec<Span>,
 }
 
 /// A finding by byte ranges, before lines and columns are known.
@@ -95,6 +96,23 @@ impl Report {
         None
     }
 
+    /// Adds the finding that `describe` makes, which is asked only if the finding will be kept: a suggestion
+    /// for each of a million keys would take minutes.
+    pub(super) fn add_with(&mut self, severity: Severity, describe: impl FnOnce() -> Finding) {
+        if self.findings.len() < MAX_KEPT {
+            self.add::<()>(describe());
+        } else {
+            self.failed |= severity == Severity::Error;
+            self.dropped += 1;
+        }
+    }
+
+    /// Adds the finding that a value could not be substituted: whatever else is found there is a consequence.
+    pub(super) fn add_unsubstituted(&mut self, span: Span, message: String) {
+        self.unsubstituted.push(span);
+        self.add::<()>(error(codes::SUBSTITUTION, span, message));
+    }
+
     /// Whether an error is among the findings.
     pub(super) fn failed(&self) -> bool {
         self.failed
@@ -106,6 +124,8 @@ impl Report {
         let errors: Vec<Span> =
             self.findings.iter().filter(|f| f.severity == Severity::Error).map(|f| f.span).collect();
         self.findings.retain(|f| f.severity == Severity::Error || !errors.contains(&f.span));
+        let consequence = |f: &Finding| f.code != codes::SUBSTITUTION && self.unsubstituted.contains(&f.span);
+        self.findings.retain(|finding| !consequence(finding));
         self.findings.sort_by_key(|f| (f.span.start, f.code.id()));
         (self.findings, self.dropped)
     }

@@ -389,3 +389,72 @@ pub(super) static SHUTDOWN: Section = Section {
     later: NONE,
     aliases: &[("timeout", "drain_timeout"), ("drain", "drain_timeout"), ("grace_period", "grace")],
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [&Section; 30] = [
+        &ROOT,
+        &SERVICE,
+        &HEALTH_CHECK,
+        &GRPC_CHECK,
+        &LISTENERS,
+        &LISTENER,
+        &DEFAULTS,
+        &ROUTE,
+        &MATCH,
+        &VALUE_MATCH,
+        &SPLIT,
+        &REDIRECT,
+        &DIRECT_RESPONSE,
+        &REWRITE,
+        &HEADERS,
+        &HEADER_EDITS,
+        &CLUSTER,
+        &ENDPOINT,
+        &LOAD_BALANCER,
+        &HASH_ON,
+        &LIMITS,
+        &MTLS,
+        &ADMIN,
+        &TELEMETRY,
+        &LOG,
+        &ACCESS_LOG,
+        &METRICS,
+        &TRACING,
+        &RELOAD,
+        &SHUTDOWN,
+    ];
+
+    #[test]
+    fn the_reference_file_shows_every_key_and_none_of_a_later_version() {
+        let reference = include_str!("../../config/reference.yaml");
+        let shows = |key: &str| {
+            let written = format!("{key}:");
+            reference
+                .match_indices(&written)
+                .any(|(at, _)| reference[..at].chars().next_back().is_none_or(char::is_whitespace))
+        };
+        for section in ALL {
+            for key in section.known {
+                assert!(shows(key), "{}.{key}", section.name);
+            }
+        }
+        for key in ALL.iter().flat_map(|section| section.later) {
+            // `tls`, `retry` and others may be words of a comment, but not keys.
+            let elsewhere = ALL.iter().any(|section| section.known.contains(key));
+            assert!(elsewhere || !shows(key), "{key}");
+        }
+    }
+
+    #[test]
+    fn foreign_names_lead_to_keys_of_their_section_and_are_none_themselves() {
+        for section in ALL {
+            for (foreign, ours) in section.aliases {
+                assert!(section.known.contains(ours) || section.later.contains(ours), "{ours}");
+                assert!(!section.known.contains(foreign) && !section.later.contains(foreign), "{foreign}");
+            }
+        }
+    }
+}

@@ -29,7 +29,18 @@ pub(super) fn malformed(code: Code, node: &Node, message: impl Into<String>) -> 
 
 /// What to show of a value in a message: nothing of one that was substituted.
 pub(super) fn shown(scalar: &Scalar) -> String {
-    if scalar.secret { "the substituted value".to_owned() } else { format!("`{}`", scalar.text) }
+    if scalar.secret { "the substituted value".to_owned() } else { format!("`{}`", shorten(&scalar.text)) }
+}
+
+/// One short line of any text.
+pub(super) fn shorten(text: &str) -> String {
+    const LONGEST: usize = 60;
+    let text = text.trim();
+    let mut line: String = text.chars().take(LONGEST).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if text.chars().nth(LONGEST).is_some() {
+        line.push('…');
+    }
+    line
 }
 
 /// A scalar that is not empty (null).
@@ -76,7 +87,11 @@ pub(super) fn number(node: &Node, range: RangeInclusive<u64>, report: &mut Repor
             return report.add(expected(node, "a whole number", &example));
         }
     };
-    let message = format!("{value} is not a whole number from {} to {}", range.start(), range.end());
+    let message = if range.start() == range.end() {
+        format!("{value} is not known; the only value is {}", range.start())
+    } else {
+        format!("{value} is not a whole number from {} to {}", range.start(), range.end())
+    };
     report.add(malformed(codes::OUT_OF_RANGE, node, message).label("out of range"))
 }
 

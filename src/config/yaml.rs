@@ -11,6 +11,7 @@ use super::{
     report::{Finding, Report, error},
     span::Span,
     tree::{Content, Entry, Kind, Node, Scalar},
+    value::shorten,
 };
 
 /// Deeper nesting than this is no configuration; serde_yaml has the same bound.
@@ -137,6 +138,16 @@ impl<'t> Builder<'t> {
         Span::new(self.offset(span.start.index()), self.offset(span.end.index()))
     }
 
+    /// The scalar alone: saphyr counts what follows a quoted one, comments included, and the end of a block.
+    fn trimmed(&self, span: Span) -> Span {
+        let text = self.text.get(span.start..span.end).unwrap_or_default();
+        let length = match text.bytes().next() {
+            Some(quote @ (b'"' | b'\'')) => quoted_length(text, quote),
+            _ => text.trim_end().len(),
+        };
+        Span::new(span.start, span.start + length)
+    }
+
     fn offset(&self, character: usize) -> usize {
         let known =
             if self.offsets.is_empty() { Some(character) } else { self.offsets.get(character).copied() };
@@ -162,7 +173,8 @@ impl<'t> Builder<'t> {
             | Event::MappingStart(_, Some(_)) => Err(unsupported(span, "a tag")),
             Event::Alias(_) => Err(unsupported(span, "an alias")),
             Event::Scalar(text, style, _, _) => {
-                Ok(Node { span, content: scalar(text.into_owned(), style == ScalarStyle::Plain) })
+                let content = scalar(text.into_owned(), style == ScalarStyle::Plain);
+                Ok(Node { span: self.trimmed(span), content })
             }
             Event::SequenceStart(..) => self.list(span, depth, report),
             Event::MappingStart(..) => self.map(span, depth, report),
@@ -178,11 +190,7 @@ impl<'t> Builder<'t> {
                 let first = items.first().map(|item: &Node| item.span);
                 return Ok(Node { span: collection(start, span, first), content: Content::List(items) });
             }
-            let mut item = self.node(event, span, depth + 1, report)?;
-            if item.span.is_empty() {
-                item.span = start;
-            }
-            items.push(item);
+            items.push(self.node(event, span, depth + 1, report)?);
         }
     }
 
@@ -207,7 +215,7 @@ impl<'t> Builder<'t> {
             }
             if let Some(first) = seen.insert(key.clone(), key_span) {
                 report.add::<()>(
-                    error(codes::DUPLICATE_KEY, key_span, format!("key `{key}` is given twice"))
+                    error(codes::DUPLICATE_KEY, key_span, format!("key `{}` is given twice", shorten(&key)))
                         .label("again here")
                         .also(first, "first here"),
                 );
@@ -220,6 +228,24 @@ impl<'t> Builder<'t> {
             entries.push(Entry { key, key_span, value });
         }
     }
+}
+
+/// Length of the quoted scalar that `text` begins with, quotes included.
+fn quoted_length(text: &str, quote: u8) -> usize {
+    let mut bytes = text.bytes().enumerate().skip(1).peekable();
+    while let Some((at, byte)) = bytes.next() {
+        match byte {
+            b'\\' if quote == b'"' => {
+                bytes.next();
+            }
+            b'\'' if quote == byte && bytes.peek().is_some_and(|(_, next)| *next == byte) => {
+                bytes.next();
+            }
+            _ if byte == quote => return at + 1,
+            _ => {}
+        }
+    }
+    text.len()
 }
 
 /// Flow collections have brackets to point at; block collections are pointed at by their first element.
@@ -321,5 +347,26 @@ impl<'de> Visitor<'de> for Resolve<'_> {
             map.next_value_seed(Resolve(&mut entry.value))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_quoted_scalar_is_its_closing_quote() {
+        assert_eq!(quoted_length(r#""a\"b" # "c""#, b'"'), r#""a\"b""#.len());
+        assert_eq!(quoted_length("'it''s' # 'x'", b'\''), "'it''s'".len());
+    }
+
+    #[test]
+    fn substituted_text_is_a_number_or_a_truth_value_only_if_yaml_says_so() {
+        assert_eq!(resolve_plain("12"), Kind::Unsigned(12));
+        assert_eq!(resolve_plain("true"), Kind::Bool(true));
+        assert_eq!(resolve_plain("-1"), Kind::Number(-1.0));
+        for text in ["", "on", "{a: 1}", "[1]", "- 1", "1 # x", "-", "--- 1"] {
+            assert_eq!(resolve_plain(text), Kind::Text, "{text}");
+        }
     }
 }
