@@ -168,10 +168,13 @@ fn json_findings_carry_positions_in_characters_and_key_paths() {
 
 #[test]
 fn only_the_first_twenty_findings_are_shown() {
-    let text = with(&(0..25).map(|n| format!("nonsense{n}: 1\n")).collect::<String>());
-    let rendered = parse(&text).unwrap_err().render_text(Style::Plain);
-    assert_eq!(rendered.matches("error[OR104]").count(), 20);
-    assert!(rendered.ends_with("and 5 more\noutrigger.yaml: 25 errors\n"));
+    let rendered = |count: usize| {
+        let text = with(&(0..count).map(|n| format!("nonsense{n}: 1\n")).collect::<String>());
+        parse(&text).unwrap_err().render_text(Style::Plain)
+    };
+    assert_eq!(rendered(25).matches("error[OR104]").count(), 20);
+    assert!(rendered(25).ends_with("and 5 more\noutrigger.yaml: 25 errors\n"));
+    assert!(rendered(1500).ends_with("and 1480 more\noutrigger.yaml: 1000 errors and 500 more\n"));
 }
 
 #[test]

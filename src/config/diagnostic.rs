@@ -157,7 +157,8 @@ impl Findings {
             .flatten()
             .collect();
         let counts = if counts.is_empty() { "ok".to_owned() } else { counts.join(", ") };
-        format!("{}: {counts}", self.file)
+        let more = if self.dropped == 0 { String::new() } else { format!(" and {} more", self.dropped) };
+        format!("{}: {counts}{more}", self.file)
     }
 
     /// The findings as one JSON document.

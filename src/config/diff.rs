@@ -55,6 +55,8 @@ impl Bundle {
         self.telemetry.access_log.sink.clone_from(&running.telemetry.access_log.sink);
         self.telemetry.access_log.format = running.telemetry.access_log.format;
         self.telemetry.max_series_per_metric = running.telemetry.max_series_per_metric;
+        let kept = |pointer: &&String| needs_restart(&pointer.trim_start_matches('/').replace('/', "."));
+        self.masked.extend(running.masked.iter().filter(kept).cloned());
         self
     }
 }
@@ -124,6 +126,13 @@ mtls: { mode: disabled }
         let applied = Diff::between(&old, &new.with_restart_keys_of(&old));
         assert_eq!(applied.changed, ["listeners.max_headers", "services.api.endpoints"]);
         assert!(applied.restart_required.is_empty());
+    }
+
+    #[test]
+    fn a_value_that_is_held_back_stays_as_secret_as_it_was() {
+        let mut old = bundle(BASE);
+        old.masked = vec!["/workers".to_owned(), "/routes/0/name".to_owned()];
+        assert_eq!(bundle(BASE).with_restart_keys_of(&old).masked, ["/workers"]);
     }
 
     #[test]

@@ -33,7 +33,6 @@ pub use effective::{effective_json, effective_yaml};
 pub use environment::{Environment, ProcessEnvironment};
 pub use parse::{load, parse};
 pub use source::{Debounce, FileSource, Fingerprint, Text};
-pub use span::Position;
 
 /// A configuration file, parsed and validated: nothing in it can be wrong by itself any more.
 #[derive(Clone, Debug)]

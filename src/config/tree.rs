@@ -77,7 +77,8 @@ impl Node {
             node = match &node.content {
                 Content::Scalar(_) => return path,
                 Content::Map(entries) => {
-                    let Some(entry) = entries.iter().rev().find(|e| e.key_span.start <= offset) else {
+                    let after = entries.partition_point(|entry| entry.key_span.start <= offset);
+                    let Some(entry) = after.checked_sub(1).and_then(|index| entries.get(index)) else {
                         return path;
                     };
                     if !path.is_empty() {
@@ -90,8 +91,8 @@ impl Node {
                     &entry.value
                 }
                 Content::List(items) => {
-                    let Some((index, item)) =
-                        items.iter().enumerate().rev().find(|(_, i)| i.span.start <= offset)
+                    let after = items.partition_point(|item| item.span.start <= offset);
+                    let Some((index, item)) = after.checked_sub(1).and_then(|at| Some((at, items.get(at)?)))
                     else {
                         return path;
                     };

@@ -10,9 +10,10 @@ use crate::{
     config::{
         codes,
         defaults::Inherited,
+        diagnostic::Severity,
         fields::{Fields, MayLack, list},
         form,
-        report::{Report, error},
+        report::{Finding, Report, error},
         schema,
         span::Span,
         suggest::closest,
@@ -255,26 +256,31 @@ impl Routes {
     /// Reports every service that a route names and nobody defines; `defined` are the services with the places
     /// of their names.
     pub(in crate::config) fn check_references(&self, defined: &HashMap<&str, Span>, report: &mut Report) {
-        for Reference { service, span, secret } in &self.references {
-            if defined.contains_key(&**service) {
-                continue;
+        let mut names: Vec<&str> = defined.keys().copied().collect();
+        names.sort_unstable();
+        for reference in self.references.iter().filter(|reference| !defined.contains_key(&*reference.service))
+        {
+            report.add_with(Severity::Error, || reference.unknown(&names, defined));
+        }
+    }
+}
+
+impl Reference {
+    /// The finding that nobody defines the service.
+    fn unknown(&self, names: &[&str], defined: &HashMap<&str, Span>) -> Finding {
+        // Comparing with all of a great many names, for each of many routes, would keep a reload waiting.
+        const MOST_COMPARED: usize = 1000;
+        let Self { service, span, secret } = self;
+        let label = if *secret { "no such service".to_owned() } else { format!("no `services.{service}`") };
+        let finding =
+            error(codes::UNKNOWN_SERVICE, *span, "route sends to a service that does not exist").label(label);
+        let similar = closest(service, names.iter().copied().take(MOST_COMPARED), &[]);
+        match similar.and_then(|name| defined.get(name)) {
+            Some(place) => {
+                finding.also(*place, "a service with a similar name is defined here").suggest(similar)
             }
-            let label =
-                if *secret { "no such service".to_owned() } else { format!("no `services.{service}`") };
-            let mut finding =
-                error(codes::UNKNOWN_SERVICE, *span, "route sends to a service that does not exist")
-                    .label(label);
-            let mut names: Vec<&str> = defined.keys().copied().collect();
-            names.sort_unstable();
-            let similar = closest(service, names.iter().copied(), &[]);
-            if let Some(place) = similar.and_then(|name| defined.get(name)) {
-                finding = finding.also(*place, "a service with a similar name is defined here");
-            } else if names.is_empty() {
-                finding = finding.note("no services are defined");
-            } else {
-                finding = finding.note(format!("services: {}", shorten(&names)));
-            }
-            report.add::<()>(finding.suggest(similar));
+            None if names.is_empty() => finding.note("no services are defined"),
+            None => finding.note(format!("services: {}", shorten(names))),
         }
     }
 }
