@@ -1,3 +1,5 @@
+//! Heads that pass, heads that are refused, and the status each refusal gets.
+
 use super::*;
 
 const LIMITS: HeadLimits = HeadLimits { max_bytes: 60 * 1024, max_headers: 100 };

@@ -1,3 +1,5 @@
+//! Where the state of a connection goes with each request, and what ends it.
+
 use std::{
     sync::{
         Arc,
