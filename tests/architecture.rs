@@ -39,8 +39,13 @@ fn pure_code_names_no_task_file_socket_lock_clock_or_chance() {
 }
 
 #[test]
-fn only_rt_reads_clocks_seeds_generators_and_starts_tasks() {
-    assert_clean(&rules::runtime_effects(&sources()));
+fn only_rt_reads_clocks_and_seeds_generators() {
+    assert_clean(&rules::clocks_and_chance(&sources()));
+}
+
+#[test]
+fn every_task_and_thread_has_an_owner() {
+    assert_clean(&rules::spawns(&sources(), rules::SPAWNING_FILES));
 }
 
 #[test]

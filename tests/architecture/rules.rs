@@ -76,8 +76,8 @@ pub(crate) fn purity(files: &[SourceFile]) -> Vec<String> {
     violations
 }
 
-/// Time is read, chance is seeded and tasks are started in `rt` only.
-pub(crate) fn runtime_effects(files: &[SourceFile]) -> Vec<String> {
+/// Time is read and chance is seeded in `rt` only.
+pub(crate) fn clocks_and_chance(files: &[SourceFile]) -> Vec<String> {
     let mut violations = Vec::new();
     for file in files.iter().filter(|file| !file.path.starts_with("src/rt/")) {
         for reference in file.references() {
@@ -85,8 +85,6 @@ pub(crate) fn runtime_effects(files: &[SourceFile]) -> Vec<String> {
                 "only `rt` reads a clock; take `now` as an argument or ask `rt`"
             } else if draws_chance(&reference.path) {
                 "only `rt` seeds a generator; take it as an argument"
-            } else if SPAWNS.iter().any(|(kind, function)| reference.calls(kind, function)) {
-                "every task and thread starts through `rt`, with a name and an owner who joins it"
             } else {
                 continue;
             };
@@ -98,6 +96,32 @@ pub(crate) fn runtime_effects(files: &[SourceFile]) -> Vec<String> {
             ));
         }
     }
+    violations
+}
+
+/// Tasks and threads start in `rt`, which gives them a name and an owner, unless `exceptions` says for a file who
+/// joins what it starts.
+pub(crate) fn spawns(files: &[SourceFile], exceptions: &[Exception]) -> Vec<String> {
+    let mut violations = Vec::new();
+    let mut spawning = Vec::new();
+    for file in files.iter().filter(|file| !file.path.starts_with("src/rt/")) {
+        for reference in file.references() {
+            if !SPAWNS.iter().any(|(kind, function)| reference.calls(kind, function)) {
+                continue;
+            }
+            spawning.push(file.path.as_str());
+            if !exceptions.iter().any(|exception| exception.place == file.path) {
+                violations.push(format!(
+                    "{}:{}: `{}`: start it through `rt`, with a name and an owner who joins it, or tell the owner in \
+                     SPAWNING_FILES",
+                    file.path,
+                    reference.line,
+                    reference.path.join("::")
+                ));
+            }
+        }
+    }
+    violations.extend(unneeded(exceptions, |place| spawning.contains(&place)));
     violations
 }
 
@@ -262,7 +286,7 @@ fn is_ours(name: &str) -> bool {
 /// A place that may break a cap, and why.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Exception {
-    /// `src/file.rs`, or `src/file.rs function`.
+    /// `src/file.rs`, or for functions `src/file.rs function`.
     pub(crate) place: &'static str,
     /// What makes the long form the better one.
     pub(crate) reason: &'static str,
@@ -373,3 +397,6 @@ pub(crate) const LONG_FILES: &[Exception] = &[];
 
 /// Functions that may be longer, with the reason.
 pub(crate) const LONG_FUNCTIONS: &[Exception] = &[];
+
+/// Files that start tasks or threads by themselves, with who ends them.
+pub(crate) const SPAWNING_FILES: &[Exception] = &[];

@@ -114,20 +114,35 @@ fn data_and_arguments_are_pure() {
 }
 
 #[test]
-fn clocks_chance_and_tasks_outside_rt_are_found() {
+fn clocks_and_chance_outside_rt_are_found() {
     for text in [
         "fn f() { std::time::Instant::now(); }",
         "fn f() { tokio::time::Instant::now(); }",
         "fn f() { SystemTime::now(); }",
         "fn f() { fastrand::bool(); }",
+    ] {
+        assert_one(&rules::clocks_and_chance(&file("src/proxy/x.rs", text)), "src/proxy/x.rs:1:");
+        assert_none(&rules::clocks_and_chance(&file("src/rt/x.rs", text)));
+    }
+}
+
+#[test]
+fn tasks_and_threads_outside_rt_need_an_owner() {
+    let known = [Exception { place: "src/proxy/x.rs", reason: "joined by the worker's LocalSet" }];
+    for text in [
         "fn f() { tokio::spawn(g()); }",
         "fn f() { tokio::task::spawn_local(g()); }",
         "use tokio::task::spawn_blocking;",
         "fn f() { thread::Builder::new(); }",
     ] {
-        assert_one(&rules::runtime_effects(&file("src/proxy/x.rs", text)), "src/proxy/x.rs:1:");
-        assert_none(&rules::runtime_effects(&file("src/rt/x.rs", text)));
+        assert_one(&rules::spawns(&file("src/proxy/x.rs", text), &[]), "src/proxy/x.rs:1:");
+        assert_none(&rules::spawns(&file("src/proxy/x.rs", text), &known));
+        assert_none(&rules::spawns(&file("src/rt/x.rs", text), &[]));
     }
+    assert_one(
+        &rules::spawns(&file("src/proxy/x.rs", "fn f() {}"), &known),
+        "exception for `src/proxy/x.rs`",
+    );
 }
 
 #[test]
