@@ -142,7 +142,7 @@ async fn serve(loaded: Loaded, log: Arc<LogHandle>) -> Result<(), RunError> {
     let admin_sockets = AdminSockets::bind(&bundle)?;
 
     let mut tasks = Tasks::default();
-    let control = start_control(&bundle, &registry, &mut tasks).await?;
+    let control = start_control(&bundle, &registry, &drain, &mut tasks).await?;
     let limits = Arc::new(Live::new(Arc::new(bundle.listeners.clone())));
     let plane = DataPlane::start(PlaneParams {
         workers,
@@ -185,8 +185,8 @@ async fn serve(loaded: Loaded, log: Arc<LogHandle>) -> Result<(), RunError> {
     });
     tracing::info!(
         service = %bundle.directory.local.name,
-        inbound = ?plane.inbound,
-        outbound = ?plane.outbound,
+        inbound = plane.inbound.map(tracing::field::display),
+        outbound = plane.outbound.map(tracing::field::display),
         admin = %bundle.admin.address,
         workers,
         "serving"
@@ -214,6 +214,7 @@ struct Control {
 async fn start_control(
     bundle: &Bundle,
     registry: &Arc<Registry>,
+    drain: &Drain,
     tasks: &mut Tasks,
 ) -> Result<Control, RunError> {
     let resolver = Resolver::new().map_err(RunError::start("cannot read the resolver's configuration"))?;
@@ -225,7 +226,7 @@ async fn start_control(
         random::seeded(u64::MAX).u64(..),
     )
     .await;
-    tasks.spawn("directory", directory.run());
+    tasks.spawn("directory", directory.run(drain.watch()));
     let checking = health::run(Arc::clone(&cell), publisher.published.clone(), random::seeded(u64::MAX - 1));
     tasks.spawn("health", checking);
     Ok(Control { cell, publisher })

@@ -14,7 +14,7 @@ use super::{
     dns::{Answer, DnsError, Resolver},
 };
 use crate::{
-    rt::clock,
+    rt::{DrainWatch, Phase, clock},
     snapshot::{ClusterParams, EndpointParams, EndpointSource, SnapshotCell},
     telemetry::{
         Propagation,
@@ -124,9 +124,14 @@ impl Directory {
         (directory, cell, publisher)
     }
 
-    /// Takes changes until it is dropped.
-    pub async fn run(mut self) {
-        while let Some(change) = self.changes.recv().await {
+    /// Takes changes until the process stops.
+    pub async fn run(mut self, mut drain: DrainWatch) {
+        loop {
+            let change = tokio::select! {
+                () = drain.reached(Phase::Stopped) => return,
+                change = self.changes.recv() => change,
+            };
+            let Some(change) = change else { return };
             match change {
                 Change::Configure { params, propagation, noticed, done } => {
                     self.params = *params;

@@ -81,7 +81,8 @@ async fn run_http1(
     let mut lease = within(deadline, H1Lease::checkout(pool, cluster)).await??;
     let mut request = take(outgoing);
     let (mut head, body) = request.into_parts();
-    headers::address_http1(&mut head, &outgoing.authority, outgoing.upgrade.as_ref());
+    let upgrade = outgoing.upgrade.as_ref();
+    headers::address_http1(&mut head, &outgoing.authority, upgrade, outgoing.wants_trailers);
     request = Request::from_parts(head, body);
     let tunnel = outgoing.upgrade.is_some().then(|| lease.expect_tunnel());
     record.sent_up();

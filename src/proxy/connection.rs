@@ -5,7 +5,7 @@ use std::{
     cell::Cell,
     future::{Future, poll_fn},
     net::SocketAddr,
-    pin::{Pin, pin},
+    pin::pin,
     rc::Rc,
     sync::Arc,
 };
@@ -92,23 +92,13 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
 }
 
 async fn serve_http1(downstream: Rc<Downstream>, io: GuardedIo<TcpStream>) {
-    let state = Rc::clone(&downstream.state);
     let shared = Rc::clone(&downstream);
     // Boxed for each request, so that an idle connection does not hold room for a request.
-    let service = service_fn(move |request| Box::pin(exchange::serve(Rc::clone(&shared), request)));
+    let service = service_fn(move |request| Box::pin(exchange::serve_http1(Rc::clone(&shared), request)));
     let mut driver = codec::h1_server(&downstream.limits).serve_connection(TokioIo::new(io), service);
-    let mut leaving = false;
-    let served = poll_fn(|cx| {
-        let polled = Pin::new(&mut driver).poll(cx);
-        // Told while a request runs, its response says `Connection: close`. A client that is idle may be sending
-        // at this very moment: it is told with its next response, or cut by the sweeper after a while.
-        if !leaving && state.wants_graceful() && state.active_requests() > 0 {
-            leaving = true;
-            Pin::new(&mut driver).graceful_shutdown();
-        }
-        polled
-    })
-    .await;
+    // hyper's own graceful shutdown would close behind a response whose head is already gone, and the client could
+    // not know: instead the next head says `Connection: close`, and the sweeper cuts who sends nothing.
+    let served = (&mut driver).await;
     if let Err(error) = served {
         tracing::debug!(%error, peer = %downstream.peer, "connection ended");
         return;

@@ -32,6 +32,20 @@ use crate::{
     types::Direction,
 };
 
+/// [`serve`] for HTTP/1, where the head of a response is the only place to tell the client that the connection
+/// ends.
+pub(crate) async fn serve_http1(
+    downstream: Rc<Downstream>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let state = Rc::clone(&downstream.state);
+    let mut response = serve(downstream, request).await?;
+    if state.wants_graceful() {
+        headers::announce_close(&mut response);
+    }
+    Ok(response)
+}
+
 /// Serves one request. Never fails: what goes wrong becomes a response that says whose fault it was. Dropping the
 /// future (the client went away) cancels the request at the endpoint.
 pub(crate) async fn serve(

@@ -299,12 +299,24 @@ pub(crate) fn address_http1(
     parts: &mut request::Parts,
     authority: &HeaderValue,
     upgrade: Option<&HeaderValue>,
+    wants_trailers: bool,
 ) {
     parts.version = Version::HTTP_11;
     parts.headers.insert(header::HOST, authority.clone());
     if let Some(upgrade) = upgrade {
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(header::UPGRADE, upgrade.clone());
+    } else if wants_trailers {
+        // Many servers send trailers only to whom asks; TE is hop-by-hop and must be named (RFC 9110 §10.1.4).
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+        parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Tells an HTTP/1 client that its connection ends with this response. Not on a 101, after which there is no HTTP.
+pub(crate) fn announce_close(response: &mut http::Response<super::body::ResponseBody>) {
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
 }
 
