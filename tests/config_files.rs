@@ -167,6 +167,19 @@ fn json_findings_carry_positions_in_characters_and_key_paths() {
 }
 
 #[test]
+fn what_is_missing_is_missing_in_the_mapping_and_not_in_its_first_key() {
+    let path = |text: &str| parse(text).unwrap_err().items()[0].path.clone();
+    assert_eq!(path("service: { name: web, address: 127.0.0.1:8080 }\nmtls: { mode: disabled }\n"), "");
+    assert_eq!(path(&with("routes:\n  - name: a\n    service: b\n  - timeout: 1s\n")), "routes[0].service");
+    assert_eq!(
+        path(&with("routes:\n  - name: a\n    redirect: { port: 1 }\n  - timeout: 1s\n")),
+        "routes[1]"
+    );
+    assert_eq!(path(&with("services:\n  api:\n    protocol: auto\n")), "services.api");
+    assert_eq!(path(&with("services: { api: { protocol: auto } }\n")), "services.api");
+}
+
+#[test]
 fn only_the_first_twenty_findings_are_shown() {
     let rendered = |count: usize| {
         let text = with(&(0..count).map(|n| format!("nonsense{n}: 1\n")).collect::<String>());

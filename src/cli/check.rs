@@ -7,10 +7,7 @@ use std::{
 };
 
 use super::exit;
-use crate::{
-    config::{self, Bundle, Code, FileSource, Findings, ProcessEnvironment, Severity, Style, Text},
-    policy::route::{PrecedenceRow, RouteParams, RouteTable},
-};
+use crate::config::{self, Bundle, Code, FileSource, Findings, ProcessEnvironment, Severity, Style, Text};
 
 const EXIT_OK: u8 = 0;
 /// The arguments make no sense: what clap exits with.
@@ -104,7 +101,7 @@ fn run(args: &CheckArgs, streams: &mut Streams<'_>) -> io::Result<u8> {
                 print_effective(&bundle, args.output, streams.out)?;
             }
             if args.routes {
-                print_routes(&bundle.directory.routes, streams.out)?;
+                streams.out.write_all(config::routes_in_order(&bundle).as_bytes())?;
             }
         }
         _ => report(&findings, args.output, streams.out_style, streams.out)?,
@@ -146,22 +143,6 @@ fn print_effective(bundle: &Bundle, output: Output, out: &mut dyn Write) -> io::
         Output::Json => writeln!(out, "{:#}", config::effective_json(bundle)),
         Output::Text => out.write_all(config::effective_yaml(bundle).as_bytes()),
     }
-}
-
-/// One line for each route and host, highest precedence first.
-fn print_routes(routes: &[RouteParams], out: &mut dyn Write) -> io::Result<()> {
-    let rows = RouteTable::compile(routes).precedence();
-    let width = |cell: fn(&PrecedenceRow) -> usize| rows.iter().map(cell).max().unwrap_or(0);
-    let (name, host, path) =
-        (width(|row| row.name.len()), width(|row| row.host.len()), width(|row| row.path.len()));
-    for row in &rows {
-        let line = format!(
-            "{:>4}  {:name$}  {:host$}  {:path$}  {}",
-            row.rank, row.name, row.host, row.path, row.conditions
-        );
-        writeln!(out, "{}", line.trim_end())?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

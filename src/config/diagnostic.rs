@@ -226,7 +226,7 @@ fn diagnostic(
         severity: finding.severity,
         message: finding.message,
         file: file.to_owned(),
-        path: root.map(|root| root.path_at(span.start)).unwrap_or_default(),
+        path: root.map(|root| root.path_at(span.start, finding.aim)).unwrap_or_default(),
         line: start.line,
         column: start.column,
         end_line: end.line,

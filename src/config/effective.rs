@@ -98,6 +98,12 @@ fn put(fields: &mut Map<String, Value>, key: &str, value: Option<impl Into<Value
     }
 }
 
+/// Adds a list, if there is something in it: an empty one means the same as none.
+fn put_list<T: Into<Value>>(fields: &mut Map<String, Value>, key: &str, items: impl Iterator<Item = T>) {
+    let items: Vec<Value> = items.map(Into::into).collect();
+    put(fields, key, (!items.is_empty()).then_some(items));
+}
+
 /// A limit that `0s` switches off.
 fn limit(value: Option<std::time::Duration>) -> String {
     show_duration(value.unwrap_or_default())
@@ -168,8 +174,14 @@ fn route(route: &RouteParams) -> Value {
         "name": &**name,
         "match": route_match(matcher),
         "timeout": limit(*timeout),
-        "headers": { "request": edits(request_headers), "response": edits(response_headers) },
     }));
+    let edits: Map<String, Value> =
+        [("request", edits(request_headers)), ("response", edits(response_headers))]
+            .into_iter()
+            .filter(|(_, edits)| !edits.is_empty())
+            .map(|(side, edits)| (side.to_owned(), Value::Object(edits)))
+            .collect();
+    put(&mut fields, "headers", (!edits.is_empty()).then_some(edits));
     match action {
         Action::Forward { targets, rewrite: changes } => {
             match targets.as_slice() {
@@ -198,12 +210,11 @@ fn route_match(matcher: &RouteMatch) -> Value {
         HostPattern::Exact(host) => host.clone(),
         HostPattern::Suffix(suffix) => format!("*{suffix}"),
     };
-    let mut fields = object(json!({
-        "hosts": hosts.iter().map(host).collect::<Vec<_>>(),
-        "methods": methods.iter().map(http::Method::as_str).collect::<Vec<_>>(),
-        "headers": headers.iter().map(|c| condition(c.name.as_str(), &c.value)).collect::<Vec<_>>(),
-        "query": query.iter().map(|c| condition(&c.name, &c.value)).collect::<Vec<_>>(),
-    }));
+    let mut fields = Map::new();
+    put_list(&mut fields, "hosts", hosts.iter().map(host));
+    put_list(&mut fields, "methods", methods.iter().map(http::Method::as_str));
+    put_list(&mut fields, "headers", headers.iter().map(|c| condition(c.name.as_str(), &c.value)));
+    put_list(&mut fields, "query", query.iter().map(|c| condition(&c.name, &c.value)));
     match path {
         PathPattern::Any => {}
         PathPattern::Exact(path) => put(&mut fields, "path", Some(path.as_str())),
@@ -246,12 +257,13 @@ fn redirect(Redirect { status, scheme, host, port, path }: &Redirect) -> Value {
     Value::Object(fields)
 }
 
-fn edits(HeaderEdits { remove, set, add }: &HeaderEdits) -> Value {
-    json!({
-        "remove": remove.iter().map(HeaderName::as_str).collect::<Vec<_>>(),
-        "set": headers(set),
-        "add": headers(add),
-    })
+fn edits(HeaderEdits { remove, set, add }: &HeaderEdits) -> Map<String, Value> {
+    let mut fields = Map::new();
+    put_list(&mut fields, "remove", remove.iter().map(HeaderName::as_str));
+    for (key, written) in [("set", set), ("add", add)] {
+        put(&mut fields, key, (!written.is_empty()).then(|| headers(written)));
+    }
+    fields
 }
 
 fn headers(headers: &[(HeaderName, HeaderValue)]) -> Map<String, Value> {

@@ -77,7 +77,8 @@ impl<'n> Fields<'n> {
                     format!("`{key}` is missing in `{}`", self.section.name),
                 )
                 .label(format!("needs `{key}`"))
-                .help(format!("add `{example}`")),
+                .help(format!("add `{example}`"))
+                .of_mapping(),
             )
         })
     }
@@ -121,7 +122,8 @@ impl<'n> Fields<'n> {
                         self.span,
                         format!("`{}` needs one of {}", self.section.name, list()),
                     )
-                    .label("none of them is here"),
+                    .label("none of them is here")
+                    .of_mapping(),
                 );
             }
             return None;

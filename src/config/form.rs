@@ -228,7 +228,7 @@ fn compile(pattern: &str) -> Result<Regex, regex::Error> {
     RegexBuilder::new(pattern).size_limit(REGEX_SIZE).build()
 }
 
-/// The expression as it was written, without the anchors that [`regex`] put around it.
+/// The expression as it was written, without the anchors that [`regex()`] put around it.
 pub(super) fn show_regex(regex: &Regex) -> &str {
     let whole = regex.as_str();
     whole.strip_prefix(ANCHOR_START).and_then(|rest| rest.strip_suffix(ANCHOR_END)).unwrap_or(whole)

@@ -14,6 +14,7 @@ mod form;
 mod lint;
 mod mask;
 mod parse;
+mod precedence;
 mod report;
 mod schema;
 mod sections;
@@ -32,6 +33,7 @@ pub use diff::Diff;
 pub use effective::{effective_json, effective_yaml};
 pub use environment::{Environment, ProcessEnvironment};
 pub use parse::{load, parse};
+pub use precedence::routes_in_order;
 pub use source::{Debounce, FileSource, Fingerprint, Text};
 
 /// A configuration file, parsed and validated: nothing in it can be wrong by itself any more.

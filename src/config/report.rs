@@ -1,6 +1,6 @@
 //! Collects findings while a file is read, so that one run tells all of them.
 
-use super::{codes, codes::Code, diagnostic::Severity, span::Span};
+use super::{codes, codes::Code, diagnostic::Severity, span::Span, tree::Aim};
 
 /// More findings than this are counted, not kept: a file of another kind would fill the memory with them.
 const MAX_KEPT: usize = 1_000;
@@ -20,6 +20,7 @@ pub(super) struct Finding {
     pub(super) code: Code,
     pub(super) severity: Severity,
     pub(super) span: Span,
+    pub(super) aim: Aim,
     pub(super) message: String,
     pub(super) label: Option<String>,
     pub(super) help: Option<String>,
@@ -31,6 +32,12 @@ impl Finding {
     /// Text at the caret.
     pub(super) fn label(mut self, label: impl Into<String>) -> Self {
         self.label = Some(label.into());
+        self
+    }
+
+    /// It is about the mapping that begins here, not about its first key.
+    pub(super) fn of_mapping(mut self) -> Self {
+        self.aim = Aim::Mapping;
         self
     }
 
@@ -76,6 +83,7 @@ fn finding(code: Code, severity: Severity, span: Span, message: String) -> Findi
         code,
         severity,
         span,
+        aim: Aim::Value,
         message,
         label: None,
         help: None,

@@ -49,6 +49,15 @@ pub(super) struct Entry {
     pub(super) value: Node,
 }
 
+/// What a finding is about, where a block mapping and its first key are at the same place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Aim {
+    /// The key or value.
+    Value,
+    /// The mapping as a whole, because something is missing in it.
+    Mapping,
+}
+
 impl Node {
     /// Whether the value must not be shown.
     pub(super) fn secret(&self) -> bool {
@@ -69,15 +78,19 @@ impl Node {
         }
     }
 
-    /// The path of the deepest key or item that `offset` lies in or after, as `routes[0].timeout`.
-    pub(super) fn path_at(&self, offset: usize) -> String {
+    /// The path of the deepest key or item that `offset` lies in or after, as `routes[0].timeout`. With
+    /// `Aim::Mapping` a key that begins right there stands for the mapping that it is the first one of.
+    pub(super) fn path_at(&self, offset: usize, aim: Aim) -> String {
         let mut path = String::new();
         let mut node = self;
         loop {
             node = match &node.content {
                 Content::Scalar(_) => return path,
                 Content::Map(entries) => {
-                    let after = entries.partition_point(|entry| entry.key_span.start <= offset);
+                    let after = entries.partition_point(|entry| match aim {
+                        Aim::Value => entry.key_span.start <= offset,
+                        Aim::Mapping => entry.key_span.start < offset,
+                    });
                     let Some(entry) = after.checked_sub(1).and_then(|index| entries.get(index)) else {
                         return path;
                     };

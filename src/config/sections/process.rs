@@ -34,12 +34,12 @@ pub(in crate::config) fn workers(root: &Fields<'_>, report: &mut Report) -> Opti
 /// Nobody may take a plaintext mesh for an encrypted one: its absence has to be written down.
 pub(in crate::config) fn mtls(root: &Fields<'_>, report: &mut Report) {
     let Some(node) = root.get("mtls") else {
-        report.add::<()>(plaintext(root.span, "`mtls` is missing"));
+        report.add::<()>(plaintext(root.span, "`mtls` is missing").of_mapping());
         return;
     };
     let Some(fields) = Fields::open(node, &schema::MTLS, report) else { return };
     let Some(mode) = fields.get("mode") else {
-        report.add::<()>(plaintext(node.span, "`mode` is missing in `mtls`"));
+        report.add::<()>(plaintext(node.span, "`mode` is missing in `mtls`").of_mapping());
         return;
     };
     match &mode.content {
