@@ -319,8 +319,7 @@ pub(crate) const MODULES: &[(&str, &[&str])] = &[
         &["types", "rt", "policy", "telemetry", "snapshot", "net", "proxy", "directory", "admin", "config"],
     ),
     // rank 10
-    // `check --routes` prints the order of routes, which is the policy's own: ADR 0004.
-    ("cli", &["types", "policy", "telemetry", "admin", "config", "app"]),
+    ("cli", &["types", "telemetry", "admin", "config", "app"]),
     ("main", &["telemetry", "config", "app", "cli"]),
 ];
 
