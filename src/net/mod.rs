@@ -8,4 +8,4 @@ mod stream;
 pub use accept::Accepting;
 pub use dial::{DialError, dial};
 pub use listen::{BindError, bind};
-pub use stream::Stream;
+pub use stream::{JOINED, Stream, join_small};

@@ -11,6 +11,20 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
+/// Writes up to this size are put together and sent with one buffer: `send` is cheaper than `writev`, by more than
+/// the copy costs.
+pub const JOINED: usize = 1024;
+
+/// The buffers put together in `room`, if they fit.
+pub fn join_small<'a>(bufs: &[io::IoSlice<'_>], room: &'a mut [u8; JOINED]) -> Option<&'a [u8]> {
+    let mut length = 0;
+    for buffer in bufs {
+        room.get_mut(length..length + buffer.len())?.copy_from_slice(buffer);
+        length += buffer.len();
+    }
+    room.get(..length)
+}
+
 /// A connected stream.
 #[derive(Debug)]
 pub enum Stream {
@@ -42,6 +56,10 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let mut room = [0; JOINED];
+        if let Some(joined) = join_small(bufs, &mut room) {
+            return self.poll_write(cx, joined);
+        }
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),

@@ -1,5 +1,4 @@
-//! The only builder of hyper connections, so that every knob is set in one place. The values and the reasons for
-//! them: docs/adr/0003.
+//! The only builder of hyper connections, so that every knob is set in one place, with its reason beside it.
 
 use std::{future::Future, time::Duration};
 

@@ -16,7 +16,9 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::{
-    ListenersParams, codec, exchange,
+    ListenersParams, codec,
+    deadline::SpareTimer,
+    exchange,
     framing::{ConnState, Detected, GuardedIo},
     gauge::Raised,
     tunnel::{self, TunnelPlan},
@@ -36,6 +38,7 @@ pub(crate) struct Downstream {
     pub(crate) state: Rc<ConnState>,
     /// Limits as they were when the connection was accepted.
     pub(crate) limits: Arc<ListenersParams>,
+    pub(crate) timer: SpareTimer,
     tunnel: Cell<Option<Box<TunnelPlan>>>,
 }
 
@@ -70,6 +73,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
         peer,
         state: Rc::clone(&state),
         limits: Arc::clone(&limits),
+        timer: SpareTimer::default(),
         tunnel: Cell::new(None),
     });
     let mut io = GuardedIo::new(stream, Rc::clone(&state), limits.head_limits());

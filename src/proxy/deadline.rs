@@ -1,6 +1,7 @@
 //! When a request has taken too long: the limit of its route, and the limit of silence.
 
 use std::{
+    cell::Cell,
     future::Future,
     pin::Pin,
     rc::Rc,
@@ -13,6 +14,10 @@ use tokio::time::Sleep;
 use super::body::Upload;
 use crate::{rt::clock, types::Mono};
 
+/// A timer that a connection keeps between its requests. Setting it later, which is what the next request does,
+/// costs one atomic operation; making and removing one costs a walk through the timer wheel.
+pub(crate) type SpareTimer = Rc<Cell<Option<Pin<Box<Sleep>>>>>;
+
 /// The end of a request's time.
 ///
 /// As in Envoy, the limit of the route counts from the end of the request: a slow upload, or a stream that the
@@ -24,24 +29,29 @@ pub(crate) struct Deadline {
     began: Mono,
     progress: Mono,
     upload: Option<Rc<Upload>>,
+    clock: Rc<Cell<Mono>>,
+    spare: SpareTimer,
     timer: Option<Pin<Box<Sleep>>>,
     armed_for: Mono,
 }
 
 impl Deadline {
-    /// A request that began at `began`. `upload` is its body, if it has one.
+    /// A request that began at `began`. `upload` is its body, if it has one. `clock` is the worker's coarse one,
+    /// good enough for silence.
     pub(crate) fn new(
         limit: Option<Duration>,
         idle: Duration,
         began: Mono,
         upload: Option<Rc<Upload>>,
+        clock: Rc<Cell<Mono>>,
+        spare: SpareTimer,
     ) -> Self {
-        Self { limit, idle, began, progress: began, upload, timer: None, armed_for: Mono::ZERO }
+        Self { limit, idle, began, progress: began, upload, clock, spare, timer: None, armed_for: Mono::ZERO }
     }
 
     /// Something came from the endpoint.
     pub(crate) fn progress(&mut self) {
-        self.progress = clock::now();
+        self.progress = self.progress.max(self.clock.get());
     }
 
     /// When it ends, by what is known now.
@@ -71,10 +81,14 @@ impl Deadline {
             if self.timer.is_none() || at < self.armed_for {
                 self.armed_for = at;
                 let instant = clock::instant(at);
-                match &mut self.timer {
-                    Some(timer) => timer.as_mut().reset(instant),
-                    None => self.timer = Some(Box::pin(tokio::time::sleep_until(instant))),
-                }
+                let timer = self.timer.take().or_else(|| self.spare.take());
+                self.timer = Some(match timer {
+                    Some(mut timer) => {
+                        timer.as_mut().reset(instant);
+                        timer
+                    }
+                    None => Box::pin(tokio::time::sleep_until(instant)),
+                });
             }
             let rings = self.timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready());
             if !rings {
@@ -85,6 +99,14 @@ impl Deadline {
                 return Poll::Ready(());
             }
             self.timer = None;
+        }
+    }
+}
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        if let Some(timer) = self.timer.take() {
+            self.spare.set(Some(timer));
         }
     }
 }

@@ -118,7 +118,7 @@ fn identify(
     record: &mut RequestRecord,
 ) {
     let rng = &mut *downstream.worker.rng.borrow_mut();
-    let id = request_id::ensure(&mut head.headers, clock::wall(), rng);
+    let id = request_id::ensure(&mut head.headers, downstream.worker.wall_at(record.started()), rng);
     let trace = trace::propagate(&mut head.headers, &snapshot.propagation, rng);
     record.identify(facts.authority.clone(), id, trace);
 }
@@ -197,7 +197,14 @@ async fn forward(
     };
     outgoing.head.extensions.clear();
     let idle = downstream.limits.stream_idle_timeout;
-    let mut deadline = Deadline::new(route.timeout, idle, clock::now(), upload.clone());
+    let mut deadline = Deadline::new(
+        route.timeout,
+        idle,
+        record.started(),
+        upload.clone(),
+        Rc::clone(&worker.clock),
+        Rc::clone(&downstream.timer),
+    );
     let tried = try_endpoints(&downstream, cluster, &mut outgoing, key, &mut deadline, &mut record).await;
     match tried {
         Ok(answer) => deliver(&downstream, route, answer, &outgoing, deadline, record),

@@ -232,17 +232,23 @@ fn drop_hop_by_hop(headers: &mut HeaderMap, found: &Found) {
     if found.connection {
         drop_connection(headers);
     }
-    for (present, name) in [
-        (found.keep_alive, KEEP_ALIVE),
-        (found.proxy_connection, PROXY_CONNECTION),
-        (found.te, header::TE),
-        (found.transfer_encoding, header::TRANSFER_ENCODING),
-        (found.upgrade, header::UPGRADE),
-        (found.http2_settings, HTTP2_SETTINGS),
-    ] {
-        if present {
-            headers.remove(name);
-        }
+    if found.keep_alive {
+        headers.remove(KEEP_ALIVE);
+    }
+    if found.proxy_connection {
+        headers.remove(PROXY_CONNECTION);
+    }
+    if found.te {
+        headers.remove(header::TE);
+    }
+    if found.transfer_encoding {
+        headers.remove(header::TRANSFER_ENCODING);
+    }
+    if found.upgrade {
+        headers.remove(header::UPGRADE);
+    }
+    if found.http2_settings {
+        headers.remove(HTTP2_SETTINGS);
     }
 }
 

@@ -84,6 +84,10 @@ impl RequestRecord {
         })
     }
 
+    pub(crate) fn started(&self) -> Mono {
+        self.started
+    }
+
     pub(crate) fn is_grpc(&self) -> bool {
         self.grpc
     }
@@ -206,7 +210,7 @@ impl Drop for RequestRecord {
         }
         let worker = &self.downstream.worker;
         worker.access_log.borrow_mut().record(&AccessRecord {
-            at: clock::wall(),
+            at: worker.wall_at(now),
             direction: self.downstream.side,
             client: Some(self.downstream.peer.ip()),
             method: &self.method,

@@ -4,7 +4,7 @@
 use std::{
     cell::{Cell, RefCell},
     rc::{Rc, Weak},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use super::{
@@ -61,13 +61,19 @@ impl Sweeper {
 }
 
 /// Ticks for ever; ends when it is dropped with its worker.
-pub(crate) async fn run(sweeper: Rc<Sweeper>, pools: Rc<Pools>, now: Rc<Cell<Mono>>) {
+pub(crate) async fn run(
+    sweeper: Rc<Sweeper>,
+    pools: Rc<Pools>,
+    now: Rc<Cell<Mono>>,
+    epoch: Rc<Cell<SystemTime>>,
+) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut count: u32 = 0;
     loop {
         ticks.tick().await;
         now.set(clock::now());
+        epoch.set(clock::epoch());
         sweeper.sweep(now.get());
         count = count.wrapping_add(1);
         if count.is_multiple_of(POOL_TICKS) {

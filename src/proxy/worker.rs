@@ -11,7 +11,7 @@ use std::{
         atomic::{AtomicU32, Ordering::Relaxed},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::{
@@ -49,6 +49,8 @@ pub(crate) struct Worker {
     pub(crate) rng: RefCell<fastrand::Rng>,
     /// Monotonic time, as of the sweeper's last tick.
     pub(crate) clock: Rc<Cell<Mono>>,
+    /// Wall-clock time at `Mono::ZERO`, as of that tick: one clock read serves for both.
+    pub(crate) epoch: Rc<Cell<SystemTime>>,
     pub(crate) sweeper: Rc<Sweeper>,
     pub(crate) access_log: RefCell<AccessLogWriter>,
     pub(crate) drain: DrainWatch,
@@ -57,6 +59,11 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
+    /// Wall-clock time at `at`, a recent instant.
+    pub(crate) fn wall_at(&self, at: Mono) -> SystemTime {
+        self.epoch.get() + at.since(Mono::ZERO)
+    }
+
     pub(crate) fn listener_metrics(&self, side: Direction) -> &Arc<ListenerMetrics> {
         match side {
             Direction::Inbound => &self.inbound_metrics,
@@ -171,6 +178,7 @@ async fn run(index: usize, shared: Shared, inbound: Option<Door>, outbound: Opti
         pools: Rc::new(Pools::new(shared.workers)),
         rng: RefCell::new(random::seeded(index as u64)),
         clock: Rc::new(Cell::new(clock::now())),
+        epoch: Rc::new(Cell::new(clock::epoch())),
         sweeper: Rc::default(),
         access_log: RefCell::new(shared.access_log.writer(random::seeded(index as u64 + 0x1000))),
         drain: shared.drain.clone(),
@@ -182,6 +190,7 @@ async fn run(index: usize, shared: Shared, inbound: Option<Door>, outbound: Opti
         Rc::clone(&worker.sweeper),
         Rc::clone(&worker.pools),
         Rc::clone(&worker.clock),
+        Rc::clone(&worker.epoch),
     ));
     let mut accepting = Vec::new();
     for (side, door, load) in

@@ -26,6 +26,14 @@ pub fn instant(at: Mono) -> tokio::time::Instant {
     tokio::time::Instant::from_std(origin() + Duration::from_nanos(at.as_nanos()))
 }
 
+/// Wall-clock time at [`Mono::ZERO`], as the clock stands now: added to a `Mono` it gives wall-clock time without
+/// another read. Changes when somebody sets the clock.
+#[must_use]
+pub fn epoch() -> SystemTime {
+    let since = now().since(Mono::ZERO);
+    wall().checked_sub(since).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
 /// Wall-clock time, for log lines and timestamps only: it may jump in both directions.
 #[must_use]
 pub fn wall() -> SystemTime {

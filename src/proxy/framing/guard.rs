@@ -22,6 +22,7 @@ use super::{
     scan::{Place, RequestScanner, Rest, Scan},
     state::{ConnState, Decision, Phase, ReadFate},
 };
+use crate::net::{JOINED, join_small};
 
 /// What the codec is given in place of a head that was refused. The service recognises it by
 /// [`ActiveRequest::reject`](super::ActiveRequest::reject), never by its text.
@@ -373,7 +374,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for GuardedIo<S> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let guard = self.get_mut();
-        let written = Pin::new(&mut guard.io).poll_write_vectored(cx, slices);
+        let mut room = [0; JOINED];
+        let written = match join_small(slices, &mut room) {
+            Some(joined) => Pin::new(&mut guard.io).poll_write(cx, joined),
+            None => Pin::new(&mut guard.io).poll_write_vectored(cx, slices),
+        };
         guard.watch_write(cx, written)
     }
 

@@ -146,14 +146,15 @@ impl H1Lease {
         let slot = if pool.h1.open.get() < pool.max_connections(cluster) {
             Slot::take(pool)
         } else {
-            match wait_in_queue(pool, cluster).await? {
+            // Boxed, as opening is: both are rare, and their room would be copied with every request's future.
+            match Box::pin(wait_in_queue(pool, cluster)).await? {
                 Grant::Use(connection) => {
                     return Ok(Self { pool: Rc::clone(pool), connection, reused: true });
                 }
                 Grant::Open(slot) => slot,
             }
         };
-        let connection = open(pool, cluster, slot).await?;
+        let connection = Box::pin(open(pool, cluster, slot)).await?;
         Ok(Self { pool: Rc::clone(pool), connection, reused: false })
     }
 

@@ -108,14 +108,15 @@ impl H2Lease {
                 return Ok(Self::enter(pool, connection, true));
             }
             if pool.h2.opening.get() {
-                wait_for_opening(pool, cluster).await?;
+                // Boxed, as opening is: both are rare, and their room would be copied with every request's future.
+                Box::pin(wait_for_opening(pool, cluster)).await?;
                 continue;
             }
             if pool.h2.connections.borrow().len() >= pool.max_connections(cluster) as usize {
                 pool.metrics.limit_reached(LimitKind::PendingRequests);
                 return Err(ProxyError::overflow());
             }
-            let connection = open(pool, cluster).await?;
+            let connection = Box::pin(open(pool, cluster)).await?;
             return Ok(Self::enter(pool, connection, false));
         }
     }
