@@ -139,11 +139,10 @@ impl Reloader {
                     let _ = request.answer.send(outcome);
                 }
                 () = tokio::time::sleep(params.interval), if params.watch => {
-                    if let Ok(text) = self.read().await {
-                        if debounce.observe(text.fingerprint()) {
-                            // The outcome is logged and kept in the state.
-                            let _ = self.reload(ReloadTrigger::File, false).await;
-                        }
+                    let changed = self.read().await.is_ok_and(|text| debounce.observe(text.fingerprint()));
+                    if changed {
+                        // The outcome is logged and kept in the state.
+                        let _ = self.reload(ReloadTrigger::File, false).await;
                     }
                 }
             }

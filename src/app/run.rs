@@ -197,12 +197,17 @@ async fn serve(loaded: Loaded, log: Arc<LogHandle>) -> Result<(), RunError> {
     leave(signals, &drain, &shutdown, plane).await;
     // The admin API answers to the end: whoever asks during the drain is told of it.
     drop(admin_open);
+    finish(tasks, access_owner).await;
+    Ok(())
+}
+
+/// Ends what is left once the data plane is gone.
+async fn finish(tasks: Tasks, access_log: AccessLogOwner) {
     tasks.finish(TASKS_LIMIT).await;
-    if !access_owner.stop(TASKS_LIMIT) {
+    if !access_log.stop(TASKS_LIMIT) {
         tracing::warn!("the access log did not take its last lines in time");
     }
     tracing::info!("gone");
-    Ok(())
 }
 
 struct Control {

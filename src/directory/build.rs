@@ -18,7 +18,7 @@ use crate::{
         Propagation,
         metrics::{ClusterMetrics, HttpMetrics, Registry},
     },
-    types::Direction,
+    types::{Direction, EndpointAddress},
 };
 
 /// Route label of requests that no route took, and of the one route of the inbound listener.
@@ -86,10 +86,16 @@ impl Builder<'_> {
         };
         found.sort_by(|one, other| one.address.cmp(&other.address));
         found.dedup_by(|one, other| one.address == other.address);
+        let alternates = match &params.source {
+            EndpointSource::Static(_) => vec![None; found.len()],
+            EndpointSource::Dns { .. } => alternates(&found),
+        };
         let endpoints: Vec<Arc<Endpoint>> = found
             .into_iter()
-            .map(|endpoint| {
+            .zip(alternates)
+            .map(|(endpoint, alternate)| {
                 Arc::new(Endpoint {
+                    alternate,
                     live: self.live.endpoint(local, &params.name, &endpoint.address),
                     label: endpoint.address.to_string().into(),
                     address: endpoint.address,
@@ -162,5 +168,43 @@ impl Builder<'_> {
             response_headers: HeaderEdits::default(),
         });
         InboundApp { route, cluster }
+    }
+}
+
+/// For each endpoint of a name, one of the other address family: the n-th of one family with the n-th of the other.
+fn alternates(found: &[EndpointParams]) -> Vec<Option<EndpointAddress>> {
+    let is_v6 = |endpoint: &EndpointParams| match &endpoint.address {
+        EndpointAddress::Tcp(address) => address.is_ipv6(),
+        EndpointAddress::Unix(_) => false,
+    };
+    let (six, four): (Vec<&EndpointParams>, Vec<&EndpointParams>) = found.iter().partition(|one| is_v6(one));
+    let (mut next_six, mut next_four) = (six.iter().cycle(), four.iter().cycle());
+    found
+        .iter()
+        .map(|endpoint| if is_v6(endpoint) { next_four.next() } else { next_six.next() })
+        .map(|other| other.map(|other| other.address.clone()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoints(addresses: &[&str]) -> Vec<EndpointParams> {
+        let params = |text: &&str| EndpointParams { address: text.parse().unwrap(), weight: 1 };
+        addresses.iter().map(params).collect()
+    }
+
+    #[test]
+    fn each_address_of_a_dual_stack_name_has_one_of_the_other_family() {
+        let found = endpoints(&["127.0.0.1:80", "127.0.0.2:80", "[::1]:80"]);
+        let texts: Vec<String> =
+            alternates(&found).into_iter().map(|other| other.unwrap().to_string()).collect();
+        assert_eq!(texts, ["[::1]:80", "[::1]:80", "127.0.0.1:80"]);
+    }
+
+    #[test]
+    fn a_name_with_one_family_has_no_alternates() {
+        assert_eq!(alternates(&endpoints(&["127.0.0.1:80", "127.0.0.2:80"])), [None, None]);
     }
 }

@@ -6,6 +6,6 @@ mod listen;
 mod stream;
 
 pub use accept::Accepting;
-pub use dial::{DialError, dial};
+pub use dial::{DialError, dial, dial_either};
 pub use listen::{BindError, bind};
 pub use stream::{JOINED, Stream, join_small};

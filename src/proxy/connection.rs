@@ -111,7 +111,7 @@ async fn serve_http1(downstream: Rc<Downstream>, io: GuardedIo<TcpStream>) {
     let mut io = parts.io.into_inner();
     match downstream.tunnel.take() {
         Some(plan) => {
-            let early = join(parts.read_buf, io.take_leftover());
+            let early = join(parts.read_buf, &io.take_leftover());
             io.start_tunnel();
             tunnel::run(&downstream, io, early, *plan).await;
         }
@@ -138,12 +138,12 @@ async fn serve_http2(downstream: Rc<Downstream>, io: GuardedIo<TcpStream>) {
     }
 }
 
-fn join(first: Bytes, second: Vec<u8>) -> Bytes {
+fn join(first: Bytes, second: &[u8]) -> Bytes {
     if second.is_empty() {
         return first;
     }
     let mut joined = Vec::with_capacity(first.len() + second.len());
     joined.extend_from_slice(&first);
-    joined.extend_from_slice(&second);
+    joined.extend_from_slice(second);
     joined.into()
 }

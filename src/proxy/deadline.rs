@@ -71,10 +71,8 @@ impl Deadline {
 
     /// Ready when the time is up. The timer is made at the first poll that has to wait.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some(upload) = &self.upload {
-            if upload.ended().is_none() {
-                upload.wake_at_end(cx.waker());
-            }
+        if let Some(upload) = self.upload.as_ref().filter(|upload| upload.ended().is_none()) {
+            upload.wake_at_end(cx.waker());
         }
         loop {
             let at = self.at();

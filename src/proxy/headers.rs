@@ -171,12 +171,9 @@ fn take_authority(parts: &mut request::Parts) -> Result<HeaderValue, Refused> {
     if target.as_str().contains('@') {
         return Err(Refused::bad("host"));
     }
-    if parts.version == Version::HTTP_2 {
-        if let Some(host) = &host {
-            if !host.as_bytes().eq_ignore_ascii_case(target.as_str().as_bytes()) {
-                return Err(Refused::bad("host"));
-            }
-        }
+    let agrees = |host: &HeaderValue| host.as_bytes().eq_ignore_ascii_case(target.as_str().as_bytes());
+    if parts.version == Version::HTTP_2 && !host.as_ref().is_none_or(agrees) {
+        return Err(Refused::bad("host"));
     }
     HeaderValue::from_str(target.as_str()).map_err(|_| Refused::bad("host"))
 }

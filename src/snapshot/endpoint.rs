@@ -109,6 +109,8 @@ impl EndpointLive {
 pub struct Endpoint {
     /// Where it listens.
     pub address: EndpointAddress,
+    /// Address of the other family under the same name, for a second attempt to connect.
+    pub alternate: Option<EndpointAddress>,
     /// `address` as text, made once.
     pub label: Arc<str>,
     /// 1 to 1000.

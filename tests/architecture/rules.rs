@@ -405,19 +405,11 @@ pub(crate) const SPAWNING_FILES: &[Exception] = &[
         place: "src/admin/dispatch.rs",
         reason: "rendering and reloads that must not die with the client who asked; the control runtime ends them",
     },
-    Exception {
-        place: "src/admin/server.rs",
-        reason: "one task per connection in a JoinSet that the server owns",
-    },
     Exception { place: "src/app/reload.rs", reason: "reads a file on the blocking pool and waits for it" },
     Exception { place: "src/app/run.rs", reason: "waits for the workers on the blocking pool" },
     Exception {
         place: "src/directory/driver.rs",
         reason: "one look-up task per name, aborted when the name leaves or the directory is dropped",
-    },
-    Exception {
-        place: "src/directory/dns/hickory.rs",
-        reason: "look-ups in a JoinSet that the resolving future owns",
     },
     Exception {
         place: "src/telemetry/access_log/sink.rs",

@@ -18,7 +18,7 @@ pub(crate) use h2::H2Lease;
 
 use super::error::ProxyError;
 use crate::{
-    net::{DialError, Stream, dial},
+    net::{DialError, Stream, dial, dial_either},
     rt::clock,
     snapshot::{Cluster, Endpoint, EndpointId},
     telemetry::metrics::{ClusterMetrics, ConnectResult},
@@ -91,7 +91,11 @@ impl EndpointPool {
 
     async fn dial(&self, cluster: &Cluster) -> Result<Stream, ProxyError> {
         let started = clock::now();
-        let dialed = dial(&self.endpoint.address, cluster.params.connect_timeout).await;
+        let limit = cluster.params.connect_timeout;
+        let dialed = match &self.endpoint.alternate {
+            None => dial(&self.endpoint.address, limit).await,
+            Some(alternate) => dial_either(&self.endpoint.address, alternate, limit).await,
+        };
         let result = match &dialed {
             Ok(_) => ConnectResult::Ok,
             Err(DialError::Refused(_)) => ConnectResult::Refused,

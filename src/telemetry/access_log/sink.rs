@@ -220,7 +220,10 @@ impl Writer {
                 idle_looks = 0;
             }
         }
-        self.control.update(|orders| orders.stopped = true);
+        let control = Arc::clone(&self.control);
+        // The queue must be closed before anybody hears that we stopped: a line sent later is counted as dropped.
+        drop(self);
+        control.update(|orders| orders.stopped = true);
     }
 
     /// Takes what is queued, writing full batches on the way. Takes at most one queue full, so that workers who
