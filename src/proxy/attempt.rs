@@ -127,12 +127,12 @@ fn take(outgoing: &mut Outgoing) -> Request<RequestBody> {
     if !outgoing.keep {
         return Request::from_parts(std::mem::replace(&mut outgoing.head, empty_head()), body);
     }
-    if let RequestBody::Again(replay) = &body {
-        outgoing.body = replay.again().map(RequestBody::Again);
-    } else {
-        outgoing.body = Some(RequestBody::Empty);
-    }
-    Request::from_parts(outgoing.head.clone(), body)
+    let sent = match &body {
+        RequestBody::Again(replay) => RequestBody::Again(replay.for_attempt()),
+        RequestBody::Empty | RequestBody::Once(..) => RequestBody::Empty,
+    };
+    outgoing.body = Some(body);
+    Request::from_parts(outgoing.head.clone(), sent)
 }
 
 fn failed(

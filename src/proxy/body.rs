@@ -133,6 +133,17 @@ pub(crate) enum RequestBody {
     Again(Replay),
 }
 
+impl RequestBody {
+    /// Whether sending it now would send all of it.
+    pub(crate) fn is_whole(&self) -> bool {
+        match self {
+            // A body that can be sent once is either still here, untouched, or gone.
+            Self::Empty | Self::Once(..) => true,
+            Self::Again(replay) => replay.is_whole(),
+        }
+    }
+}
+
 impl Body for RequestBody {
     type Data = Bytes;
     type Error = BoxError;
@@ -175,6 +186,8 @@ pub(crate) struct Replay {
     upload: Rc<Upload>,
     size: SizeHint,
     next: usize,
+    /// The attempt that this copy belongs to.
+    attempt: u32,
 }
 
 struct Source {
@@ -183,29 +196,42 @@ struct Source {
     kept_bytes: usize,
     /// More than the limit came, or trailers did: `kept` is not the whole any more.
     overflowed: bool,
+    /// The attempt that may read. A connection that failed may hold its copy for a moment longer; if that copy
+    /// read on, what it took would be missing in the next.
+    attempt: u32,
 }
 
 impl Replay {
     /// Wraps `incoming`, of which nothing has been read yet.
     pub(crate) fn new(incoming: Incoming, upload: Rc<Upload>) -> Self {
         let size = incoming.size_hint();
-        let source = Source { incoming, kept: Vec::new(), kept_bytes: 0, overflowed: false };
-        Self { source: Rc::new(RefCell::new(source)), upload, size, next: 0 }
+        let source = Source { incoming, kept: Vec::new(), kept_bytes: 0, overflowed: false, attempt: 0 };
+        Self { source: Rc::new(RefCell::new(source)), upload, size, next: 0, attempt: 0 }
     }
 
-    /// The same body from its beginning, if all that was sent of it is still known.
-    pub(crate) fn again(&self) -> Option<Self> {
-        let known = !self.source.borrow().overflowed && self.upload.fault().is_none();
-        known.then(|| Self {
+    /// Whether all that was taken from the client is still known.
+    fn is_whole(&self) -> bool {
+        !self.source.borrow().overflowed && self.upload.fault().is_none()
+    }
+
+    /// The body from its beginning, for one attempt. Copies made before it can read nothing any more.
+    pub(crate) fn for_attempt(&self) -> Self {
+        let attempt = self.source.borrow().attempt + 1;
+        self.source.borrow_mut().attempt = attempt;
+        Self {
             source: Rc::clone(&self.source),
             upload: Rc::clone(&self.upload),
             size: self.size,
             next: 0,
-        })
+            attempt,
+        }
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let source = &mut *self.source.borrow_mut();
+        if source.attempt != self.attempt {
+            return Poll::Ready(Some(Err("another attempt has taken the body over".into())));
+        }
         if let Some(kept) = source.kept.get(self.next) {
             self.next += 1;
             return Poll::Ready(Some(Ok(Frame::data(kept.clone()))));
@@ -310,6 +336,10 @@ impl Body for ResponseBody {
                 Poll::Ready(Some(Ok(frame))) => {
                     body.record.passed(&frame);
                     body.deadline.progress();
+                    if frame.is_trailers() {
+                        // Nothing can follow, and hyper does not ask again.
+                        body.complete();
+                    }
                     Poll::Ready(Some(Ok(headers::clean_trailers(frame))))
                 }
                 Poll::Ready(Some(Err(error))) => {

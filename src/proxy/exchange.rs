@@ -294,10 +294,9 @@ async fn try_endpoints(
             tried[attempts as usize] = index;
             attempts += 1;
         }
-        let again = outgoing.body.is_some()
-            && attempts < retry::MAX_ATTEMPTS
-            && retry::may_try_again(error.failure, &outgoing.method, true, attempts);
-        if !again {
+        // What may be sent again is judged now: how much was taken from the client shows only after the attempt.
+        let whole = outgoing.body.as_ref().is_some_and(RequestBody::is_whole);
+        if !whole || !retry::may_try_again(error.failure, &outgoing.method, whole, attempts) {
             return Err(error);
         }
         record.retried(error.retry_reason());
