@@ -304,7 +304,11 @@ impl Signals {
                 _ = terminate.recv() => return,
                 _ = interrupt.recv() => return,
                 _ = hangup.recv() => {
-                    notify(&[NotifyState::Reloading]);
+                    let since = NotifyState::monotonic_usec_now();
+                    match since {
+                        Ok(since) => notify(&[NotifyState::Reloading, since]),
+                        Err(_) => notify(&[NotifyState::Reloading]),
+                    }
                     // The outcome is in the log, in the metric and in the admin API.
                     let _ = reload.reload(ReloadTrigger::Signal, false).await;
                     notify(&[NotifyState::Ready]);
