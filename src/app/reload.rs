@@ -80,18 +80,11 @@ impl ReloadHandle {
 
 /// The one task that changes the configuration.
 pub(crate) struct Reloader {
-    pub(crate) source: FileSource,
-    pub(crate) state: Arc<ProcessState>,
-    pub(crate) publisher: Publisher,
-    pub(crate) limits: Arc<Live<ListenersParams>>,
-    pub(crate) access_log: AccessLog,
-    pub(crate) log: Arc<LogHandle>,
-    pub(crate) metrics: ConfigMetrics,
-    pub(crate) in_force: Fingerprint,
+    parts: ReloaderParts,
     requests: mpsc::Receiver<ReloadRequest>,
 }
 
-/// Parts of a reloader that the caller has.
+/// What a reload reads and changes.
 pub(crate) struct ReloaderParts {
     pub(crate) source: FileSource,
     pub(crate) state: Arc<ProcessState>,
@@ -118,23 +111,20 @@ struct Prepared {
 impl Reloader {
     pub(crate) fn new(parts: ReloaderParts) -> (Self, ReloadHandle) {
         let (sender, requests) = mpsc::channel(QUEUE);
-        let ReloaderParts { source, state, publisher, limits, access_log, log, metrics, in_force } = parts;
-        let reloader =
-            Self { source, state, publisher, limits, access_log, log, metrics, in_force, requests };
-        (reloader, ReloadHandle(sender))
+        (Self { parts, requests }, ReloadHandle(sender))
     }
 
     /// Serves requests and watches the file until the process leaves.
     pub(crate) async fn run(mut self, mut drain: DrainWatch) {
-        let mut debounce = Debounce::new(self.in_force);
+        let mut debounce = Debounce::new(self.parts.in_force);
         loop {
-            let params = self.state.running().bundle.reload.clone();
+            let params = self.parts.state.running().bundle.reload.clone();
             tokio::select! {
                 () = drain.reached(Phase::Grace) => return,
                 request = self.requests.recv() => {
                     let Some(request) = request else { return };
                     let outcome = self.reload(request.trigger, request.dry_run).await;
-                    debounce.acknowledge(self.in_force);
+                    debounce.acknowledge(self.parts.in_force);
                     // Whoever asked may have gone; the outcome is in the log and in the state.
                     let _ = request.answer.send(outcome);
                 }
@@ -150,12 +140,14 @@ impl Reloader {
     }
 
     async fn read(&self) -> Result<config::Text, ReloadError> {
-        let source = self.source.clone();
+        let source = self.parts.source.clone();
         // A file on a dead NFS server must not stop the control runtime.
         tokio::task::spawn_blocking(move || source.read())
             .await
             .map_err(|error| ReloadError::Unreadable(error.to_string()))?
-            .map_err(|error| ReloadError::Unreadable(format!("{}: {error}", self.source.path().display())))
+            .map_err(|error| {
+                ReloadError::Unreadable(format!("{}: {error}", self.parts.source.path().display()))
+            })
     }
 
     async fn reload(&mut self, trigger: ReloadTrigger, dry_run: bool) -> Result<Reloaded, ReloadError> {
@@ -175,7 +167,7 @@ impl Reloader {
     /// Everything that can fail.
     async fn prepare(&self) -> Result<Prepared, ReloadError> {
         let text = self.read().await?;
-        let running = self.state.running().bundle;
+        let running = self.parts.state.running().bundle;
         let (file, findings) =
             config::load(&text, &ProcessEnvironment).map_err(|findings| ReloadError::Invalid {
                 rendered: findings.render_text(Style::Plain),
@@ -199,19 +191,20 @@ impl Reloader {
         let Prepared { file, apply, fingerprint, hash, .. } = prepared;
         let propagation = apply.telemetry.propagation.clone();
         let generation = self
+            .parts
             .publisher
             .configure(apply.directory.clone(), propagation, noticed)
             .await
             .ok_or(ReloadError::Leaving)?;
-        drop(self.limits.swap(Arc::new(apply.listeners.clone())));
-        self.access_log.configure(&apply.telemetry.access_log);
-        if let Err(error) = self.log.set(&apply.telemetry.log.level) {
+        drop(self.parts.limits.swap(Arc::new(apply.listeners.clone())));
+        self.parts.access_log.configure(&apply.telemetry.access_log);
+        if let Err(error) = self.parts.log.set(&apply.telemetry.log.level) {
             tracing::warn!(%error, "the log level stays as it is");
         }
-        self.metrics.running(&hash, &apply.directory.local.name);
-        self.in_force = fingerprint;
+        self.parts.metrics.running(&hash, &apply.directory.local.name);
+        self.parts.in_force = fingerprint;
         let pending = Diff::between(&apply, &file).restart_required;
-        self.state.update(|running| {
+        self.parts.state.update(|running| {
             running.bundle = Arc::new(apply);
             running.hash = hash;
             running.loaded = clock::wall();
@@ -235,8 +228,8 @@ impl Reloader {
         if let Err(error) = outcome {
             tracing::error!(trigger = trigger.as_str(), %error, "reload rejected; the running configuration stays");
         }
-        self.metrics.reloaded(trigger, result, at);
-        self.state.update(|running| {
+        self.parts.metrics.reloaded(trigger, result, at);
+        self.parts.state.update(|running| {
             running.last_reload = Some(LastReload {
                 at,
                 trigger: trigger.as_str(),
