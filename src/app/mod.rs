@@ -1,6 +1,7 @@
 //! The composition root: the only place where modules are wired together.
 
 mod backend;
+pub mod demo;
 mod reload;
 mod run;
 mod state;

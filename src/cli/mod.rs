@@ -1,6 +1,7 @@
 //! One file per verb of the command line.
 
 mod check;
+mod demo;
 mod run;
 mod status;
 
@@ -25,6 +26,11 @@ enum Verb {
     Check(check::CheckArgs),
     /// Tell how a running sidecar is
     Status(status::StatusArgs),
+    /// Show the job with real processes on this machine
+    Demo(demo::DemoArgs),
+    /// The application of the demo
+    #[command(hide = true)]
+    DemoApp(demo::DemoAppArgs),
 }
 
 /// Exit codes, the same for every verb.
@@ -46,5 +52,7 @@ pub fn main() -> ExitCode {
         Verb::Run(args) => run::run(&args),
         Verb::Check(args) => check::check(&args),
         Verb::Status(args) => status::status(&args),
+        Verb::Demo(args) => demo::demo(&args),
+        Verb::DemoApp(args) => demo::application(args),
     }
 }

@@ -367,10 +367,11 @@ const SPAWNS: &[(&str, &str)] = &[
 /// Crates that must stay replaceable, and the paths that may name them.
 const FOREIGN: &[(&str, &[&str])] = &[
     ("arc_swap", &["src/types/live.rs"]),
-    ("hyper", &["src/proxy/", "src/admin/"]),
-    ("hyper_util", &["src/proxy/", "src/admin/"]),
+    // The demo brings an application and a client of its own: they stand outside the sidecar, as strangers would.
+    ("hyper", &["src/proxy/", "src/admin/", "src/app/demo/application.rs"]),
+    ("hyper_util", &["src/proxy/", "src/admin/", "src/app/demo/application.rs"]),
     ("h2", &["src/proxy/"]),
-    ("httparse", &["src/proxy/"]),
+    ("httparse", &["src/proxy/", "src/app/demo/client.rs"]),
     ("serde_yaml", &["src/config/"]),
     ("saphyr_parser", &["src/config/"]),
     ("hashring", &["src/policy/balance"]),

@@ -1,0 +1,173 @@
+//! All processes of the demo: three instances, each an application and its sidecar, and the sidecar of the client.
+
+use std::{ffi::OsStr, fs, net::SocketAddr, time::Duration};
+
+use tokio::time::sleep;
+
+use super::{
+    DemoError,
+    application::LISTENING,
+    process::Process,
+    sidecar::{LOOK, Ports, Role, START_LIMIT, Sidecar, configuration_file},
+    workspace::Workspace,
+};
+use crate::rt::clock;
+
+/// The instances, in order. The middle one is the one that dies.
+pub(super) const NAMES: [&str; 3] = ["api-1", "api-2", "api-3"];
+
+/// Which instance dies.
+pub(super) const VICTIM: usize = 1;
+
+/// Name of the client.
+const CLIENT: &str = "client";
+
+/// What runs. Dropping it kills everything.
+#[derive(Debug)]
+pub(super) struct Fleet {
+    instances: Vec<Instance>,
+    client: Sidecar,
+    check_interval: Duration,
+}
+
+/// One instance of the application.
+#[derive(Debug)]
+pub(super) struct Instance {
+    /// Where its sidecar listens, or did when it lived.
+    pub(super) ports: Ports,
+    /// Its processes; `None` while it is dead.
+    pub(super) alive: Option<Alive>,
+}
+
+/// The processes of an instance.
+#[derive(Debug)]
+pub(super) struct Alive {
+    /// The application.
+    pub(super) application: Process,
+    /// Where it listens.
+    pub(super) address: SocketAddr,
+    /// The process of its sidecar.
+    pub(super) sidecar: Process,
+}
+
+impl Fleet {
+    /// Starts everything and waits until all of it serves.
+    pub(super) async fn start(workspace: &Workspace, check_interval: Duration) -> Result<Self, DemoError> {
+        let mut instances = Vec::with_capacity(NAMES.len());
+        for name in NAMES {
+            instances.push(Instance::start(name, None, workspace).await?);
+        }
+        let role = client(&instances, check_interval);
+        let client = Sidecar::start(CLIENT, &role, None, workspace).await?;
+        Ok(Self { instances, client, check_interval })
+    }
+
+    /// The instances, in the order of [`NAMES`].
+    pub(super) fn instances(&self) -> &[Instance] {
+        &self.instances
+    }
+
+    /// The sidecar of the client.
+    pub(super) fn client(&self) -> &Sidecar {
+        &self.client
+    }
+
+    /// Kills the victim with all its processes, as when its machine fails. Returns what was killed.
+    pub(super) async fn kill(&mut self) -> Result<String, DemoError> {
+        let Some(Alive { application, sidecar, .. }) = self.instances[VICTIM].alive.take() else {
+            return Ok("nothing: it is dead already".to_owned());
+        };
+        let killed = format!("sidecar {} and application {}", sidecar.pid(), application.pid());
+        // The sidecar first: one that outlived its application would answer that it is gone, which is a
+        // different fault and a slower death than the one to be shown.
+        sidecar.kill().await.map_err(DemoError::Kill)?;
+        application.kill().await.map_err(DemoError::Kill)?;
+        Ok(killed)
+    }
+
+    /// Starts the victim again: where it was, or elsewhere if its port was taken meanwhile. Then the client's
+    /// configuration follows, which its sidecar notices by itself. Tells whether it moved.
+    pub(super) async fn restore(&mut self, workspace: &Workspace) -> Result<bool, DemoError> {
+        let before = self.instances[VICTIM].ports;
+        let restored = Instance::start(NAMES[VICTIM], Some(before), workspace).await?;
+        let moved = restored.ports.traffic != before.traffic;
+        self.instances[VICTIM] = restored;
+        if moved {
+            let text = client(&self.instances, self.check_interval).configuration(CLIENT, &self.client.ports);
+            workspace.write(&configuration_file(CLIENT), &text).map_err(DemoError::Workspace)?;
+        }
+        Ok(moved)
+    }
+
+    /// The first process found dead that should live.
+    pub(super) fn casualty(&mut self) -> Option<DemoError> {
+        let instances = self.instances.iter_mut().filter_map(|instance| instance.alive.as_mut());
+        let processes = instances.flat_map(|alive| [&mut alive.application, &mut alive.sidecar]);
+        processes.chain([&mut self.client.process]).find_map(Process::died)
+    }
+
+    /// Ends all processes and waits until they are gone.
+    pub(super) async fn end(self) -> Result<(), DemoError> {
+        let instances = self.instances.into_iter().filter_map(|instance| instance.alive);
+        let processes = instances.flat_map(|alive| [alive.sidecar, alive.application]);
+        let mut outcome = Ok(());
+        for process in std::iter::once(self.client.process).chain(processes) {
+            // One that resists is no reason to spare the others.
+            outcome = outcome.and(process.kill().await.map_err(DemoError::Kill));
+        }
+        outcome
+    }
+}
+
+impl Instance {
+    async fn start(name: &str, ports: Option<Ports>, workspace: &Workspace) -> Result<Self, DemoError> {
+        let (application, address) = start_application(name, workspace).await?;
+        let sidecar = Sidecar::start(name, &Role::Instance(address), ports, workspace).await?;
+        let alive = Alive { application, address, sidecar: sidecar.process };
+        Ok(Self { ports: sidecar.ports, alive: Some(alive) })
+    }
+}
+
+/// Starts the application, which takes a port that the kernel chooses and writes it into its log.
+async fn start_application(name: &str, workspace: &Workspace) -> Result<(Process, SocketAddr), DemoError> {
+    let arguments = ["demo-app", "--listen", "127.0.0.1:0", "--name", name].map(OsStr::new);
+    let log = workspace.log(&format!("{name}-application")).map_err(DemoError::Workspace)?;
+    let what = format!("the application of {name}");
+    let mut process = Process::start(what.clone(), &arguments, log)?;
+    let begun = clock::now();
+    loop {
+        let log = fs::read_to_string(process.log()).map_err(DemoError::Workspace)?;
+        if let Some(address) = listening(&log) {
+            return Ok((process, address));
+        }
+        if let Some(died) = process.died() {
+            return Err(died);
+        }
+        if clock::now().since(begun) > START_LIMIT {
+            return Err(DemoError::NotReady { what, after: START_LIMIT, log: process.log().to_owned() });
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// The address in the log of an application, once the line that says it is complete.
+fn listening(log: &str) -> Option<SocketAddr> {
+    let (_, after) = log.split_once(LISTENING)?;
+    after.split_once('\n')?.0.parse().ok()
+}
+
+fn client(instances: &[Instance], check_interval: Duration) -> Role {
+    let endpoints = instances.iter().map(|instance| instance.ports.traffic).collect();
+    Role::Client { endpoints, check_interval }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_line_is_no_address() {
+        assert_eq!(listening("listening 127.0.0.1:80"), None);
+        assert_eq!(listening("listening 127.0.0.1:8080\n"), Some(([127, 0, 0, 1], 8080).into()));
+    }
+}

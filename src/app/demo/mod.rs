@@ -1,0 +1,160 @@
+//! `outrigger demo`: the whole job on one machine, with real processes. A load runs through a client's sidecar to
+//! three instances behind theirs; one of them dies and returns, and no request may notice.
+//!
+//! The processes are this binary: fleet.rs owns them, load.rs sends, tally.rs counts, rotation.rs asks the
+//! client's sidecar what it thinks of the instances, and the show here puts it together.
+
+mod application;
+mod client;
+mod fleet;
+mod load;
+mod process;
+mod report;
+mod rotation;
+mod schedule;
+mod show;
+mod sidecar;
+mod tally;
+mod workspace;
+
+use std::{io, io::Write, path::PathBuf, process::ExitStatus, time::Duration};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use self::{fleet::Fleet, schedule::Schedule, show::Show, workspace::Workspace};
+
+pub use self::application::{ApplicationParams, application};
+
+/// What the command line says.
+#[derive(Clone, Debug)]
+pub struct DemoParams {
+    /// How long the show goes on, at least five seconds; `None` until a signal.
+    pub length: Option<Duration>,
+    /// Leaves configurations and logs in place.
+    pub keep_logs: bool,
+}
+
+/// Whether the demo showed what it is to show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// No request failed, or the show was ended before there was one.
+    Clean,
+    /// So many failed.
+    Failed(u64),
+}
+
+/// Why the show could not go on. All processes are gone; the logs of those concerned are not.
+#[derive(Debug, thiserror::Error)]
+pub enum DemoError {
+    /// The directory for configurations and logs.
+    #[error("cannot use the temporary directory: {0}")]
+    Workspace(#[source] io::Error),
+    /// The system refused something that the show needs.
+    #[error("cannot start {what}: {source}")]
+    Start {
+        /// What.
+        what: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A process ended that nobody told to.
+    #[error("{what} died ({status}); its log is {}, and ends so:\n{tail}", .log.display())]
+    Died {
+        /// Which.
+        what: String,
+        /// How.
+        status: ExitStatus,
+        /// Its log.
+        log: PathBuf,
+        /// The end of that log.
+        tail: String,
+    },
+    /// A process lives and does not serve.
+    #[error("{what} does not serve after {after:?}; its log is {}", .log.display())]
+    NotReady {
+        /// Which.
+        what: String,
+        /// How long it had.
+        after: Duration,
+        /// Its log.
+        log: PathBuf,
+    },
+    /// A process cannot be ended.
+    #[error("cannot kill a child: {0}")]
+    Kill(#[source] io::Error),
+    /// There is nobody to show it to.
+    #[error("cannot write what happens: {0}")]
+    Output(#[from] io::Error),
+}
+
+impl DemoError {
+    /// A sidecar found one of its ports taken.
+    fn is_port_clash(&self) -> bool {
+        // The kernel's own words for EADDRINUSE, which the sidecar repeats.
+        matches!(self, Self::Died { tail, .. } if tail.contains("ddress already in use"))
+    }
+}
+
+/// Runs the show and writes it to `out`. Returns when it is over, when SIGINT, SIGTERM, SIGHUP or SIGQUIT ends it,
+/// or when it cannot go on; in any case all its processes are gone by then.
+///
+/// # Errors
+/// See [`DemoError`].
+pub fn demo(params: &DemoParams, out: &mut dyn Write) -> Result<Verdict, DemoError> {
+    let refused = |source| DemoError::Start { what: "the demo".to_owned(), source };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(refused)?;
+    runtime.block_on(async {
+        let mut ending = Ending::listen().map_err(refused)?;
+        let mut workspace = Workspace::create().map_err(DemoError::Workspace)?;
+        let outcome = perform(params.length, &mut ending, &workspace, out).await;
+        if params.keep_logs || !matches!(outcome, Ok(Verdict::Clean) | Err(DemoError::Output(_))) {
+            workspace.keep();
+        }
+        if workspace.is_kept() {
+            writeln!(out, "\nconfigurations and logs are kept in {}", workspace.path().display())?;
+        }
+        outcome
+    })
+}
+
+async fn perform(
+    length: Option<Duration>,
+    ending: &mut Ending,
+    workspace: &Workspace,
+    out: &mut dyn Write,
+) -> Result<Verdict, DemoError> {
+    let schedule = Schedule::new(length);
+    writeln!(
+        out,
+        "starting three instances of an application, each behind its own sidecar, and a client's sidecar"
+    )?;
+    let fleet = tokio::select! {
+        fleet = Fleet::start(workspace, schedule.check_interval) => fleet?,
+        () = ending.come() => {
+            writeln!(out, "ended before everything had started")?;
+            return Ok(Verdict::Clean);
+        }
+    };
+    Show::new(fleet, &schedule, workspace, out).run(ending).await
+}
+
+/// The signals that end the show.
+struct Ending(Vec<Signal>);
+
+impl Ending {
+    fn listen() -> io::Result<Self> {
+        // The children have groups of their own: what a terminal sends when it closes does not reach them either.
+        let kinds =
+            [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup(), SignalKind::quit()];
+        kinds.into_iter().map(signal).collect::<io::Result<_>>().map(Self)
+    }
+
+    /// Waits for the first of them. Cancel-safe.
+    async fn come(&mut self) {
+        std::future::poll_fn(|context| {
+            let came = self.0.iter_mut().any(|signal| signal.poll_recv(context).is_ready());
+            if came { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        })
+        .await;
+    }
+}

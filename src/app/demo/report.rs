@@ -1,0 +1,121 @@
+//! What the demo prints: plain lines, top to bottom, for any terminal or file. Pure: text from numbers.
+
+use std::{fmt::Write as _, time::Duration};
+
+use super::{
+    fleet::NAMES,
+    tally::{Latencies, Tally},
+};
+
+/// Something that happened, for the closing table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Happening {
+    /// Since the beginning of the load.
+    pub(super) at: Duration,
+    /// What.
+    pub(super) what: String,
+}
+
+impl Happening {
+    /// The line that announces it.
+    pub(super) fn line(&self) -> String {
+        format!("{:>5.1}s  ** {}", self.at.as_secs_f64(), self.what)
+    }
+}
+
+/// One line about the last second, and all failures so far.
+pub(super) fn second(at: Duration, tally: &Tally, failures_so_far: u64) -> String {
+    let mut line = format!(
+        "{:>5.0}s  {:>3} req/s  {failures_so_far} failed  p50 {}  p99 {}",
+        at.as_secs_f64(),
+        tally.requests,
+        millis(&tally.latencies, 50),
+        millis(&tally.latencies, 99),
+    );
+    for (name, answers) in NAMES.iter().zip(&tally.answers) {
+        // Writing to a string cannot fail.
+        let _ = write!(line, "  {name} {answers:>3}");
+    }
+    line
+}
+
+/// The closing table.
+pub(super) fn table(length: Duration, total: &Tally, happenings: &[Happening]) -> String {
+    let seconds = length.as_secs_f64();
+    let mut text = format!("{seconds:.1} s, {} requests, {} failed\n\n", total.requests, total.failures);
+    let rows = [
+        ("requests", total.requests.to_string()),
+        ("failed", total.failures.to_string()),
+        ("p50", millis(&total.latencies, 50)),
+        ("p99", millis(&total.latencies, 99)),
+    ];
+    for (name, value) in rows {
+        let _ = writeln!(text, "  {name:<10} {value:>10}");
+    }
+    let answered = total.answers.iter().sum::<u64>().max(1);
+    for (name, answers) in NAMES.iter().zip(&total.answers) {
+        let percent = (answers * 100 + answered / 2) / answered;
+        let _ = writeln!(text, "  {name:<10} {answers:>10}  {percent:>3} %");
+    }
+    if !happenings.is_empty() {
+        text.push('\n');
+    }
+    for happening in happenings {
+        let _ = writeln!(text, "{}", happening.line());
+    }
+    text
+}
+
+fn millis(latencies: &Latencies, percent: u8) -> String {
+    let shown = latencies.percentile(percent).map(|latency| format!("{:.1} ms", latency.as_secs_f64() * 1e3));
+    shown.unwrap_or_else(|| "-".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tally() -> Tally {
+        let mut tally = Tally::new(NAMES.len());
+        for instance in [0, 1, 2, 0] {
+            tally.count(Some(instance), Duration::from_millis(2));
+        }
+        tally
+    }
+
+    #[test]
+    fn a_second_is_one_line() {
+        let line = second(Duration::from_secs(12), &tally(), 0);
+        assert_eq!(
+            line,
+            "   12s    4 req/s  0 failed  p50 2.0 ms  p99 2.0 ms  api-1   2  api-2   1  api-3   1"
+        );
+    }
+
+    #[test]
+    fn the_table_has_totals_shares_and_what_happened() {
+        let mut total = tally();
+        total.count(None, Duration::ZERO);
+        let left = Happening { at: Duration::from_millis(7_420), what: "api-2 left rotation".to_owned() };
+        let expected = "\
+20.0 s, 5 requests, 1 failed
+
+  requests            5
+  failed              1
+  p50            2.0 ms
+  p99            2.0 ms
+  api-1               2   50 %
+  api-2               1   25 %
+  api-3               1   25 %
+
+  7.4s  ** api-2 left rotation
+";
+        assert_eq!(table(Duration::from_secs(20), &total, &[left]), expected);
+    }
+
+    #[test]
+    fn without_an_answer_there_is_no_latency() {
+        let text = table(Duration::ZERO, &Tally::new(NAMES.len()), &[]);
+        assert!(text.starts_with("0.0 s, 0 requests, 0 failed\n") && text.contains("p99                 -"));
+    }
+}

@@ -1,0 +1,88 @@
+//! When the demo does what. Pure: times count from the beginning of the load.
+
+use std::time::Duration;
+
+/// Shortest show that is long enough to see an instance leave and return.
+const SHORTEST: Duration = Duration::from_secs(5);
+
+/// The plan of one show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Schedule {
+    /// One instance dies.
+    pub(super) kill: Duration,
+    /// It is started again.
+    pub(super) restore: Duration,
+    /// The show ends; `None` waits for a signal.
+    pub(super) end: Option<Duration>,
+    /// Interval of the health checks. Shorter in a short show, so that the checks see the death before its end.
+    pub(super) check_interval: Duration,
+}
+
+/// What is to be done at a time of the [`Schedule`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Act {
+    /// Kill the instance.
+    Kill,
+    /// Start it again.
+    Restore,
+    /// End the show.
+    End,
+}
+
+impl Schedule {
+    /// The plan for a show of `length`, at least [`SHORTEST`], or for one without an end.
+    pub(super) fn new(length: Option<Duration>) -> Self {
+        match length.map(|length| length.max(SHORTEST)) {
+            Some(length) => Self {
+                kill: length * 3 / 10,
+                restore: length * 6 / 10,
+                end: Some(length),
+                check_interval: (length / 20).clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL),
+            },
+            None => Self {
+                kill: Duration::from_secs(6),
+                restore: Duration::from_secs(14),
+                end: None,
+                check_interval: LONGEST_INTERVAL,
+            },
+        }
+    }
+
+    /// The acts in order, each with its time.
+    pub(super) fn acts(&self) -> Vec<(Duration, Act)> {
+        let mut acts = vec![(self.kill, Act::Kill), (self.restore, Act::Restore)];
+        acts.extend(self.end.map(|end| (end, Act::End)));
+        acts
+    }
+}
+
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(250);
+const LONGEST_INTERVAL: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_instance_dies_at_three_tenths_and_returns_at_six() {
+        let schedule = Schedule::new(Some(Duration::from_secs(20)));
+        let seconds: Vec<_> = schedule.acts().iter().map(|(at, act)| (at.as_secs(), *act)).collect();
+        assert_eq!(seconds, [(6, Act::Kill), (12, Act::Restore), (20, Act::End)]);
+        assert_eq!(schedule.check_interval, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn without_a_length_the_show_goes_on() {
+        let acts = Schedule::new(None).acts();
+        let seconds: Vec<_> = acts.iter().map(|(at, act)| (at.as_secs(), *act)).collect();
+        assert_eq!(seconds, [(6, Act::Kill), (14, Act::Restore)]);
+    }
+
+    #[test]
+    fn a_show_is_never_too_short_to_see_something() {
+        let schedule = Schedule::new(Some(Duration::from_secs(1)));
+        assert_eq!(schedule.end, Some(SHORTEST));
+        // Two failed checks take an endpoint out; both must fit between death and return.
+        assert!(schedule.restore - schedule.kill > schedule.check_interval * 4);
+    }
+}
