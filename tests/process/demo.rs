@@ -1,0 +1,123 @@
+//! `outrigger demo`: no request fails, and nothing is left, however the show ends.
+
+use std::{
+    io::{BufRead as _, BufReader, Lines},
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdout, Command, Stdio},
+};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_outrigger");
+
+/// A running show. What a test does not see ended is ended with it.
+struct Show {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    seen: String,
+}
+
+impl Show {
+    fn start(arguments: &[&str]) -> Self {
+        let mut command = Command::new(BINARY);
+        let mut child = command.arg("demo").args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines, seen: String::new() }
+    }
+
+    /// Reads on until a line contains `text`. The show ends by itself or is ended, so this cannot hang.
+    fn until(&mut self, text: &str) -> String {
+        loop {
+            let line = self.next().unwrap_or_else(|| panic!("no `{text}` in:\n{}", self.seen));
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    fn next(&mut self) -> Option<String> {
+        let line = self.lines.next()?.unwrap();
+        self.seen.push_str(&line);
+        self.seen.push('\n');
+        Some(line)
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args([name, &pid]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Reads to the end and holds the show to what it promises: exit code 0, not one failed request, no process
+    /// and no file left. Returns all that it printed.
+    fn ends_well(mut self) -> String {
+        while self.next().is_some() {}
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}:\n{}", self.seen);
+        let heading = self.seen.lines().find(|line| line.contains(" requests, "));
+        let heading = heading.unwrap_or_else(|| panic!("no table in:\n{}", self.seen));
+        assert!(heading.ends_with(" requests, 0 failed"), "{}", self.seen);
+        let children = children(&self.seen);
+        assert_eq!(children.len(), 7, "{}", self.seen);
+        let alive: Vec<_> = children.into_iter().filter(|pid| is_ours(*pid)).collect();
+        assert!(alive.is_empty(), "{alive:?} still run:\n{}", self.seen);
+        let files = word_after(&self.seen, "  files   ").map(PathBuf::from).unwrap();
+        assert!(!files.exists(), "{} is left", files.display());
+        std::mem::take(&mut self.seen)
+    }
+}
+
+impl Drop for Show {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            // Not with SIGKILL, which would leave the children of the show behind.
+            self.signal("-TERM");
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// The process ids that the show tells.
+fn children(seen: &str) -> Vec<u32> {
+    let pids = seen.split("(pid ").skip(1);
+    pids.map(|rest| rest.split(')').next().unwrap().parse().unwrap()).collect()
+}
+
+/// Whether the process with that id is one of ours: ids are given out again.
+fn is_ours(pid: u32) -> bool {
+    let command_line = std::fs::read(Path::new("/proc").join(pid.to_string()).join("cmdline"));
+    command_line.is_ok_and(|line| String::from_utf8_lossy(&line).contains(BINARY))
+}
+
+/// The word that follows `text`, without punctuation.
+fn word_after<'a>(seen: &'a str, text: &str) -> Option<&'a str> {
+    let (_, rest) = seen.split_once(text)?;
+    rest.split_whitespace().next().map(|word| word.trim_end_matches(','))
+}
+
+#[test]
+fn an_instance_dies_and_returns_without_a_failed_request() {
+    let seen = Show::start(&["--seconds", "6"]).ends_well();
+    let (_, events) = seen.split_once(" requests, 0 failed").unwrap();
+    assert!(events.contains("killed api-2") && events.contains("started api-2 again"), "{seen}");
+}
+
+#[test]
+fn an_instance_whose_port_was_taken_returns_elsewhere() {
+    let mut show = Show::start(&["--seconds", "8"]);
+    let instance = show.until("api-2   application at");
+    let address: SocketAddr = word_after(&instance, "sidecar at ").unwrap().parse().unwrap();
+    show.until("killed api-2");
+    let squatter = TcpListener::bind(address).unwrap();
+    // It hangs up on everybody. One that kept silent would cost whoever asks it a timeout, rightly.
+    std::thread::spawn(move || squatter.incoming().for_each(drop));
+    let seen = show.ends_well();
+    assert!(seen.contains("its port was taken"), "{seen}");
+}
+
+#[test]
+fn an_interrupt_ends_the_show_with_its_table() {
+    let mut show = Show::start(&[]);
+    show.until("req/s");
+    show.signal("-INT");
+    show.ends_well();
+}
