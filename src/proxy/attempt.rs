@@ -55,17 +55,18 @@ pub(crate) async fn run(
     deadline: &mut Deadline,
     record: &mut RequestRecord,
 ) -> Result<Answer, ProxyError> {
-    match protocol(cluster.params.protocol, outgoing) {
+    match protocol(cluster.params.protocol, outgoing.upgrade.is_some(), outgoing.from_http2) {
         Version::HTTP_2 => run_http2(pool, cluster, outgoing, deadline, record).await,
         _ => run_http1(pool, cluster, outgoing, deadline, record).await,
     }
 }
 
-fn protocol(configured: Protocol, outgoing: &Outgoing) -> Version {
+/// What an attempt speaks: what the service is configured for, or what the client speaks.
+pub(crate) fn protocol(configured: Protocol, upgrades: bool, from_http2: bool) -> Version {
     match configured {
         // Switching protocols exists only in HTTP/1.1.
-        _ if outgoing.upgrade.is_some() => Version::HTTP_11,
-        Protocol::Auto if outgoing.from_http2 => Version::HTTP_2,
+        _ if upgrades => Version::HTTP_11,
+        Protocol::Auto if from_http2 => Version::HTTP_2,
         Protocol::Http2 => Version::HTTP_2,
         Protocol::Auto | Protocol::Http1 => Version::HTTP_11,
     }

@@ -4,7 +4,7 @@
 use std::{convert::Infallible, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request::Parts};
+use http::{HeaderValue, Request, Response, StatusCode, Version, request::Parts};
 use http_body::Body;
 use hyper::body::Incoming;
 
@@ -180,14 +180,18 @@ async fn forward(
     }
     route.request_headers.apply(&mut head.headers);
 
-    let (body, upload) = request_body(body, &head.method);
+    let from_http2 = head.version == Version::HTTP_2;
+    let sent_as = attempt::protocol(cluster.params.protocol, facts.upgrade.is_some(), from_http2);
+    // An HTTP/2 endpoint can say that it did not process a request whose bytes it has: then any may be sent again.
+    let again = head.method.is_idempotent() || sent_as == Version::HTTP_2;
+    let (body, upload) = request_body(body, again);
     if let Some(upload) = &upload {
         record.uploads(Rc::clone(upload));
     }
     let replayable = matches!(body, RequestBody::Empty | RequestBody::Again(_));
     let mut outgoing = Outgoing {
-        keep: replayable && head.method.is_idempotent(),
-        from_http2: head.version == Version::HTTP_2,
+        keep: replayable && again,
+        from_http2,
         upgrade: facts.upgrade,
         wants_trailers: facts.wants_trailers,
         method: head.method.clone(),
@@ -236,13 +240,13 @@ fn rewrite(
     Ok(())
 }
 
-fn request_body(body: Incoming, method: &Method) -> (RequestBody, Option<Rc<Upload>>) {
+fn request_body(body: Incoming, again: bool) -> (RequestBody, Option<Rc<Upload>>) {
     if body.is_end_stream() {
         return (RequestBody::Empty, None);
     }
     let upload = Rc::new(Upload::default());
     upload.begin(clock::now());
-    let body = if method.is_idempotent() {
+    let body = if again {
         RequestBody::Again(Replay::new(body, Rc::clone(&upload)))
     } else {
         RequestBody::Once(body, Rc::clone(&upload))

@@ -6,6 +6,7 @@ use std::{
     future::{Future, poll_fn},
     pin::Pin,
     rc::Rc,
+    task::Waker,
     time::Duration,
 };
 
@@ -43,6 +44,8 @@ struct Connection {
     sender: SendRequest<RequestBody>,
     /// Streams that the endpoint allows, as its SETTINGS say.
     capacity: Rc<Cell<usize>>,
+    /// Wakes the driver, which alone can read that.
+    driver: Rc<RefCell<Option<Waker>>>,
     streams: Cell<u32>,
     served: Cell<u32>,
     opened: Mono,
@@ -144,6 +147,10 @@ impl Drop for H2Lease {
     fn drop(&mut self) {
         self.connection.streams.set(self.connection.streams.get() - 1);
         self.pool.h2.streams.set(self.pool.h2.streams.get() - 1);
+        // SETTINGS may have come meanwhile; the driver learns of them only when it runs.
+        if let Some(waker) = self.connection.driver.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
         if self.connection.streams.get() == 0 {
             self.connection.idle_since.set(clock::now());
             self.connection.gauge.set_idle(true);
@@ -200,11 +207,17 @@ async fn open(pool: &Rc<EndpointPool>, cluster: &Cluster) -> Result<Rc<Connectio
     let shown = Rc::clone(&gauge);
     let capacity = Rc::new(Cell::new(driver.current_max_send_streams()));
     let told = Rc::clone(&capacity);
+    let waker: Rc<RefCell<Option<Waker>>> = Rc::default();
+    let asked = Rc::clone(&waker);
     tokio::task::spawn_local(async move {
         let _shown = shown;
         let driven = poll_fn(|cx| {
             let polled = Pin::new(&mut driver).poll(cx);
             told.set(driver.current_max_send_streams());
+            let mut waker = asked.borrow_mut();
+            if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+                *waker = Some(cx.waker().clone());
+            }
             polled
         });
         if let Err(error) = driven.await {
@@ -215,6 +228,7 @@ async fn open(pool: &Rc<EndpointPool>, cluster: &Cluster) -> Result<Rc<Connectio
     let connection = Rc::new(Connection {
         sender,
         capacity,
+        driver: waker,
         streams: Cell::new(0),
         served: Cell::new(0),
         opened: now,
