@@ -1,4 +1,33 @@
-//! Tests of the binary as a child process: exit codes, signals, files, standard output, and several of them together.
+//! The binary as a child process: what a running sidecar does between scripted applications and clients, and what
+//! only a process has: exit codes, signals, files, standard output, several of them together.
+
+#[cfg(test)]
+#[path = "../support/mod.rs"]
+mod support;
 
 #[cfg(test)]
 mod demo;
+#[cfg(test)]
+mod exchange;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod framing;
+#[cfg(test)]
+mod health;
+#[cfg(test)]
+mod http2;
+#[cfg(test)]
+mod lifecycle;
+#[cfg(test)]
+mod limits;
+#[cfg(test)]
+mod observability;
+#[cfg(test)]
+mod reload;
+#[cfg(test)]
+mod retries;
+#[cfg(test)]
+mod routing;
+#[cfg(test)]
+mod slow;
