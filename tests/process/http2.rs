@@ -96,11 +96,11 @@ async fn another_connection_is_opened_when_the_streams_of_one_are_used_up() {
         assert_eq!(client.get("h", "/").await.expect("an answer").status, 200);
     }
     let mut responses = Vec::new();
-    for _ in 0..6 {
+    for number in 1..=6 {
         responses.push(client.begin(http2::get("h", "/"), None).await);
+        wait_until("it is there beside the others", || waiting.load(Ordering::SeqCst) == 2 + number).await;
     }
-    wait_until("all of them are there at once", || waiting.load(Ordering::SeqCst) == 8).await;
-    assert!((3..=6).contains(&app.accepted()), "{} connections", app.accepted());
+    assert_eq!(app.accepted(), 3);
     gate.add_permits(6);
     for response in responses {
         assert_eq!(Answer::read(response).await.expect("an answer").status, 200);
@@ -215,4 +215,27 @@ async fn a_flood_of_resets_ends_the_connection_that_sends_it_and_no_other() {
     flood.rest().await;
     assert_eq!(other.get("h", "/").await.text(), "served");
     wait_until("what the flood began is cancelled", || app.open() <= 1).await;
+}
+#[tokio::test]
+async fn a_request_that_its_endpoint_refuses_unprocessed_is_tried_again_even_a_post() {
+    let app = App::script(|connection| {
+        let first = connection.number == 0;
+        let seen = Arc::new(AtomicUsize::new(0));
+        http2::serve_all(connection, h2::server::Builder::new(), move |_, mut respond| {
+            let number = seen.fetch_add(1, Ordering::SeqCst);
+            async move {
+                if first && number == 0 {
+                    respond.send_reset(h2::Reason::REFUSED_STREAM);
+                } else {
+                    reply(&mut respond, "taken");
+                }
+            }
+        })
+    })
+    .await;
+    let sidecar = Sidecar::start(speaking_http2(&app)).await;
+    let client = Http2::connect(sidecar.outbound()).await;
+    let post = http::Request::post("http://h/").body(bytes::Bytes::new()).expect("valid");
+    assert_eq!(client.send(post).await.expect("an answer").data, b"taken");
+    sidecar.until_metric("outrigger_retries_total", &["reason=\"refused\""], 1.0).await;
 }
