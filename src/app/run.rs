@@ -304,14 +304,8 @@ impl Signals {
                 _ = terminate.recv() => return,
                 _ = interrupt.recv() => return,
                 _ = hangup.recv() => {
-                    let since = NotifyState::monotonic_usec_now();
-                    match since {
-                        Ok(since) => notify(&[NotifyState::Reloading, since]),
-                        Err(_) => notify(&[NotifyState::Reloading]),
-                    }
-                    // The outcome is in the log, in the metric and in the admin API.
-                    let _ = reload.reload(ReloadTrigger::Signal, false).await;
-                    notify(&[NotifyState::Ready]);
+                    // Beside this loop: a file on a server that is gone must not keep SIGTERM waiting.
+                    tokio::spawn(reload_and_tell(reload.clone()));
                 }
                 _ = reopen.recv() => access_log.reopen(),
             }
@@ -325,6 +319,16 @@ impl Signals {
             _ = self.interrupt.recv() => {}
         }
     }
+}
+
+/// Reloads because of SIGHUP. The outcome is in the log, in the metric and in the admin API.
+async fn reload_and_tell(reload: ReloadHandle) {
+    match NotifyState::monotonic_usec_now() {
+        Ok(since) => notify(&[NotifyState::Reloading, since]),
+        Err(_) => notify(&[NotifyState::Reloading]),
+    }
+    let _ = reload.reload(ReloadTrigger::Signal, false).await;
+    notify(&[NotifyState::Ready]);
 }
 
 /// Leads the process through grace and drain. A second signal cuts both short.

@@ -137,6 +137,7 @@ impl Directory {
                     self.params = *params;
                     self.propagation = propagation;
                     self.keep_resolving();
+                    self.look_up_new().await;
                     self.publish();
                     self.metrics.published(clock::now().since(noticed));
                     // Nobody waits any more: the configuration is live all the same.
@@ -170,6 +171,22 @@ impl Directory {
         self.published.send_replace(self.generation);
     }
 
+    /// Waits, a few seconds at most, for names that are new: a service must not be published without endpoints
+    /// only because its first answer is still on its way.
+    async fn look_up_new(&mut self) {
+        let new: Vec<ClusterParams> = self
+            .params
+            .clusters
+            .iter()
+            .filter(|cluster| matches!(cluster.source, EndpointSource::Dns { .. }))
+            .filter(|cluster| !self.resolved.contains_key(&cluster.name))
+            .cloned()
+            .collect();
+        if !new.is_empty() {
+            self.resolved.extend(first_look_up(&new, &self.resolver).await);
+        }
+    }
+
     /// Starts look-ups of new names and ends those of names that are gone.
     fn keep_resolving(&mut self) {
         let wanted: FxHashMap<Arc<str>, EndpointSource> = self
@@ -181,9 +198,13 @@ impl Directory {
             .collect();
         let resolved = &mut self.resolved;
         self.look_ups.retain(|service, (source, task)| {
-            let keep = wanted.get(service) == Some(source);
+            let now = wanted.get(service);
+            let keep = now == Some(source);
             if !keep {
                 task.abort();
+            }
+            // Addresses outlive a change of how often they are looked up.
+            if !now.is_some_and(|now| asks_the_same(now, source)) {
                 resolved.remove(service);
             }
             keep
@@ -209,6 +230,17 @@ impl Drop for Directory {
         for (_, task) in self.look_ups.values() {
             task.abort();
         }
+    }
+}
+
+/// Whether two sources have the same answer.
+fn asks_the_same(one: &EndpointSource, other: &EndpointSource) -> bool {
+    match (one, other) {
+        (
+            EndpointSource::Dns { name, port, .. },
+            EndpointSource::Dns { name: other_name, port: other_port, .. },
+        ) => name == other_name && port == other_port,
+        _ => false,
     }
 }
 

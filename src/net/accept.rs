@@ -1,6 +1,6 @@
 //! Accepting connections for ever: no error of one connection, and no shortage, ends the loop.
 
-use std::{future::poll_fn, io, net::SocketAddr, task::Poll, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use tokio::net::{TcpListener, TcpStream};
 
@@ -45,13 +45,21 @@ impl Accepting {
         }
     }
 
-    /// A connection that the kernel has completed already, without waiting for another.
-    pub async fn accept_waiting(&mut self) -> Option<(TcpStream, SocketAddr)> {
-        poll_fn(|cx| match self.listener.poll_accept(cx) {
-            Poll::Ready(Ok(accepted)) => Poll::Ready(Some(accepted)),
-            Poll::Ready(Err(_)) | Poll::Pending => Poll::Ready(None),
-        })
-        .await
+    /// Connections that the kernel has completed already; then the socket closes. Asks the kernel itself rather
+    /// than the runtime, which may not have heard of all of them yet.
+    pub fn into_waiting(self) -> Vec<(TcpStream, SocketAddr)> {
+        let Ok(listener) = self.listener.into_std() else { return Vec::new() };
+        let mut waiting = Vec::new();
+        loop {
+            match listener.accept() {
+                Ok((stream, peer)) => {
+                    let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+                    waiting.extend(stream.ok().map(|stream| (stream, peer)));
+                }
+                Err(error) if is_of_the_peer(&error) => {}
+                Err(_) => return waiting,
+            }
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
 };
 
 use http::{HeaderValue, Method, Request, Response, Version, request::Parts};
+use http_body::Body;
 use hyper::{body::Incoming, client::conn::TrySendError};
 use tokio::sync::oneshot;
 
@@ -84,6 +85,9 @@ async fn run_http1(
     let (mut head, body) = request.into_parts();
     let upgrade = outgoing.upgrade.as_ref();
     headers::address_http1(&mut head, &outgoing.authority, upgrade, outgoing.wants_trailers);
+    if !body.is_end_stream() {
+        headers::frame_http1(&mut head.headers);
+    }
     request = Request::from_parts(head, body);
     let tunnel = outgoing.upgrade.is_some().then(|| lease.expect_tunnel());
     record.sent_up();

@@ -37,6 +37,8 @@ pub(crate) struct Upload {
     last: Cell<Mono>,
     ended: Cell<Option<Mono>>,
     fault: Cell<Option<UploadFault>>,
+    /// Somebody wants the next bytes, and the client has not sent them.
+    starved: Cell<bool>,
     waiting: RefCell<Option<Waker>>,
 }
 
@@ -74,6 +76,11 @@ impl Upload {
         self.last.get()
     }
 
+    /// Whether it is the client who keeps it waiting.
+    pub(crate) fn is_starved(&self) -> bool {
+        self.starved.get()
+    }
+
     /// Why reading it from the client failed; `None` if it did not.
     pub(crate) fn fault(&self) -> Option<UploadFault> {
         self.fault.get()
@@ -100,6 +107,11 @@ impl Upload {
         if !waiting.as_ref().is_some_and(|known| known.will_wake(waker)) {
             *waiting = Some(waker.clone());
         }
+    }
+
+    fn watch<T>(&self, polled: Poll<T>) -> Poll<T> {
+        self.starved.set(polled.is_pending());
+        polled
     }
 
     fn passed(&self, frame: Option<&Result<Frame<Bytes>, hyper::Error>>, at_end: bool) {
@@ -155,7 +167,7 @@ impl Body for RequestBody {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Once(incoming, upload) => {
-                let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+                let frame = ready!(upload.watch(Pin::new(&mut *incoming).poll_frame(cx)));
                 upload.passed(frame.as_ref(), incoming.is_end_stream());
                 Poll::Ready(frame.map(|frame| frame.map(headers::clean_trailers).map_err(Into::into)))
             }
@@ -236,7 +248,7 @@ impl Replay {
             self.next += 1;
             return Poll::Ready(Some(Ok(Frame::data(kept.clone()))));
         }
-        let frame = ready!(Pin::new(&mut source.incoming).poll_frame(cx));
+        let frame = ready!(self.upload.watch(Pin::new(&mut source.incoming).poll_frame(cx)));
         self.upload.passed(frame.as_ref(), source.incoming.is_end_stream());
         if let Some(Ok(frame)) = &frame {
             match frame.data_ref() {
@@ -283,6 +295,8 @@ pub(crate) enum ResponseBody {
 /// A response body with everything that must happen when it ends, however it ends.
 pub(crate) struct UpstreamBody {
     pub(crate) incoming: Incoming,
+    /// Bytes that the head announced.
+    pub(crate) expected: Option<u64>,
     pub(crate) lease: Option<Lease>,
     pub(crate) record: Box<RequestRecord>,
     pub(crate) deadline: Deadline,
@@ -313,7 +327,8 @@ impl Drop for UpstreamBody {
     fn drop(&mut self) {
         if self.lease.is_some() {
             // hyper stops asking once it has written as many bytes as the head announced.
-            if self.incoming.is_end_stream() {
+            let whole = self.expected.is_some_and(|expected| self.record.sent_bytes() >= expected);
+            if whole || self.incoming.is_end_stream() {
                 self.complete();
             } else {
                 self.fail(Flag::DownstreamClosed);
@@ -336,8 +351,8 @@ impl Body for ResponseBody {
                 Poll::Ready(Some(Ok(frame))) => {
                     body.record.passed(&frame);
                     body.deadline.progress();
-                    if frame.is_trailers() {
-                        // Nothing can follow, and hyper does not ask again.
+                    if frame.is_trailers() || body.incoming.is_end_stream() {
+                        // Nothing can follow. hyper may not ask again, or only when a slow client has taken this.
                         body.complete();
                     }
                     Poll::Ready(Some(Ok(headers::clean_trailers(frame))))

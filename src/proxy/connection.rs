@@ -27,7 +27,7 @@ use super::{
 use crate::{
     rt::Phase,
     telemetry::metrics::{ConnectionProtocol, ListenerOutcome},
-    types::Direction,
+    types::{Direction, Flag},
 };
 
 /// What all requests of one client connection share.
@@ -103,13 +103,18 @@ async fn serve_http1(downstream: Rc<Downstream>, io: GuardedIo<TcpStream>) {
     // hyper's own graceful shutdown would close behind a response whose head is already gone, and the client could
     // not know: instead the next head says `Connection: close`, and the sweeper cuts who sends nothing.
     let served = (&mut driver).await;
+    // Taken whatever happened: the plan holds the connection's own state, and would keep it, and itself, for ever.
+    let plan = downstream.tunnel.take();
     if let Err(error) = served {
         tracing::debug!(%error, peer = %downstream.peer, "connection ended");
+        if let Some(mut plan) = plan {
+            plan.record.fail(Flag::DownstreamClosed);
+        }
         return;
     }
     let parts = driver.into_parts();
     let mut io = parts.io.into_inner();
-    match downstream.tunnel.take() {
+    match plan {
         Some(plan) => {
             let early = join(parts.read_buf, &io.take_leftover());
             io.start_tunnel();

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     policy::{
         balance::{BalanceParams, hash_key},
-        retry,
+        retry::{self, Failure},
         route::{self, RequestOrigin, RequestView, pick_target},
     },
     rt::clock,
@@ -213,7 +213,10 @@ async fn forward(
     match tried {
         Ok(answer) => deliver(&downstream, route, answer, &outgoing, deadline, record),
         Err(error) => {
-            if let Some(fault) = upload.and_then(|upload| upload.fault()) {
+            let stalled = |upload: &Upload| {
+                (error.failure == Failure::TimedOut && upload.is_starved()).then_some(UploadFault::TimedOut)
+            };
+            if let Some(fault) = upload.and_then(|upload| upload.fault().or_else(|| stalled(&upload))) {
                 return answer_bad_body(&downstream, fault, record);
             }
             tracing::debug!(service = %cluster.params.name, %error, "request failed");
@@ -336,7 +339,8 @@ fn deliver(
     if outgoing.upgrade.is_some() {
         record.active().refuse_upgrade();
     }
-    let body = UpstreamBody { incoming, lease: Some(lease), record, deadline, in_flight };
+    let expected = incoming.size_hint().exact();
+    let body = UpstreamBody { incoming, expected, lease: Some(lease), record, deadline, in_flight };
     Response::from_parts(head, ResponseBody::Upstream(Box::new(body)))
 }
 

@@ -11,7 +11,7 @@ use http::{
 
 use http_body::Frame;
 
-use super::path;
+use super::{framing, path};
 use crate::types::Direction;
 
 /// Why a head that was well-formed is refused all the same.
@@ -111,6 +111,11 @@ pub(crate) fn clean_request(parts: &mut request::Parts, side: Direction) -> Resu
 /// Cleans a response head in place. `switching` keeps what a 101 needs.
 pub(crate) fn clean_response(parts: &mut response::Parts, switching: bool) {
     let found = look(&parts.headers);
+    if found.transfer_encoding {
+        // The body was read by its chunks; a length beside them is wrong, or an attempt to fool us (RFC 9112 §6.3).
+        parts.headers.remove(header::CONTENT_LENGTH);
+    }
+    parts.version = Version::HTTP_11;
     let upgrade = if switching { parts.headers.get(header::UPGRADE).cloned() } else { None };
     drop_hop_by_hop(&mut parts.headers, &found);
     if let Some(upgrade) = upgrade {
@@ -162,17 +167,19 @@ fn take_authority(parts: &mut request::Parts) -> Result<HeaderValue, Refused> {
     };
     let Some(target) = parts.uri.authority() else {
         return match host {
-            Some(host) => Ok(host),
+            // On HTTP/1 the guard has looked at it; HTTP/2 may carry a `Host` without `:authority`.
+            Some(host) if framing::valid_authority(host.as_bytes()) => Ok(host),
+            Some(_) => Err(Refused::bad("host")),
             // HTTP/1.0 has no Host; such a request can only match routes for any host.
             None if parts.version <= Version::HTTP_10 => Ok(HeaderValue::from_static("")),
             None => Err(Refused::bad("host")),
         };
     };
-    if target.as_str().contains('@') {
-        return Err(Refused::bad("host"));
-    }
     let agrees = |host: &HeaderValue| host.as_bytes().eq_ignore_ascii_case(target.as_str().as_bytes());
     if parts.version == Version::HTTP_2 && !host.as_ref().is_none_or(agrees) {
+        return Err(Refused::bad("host"));
+    }
+    if !framing::valid_authority(target.as_str().as_bytes()) {
         return Err(Refused::bad("host"));
     }
     HeaderValue::from_str(target.as_str()).map_err(|_| Refused::bad("host"))
@@ -304,6 +311,9 @@ pub(crate) fn address_http1(
     upgrade: Option<&HeaderValue>,
     wants_trailers: bool,
 ) {
+    if parts.version == Version::HTTP_2 {
+        join_cookies(&mut parts.headers);
+    }
     parts.version = Version::HTTP_11;
     parts.headers.insert(header::HOST, authority.clone());
     if let Some(upgrade) = upgrade {
@@ -313,6 +323,29 @@ pub(crate) fn address_http1(
         // Many servers send trailers only to whom asks; TE is hop-by-hop and must be named (RFC 9110 §10.1.4).
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
         parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// HTTP/2 may split the cookie into several fields; HTTP/1 has one (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(header::COOKIE).iter();
+    let Some(first) = crumbs.next() else { return };
+    let mut joined = first.as_bytes().to_vec();
+    let mut several = false;
+    for crumb in crumbs {
+        several = true;
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(crumb.as_bytes());
+    }
+    if several && let Ok(cookie) = HeaderValue::from_maybe_shared(Bytes::from(joined)) {
+        headers.insert(header::COOKIE, cookie);
+    }
+}
+
+/// Frames a body of unknown length. hyper does so by itself only for methods that usually have one.
+pub(crate) fn frame_http1(headers: &mut HeaderMap) {
+    if !headers.contains_key(header::CONTENT_LENGTH) {
+        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }
 

@@ -162,6 +162,10 @@ impl RequestRecord {
         }
     }
 
+    pub(crate) fn sent_bytes(&self) -> u64 {
+        self.sent_bytes
+    }
+
     /// The tunnel that the request became has ended.
     pub(crate) fn tunnelled(&mut self, up: u64, down: u64) {
         self.sent_bytes = down;

@@ -1,7 +1,7 @@
 //! A connection that has switched protocols (WebSocket and whatever else): bytes pass in both directions until
 //! both sides have finished, or nothing moves for too long.
 
-use std::{io, rc::Rc, time::Duration};
+use std::{future::poll_fn, io, rc::Rc, time::Duration};
 
 use bytes::{Buf, Bytes};
 use tokio::{
@@ -56,14 +56,18 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut up, mut down) = (early.len() as u64, parts.read.len() as u64);
-    if early.has_remaining() {
-        parts.stream.write_all_buf(&mut early).await?;
-    }
-    if parts.read.has_remaining() {
-        client.write_all_buf(&mut parts.read).await?;
-    }
+    let passing = async {
+        if early.has_remaining() {
+            parts.stream.write_all_buf(&mut early).await?;
+        }
+        if parts.read.has_remaining() {
+            client.write_all_buf(&mut parts.read).await?;
+        }
+        copy_bidirectional_with_sizes(client, &mut parts.stream, BUFFER, BUFFER).await
+    };
     let copied = tokio::select! {
-        copied = copy_bidirectional_with_sizes(client, &mut parts.stream, BUFFER, BUFFER) => copied?,
+        copied = passing => copied?,
+        () = poll_fn(|cx| downstream.state.poll_expired(cx)) => return Err(io::ErrorKind::TimedOut.into()),
         () = downstream.stopped() => return Err(io::ErrorKind::ConnectionAborted.into()),
     };
     up += copied.0;

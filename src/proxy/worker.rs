@@ -250,15 +250,23 @@ impl Entrance {
             tokio::select! {
                 () = drain.reached(Phase::Draining) => break,
                 (stream, peer) = accepting.accept() => self.place(stream, peer),
-                Some((stream, peer)) = door.handed.recv() => match TcpStream::from_std(stream) {
-                    Ok(stream) => self.keep(stream, peer),
-                    Err(error) => tracing::debug!(%error, "a handed-over connection was lost"),
-                },
+                Some((stream, peer)) = door.handed.recv() => self.keep_handed(stream, peer),
             }
         }
         // Connections that the kernel completed before the socket closes would be reset with it.
-        while let Some((stream, peer)) = accepting.accept_waiting().await {
+        for (stream, peer) in accepting.into_waiting() {
             self.keep(stream, peer);
+        }
+        door.handed.close();
+        while let Ok((stream, peer)) = door.handed.try_recv() {
+            self.keep_handed(stream, peer);
+        }
+    }
+
+    fn keep_handed(&self, stream: std::net::TcpStream, peer: SocketAddr) {
+        match TcpStream::from_std(stream) {
+            Ok(stream) => self.keep(stream, peer),
+            Err(error) => tracing::debug!(%error, "a handed-over connection was lost"),
         }
     }
 

@@ -26,3 +26,4 @@ pub use reject::{Reject, RejectReason};
 pub use scan::{Place, RequestScanner, Rest, Scan};
 pub use state::{ActiveRequest, CoarseClock, ConnState, Expired, Phase, TimeLimits};
 pub use target::MAX_TARGET_BYTES;
+pub(crate) use target::valid_authority;

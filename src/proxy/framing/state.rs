@@ -235,6 +235,16 @@ impl ConnState {
         self.graceful_since.get().is_some()
     }
 
+    /// Ready as soon as a time limit has ended the connection, whoever was waiting for what. For tunnels, whose
+    /// client side may have nothing left to read or write.
+    pub fn poll_expired(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.read_fate.get() != ReadFate::Open || self.write_failed.get() {
+            return Poll::Ready(());
+        }
+        self.driver.register(cx);
+        Poll::Pending
+    }
+
     /// Ready as soon as the driver should end the connection gracefully.
     pub fn poll_graceful_wanted(&self, cx: &Context<'_>) -> Poll<()> {
         if self.wants_graceful() {
@@ -345,6 +355,7 @@ impl ConnState {
     fn fail_reads(&self, fate: ReadFate) {
         self.read_fate.set(fate);
         self.reader.wake();
+        self.driver.wake();
     }
 }
 

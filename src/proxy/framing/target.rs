@@ -75,7 +75,7 @@ fn valid_path_and_query(bytes: &[u8]) -> bool {
 
 /// Whether `value` is `host` or `host:port`: a name, an IPv4 address or a bracketed IPv6 address; no userinfo,
 /// no empty host, no empty port.
-pub(super) fn valid_authority(value: &[u8]) -> bool {
+pub(crate) fn valid_authority(value: &[u8]) -> bool {
     if let [b'[', rest @ ..] = value {
         let Some(end) = memchr::memchr(b']', rest) else {
             return false;

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use hyper::client::conn::http1::SendRequest;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, task::AbortHandle};
 
 use super::EndpointPool;
 use crate::{
@@ -68,6 +68,17 @@ struct Connection {
     opened: Mono,
     served: u32,
     gauge: Rc<ConnectionGauge>,
+    _driver: Driver,
+}
+
+/// The task that drives a connection. It ends with whoever may use the connection: an endpoint that neither reads
+/// a request's body nor closes would otherwise hold both sockets for ever.
+struct Driver(AbortHandle);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// The right to have one connection open. Dropping it gives the right to the next request in the queue.
@@ -183,7 +194,7 @@ impl H1Lease {
         self.connection.tunnel.replace(None);
         let used_up = limits.max_requests_per_connection.is_some_and(|most| self.connection.served >= most)
             || limits.max_connection_age.is_some_and(|most| now.since(self.connection.opened) >= most)
-            || self.pool.endpoint.live.is_retired();
+            || self.pool.is_retired();
         if used_up || self.connection.sender.is_closed() {
             return;
         }
@@ -244,7 +255,7 @@ async fn open(pool: &Rc<EndpointPool>, cluster: &Cluster, slot: Slot) -> Result<
     let port = Rc::clone(&tunnel);
     let gauge = Rc::new(ConnectionGauge::new(&pool.metrics, ConnectionProtocol::Http1));
     let shown = Rc::clone(&gauge);
-    tokio::task::spawn_local(async move {
+    let driving = tokio::task::spawn_local(async move {
         let open = (slot, shown);
         if let Err(error) = (&mut driver).await {
             tracing::debug!(%error, "upstream connection ended");
@@ -255,5 +266,6 @@ async fn open(pool: &Rc<EndpointPool>, cluster: &Cluster, slot: Slot) -> Result<
             drop(give.send(TunnelParts { stream: parts.io.into_inner(), read: parts.read_buf, _open: open }));
         }
     });
-    Ok(Connection { sender, tunnel, opened: clock::now(), served: 0, gauge })
+    let driver = Driver(driving.abort_handle());
+    Ok(Connection { sender, tunnel, opened: clock::now(), served: 0, gauge, _driver: driver })
 }

@@ -54,14 +54,18 @@ struct Connection {
 }
 
 impl Connection {
-    fn is_usable(&self, cluster: &Cluster, now: Mono) -> bool {
-        let limits = &cluster.params.limits;
+    fn is_usable(&self) -> bool {
         // One stream is always allowed: an endpoint that says 0 for the moment makes it wait, not fail.
         let capacity = self.capacity.get().clamp(1, MAX_STREAMS);
-        !self.sender.is_closed()
-            && (self.streams.get() as usize) < capacity
-            && limits.max_requests_per_connection.is_none_or(|most| self.served.get() < most)
-            && limits.max_connection_age.is_none_or(|most| now.since(self.opened) < most)
+        (self.streams.get() as usize) < capacity
+    }
+
+    /// Takes no request any more.
+    fn is_spent(&self, cluster: &Cluster, now: Mono) -> bool {
+        let limits = &cluster.params.limits;
+        self.sender.is_closed()
+            || limits.max_requests_per_connection.is_some_and(|most| self.served.get() >= most)
+            || limits.max_connection_age.is_some_and(|most| now.since(self.opened) >= most)
     }
 }
 
@@ -88,8 +92,8 @@ impl H2Pool {
     fn usable(&self, cluster: &Cluster, now: Mono) -> Option<Rc<Connection>> {
         let mut connections = self.connections.borrow_mut();
         // What can take no request any more leaves the list; requests on it hold it until they end.
-        connections.retain(|connection| !connection.sender.is_closed());
-        connections.iter().find(|connection| connection.is_usable(cluster, now)).map(Rc::clone)
+        connections.retain(|connection| !connection.is_spent(cluster, now));
+        connections.iter().find(|connection| connection.is_usable()).map(Rc::clone)
     }
 }
 
@@ -161,7 +165,8 @@ impl Drop for H2Lease {
 /// Ends the state "someone is opening" however the opening ends, and lets the others look again.
 struct Opening<'a> {
     pool: &'a H2Pool,
-    succeeded: bool,
+    /// `None` if whoever opens goes away before it is known.
+    succeeded: Option<bool>,
 }
 
 impl Drop for Opening<'_> {
@@ -169,7 +174,7 @@ impl Drop for Opening<'_> {
         self.pool.opening.set(false);
         for waiter in self.pool.waiting.take() {
             // A waiter that went away needs no news.
-            let _ = waiter.send(self.succeeded);
+            let _ = waiter.send(self.succeeded.unwrap_or(true));
         }
     }
 }
@@ -200,9 +205,14 @@ async fn wait_for_opening(pool: &Rc<EndpointPool>, cluster: &Cluster) -> Result<
 
 async fn open(pool: &Rc<EndpointPool>, cluster: &Cluster) -> Result<Rc<Connection>, ProxyError> {
     pool.h2.opening.set(true);
-    let mut opening = Opening { pool: &pool.h2, succeeded: false };
-    let stream = pool.dial(cluster).await?;
-    let (sender, mut driver) = codec::h2_client(stream).await.map_err(ProxyError::handshake)?;
+    let mut opening = Opening { pool: &pool.h2, succeeded: None };
+    let opened = match pool.dial(cluster).await {
+        Ok(stream) => codec::h2_client(stream).await.map_err(ProxyError::handshake),
+        Err(error) => Err(error),
+    };
+    // A request that is cancelled in between says nothing of the endpoint: then one of the others opens.
+    opening.succeeded = Some(opened.is_ok());
+    let (sender, mut driver) = opened?;
     let gauge = Rc::new(ConnectionGauge::new(&pool.metrics, ConnectionProtocol::Http2));
     let shown = Rc::clone(&gauge);
     let capacity = Rc::new(Cell::new(driver.current_max_send_streams()));
@@ -236,6 +246,5 @@ async fn open(pool: &Rc<EndpointPool>, cluster: &Cluster) -> Result<Rc<Connectio
         gauge,
     });
     pool.h2.connections.borrow_mut().push(Rc::clone(&connection));
-    opening.succeeded = true;
     Ok(connection)
 }

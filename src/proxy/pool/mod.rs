@@ -41,6 +41,10 @@ impl Pools {
     pub(crate) fn of(&self, endpoint: &Arc<Endpoint>, cluster: &Cluster) -> Rc<EndpointPool> {
         let id = endpoint.live.id();
         if let Some(pool) = self.endpoints.borrow().get(&id) {
+            // The same endpoint, but as this snapshot has it.
+            if !Arc::ptr_eq(&pool.endpoint.borrow(), endpoint) {
+                pool.endpoint.replace(Arc::clone(endpoint));
+            }
             return Rc::clone(pool);
         }
         let pool =
@@ -53,7 +57,7 @@ impl Pools {
     /// are not touched: they close when their requests end.
     pub(crate) fn sweep(&self, now: Mono) {
         self.endpoints.borrow_mut().retain(|_, pool| {
-            let gone = pool.endpoint.live.is_retired();
+            let gone = pool.is_retired();
             pool.h1.sweep(now, if gone { Duration::ZERO } else { pool.idle_timeout.get() });
             pool.h2.sweep(now, if gone { Duration::ZERO } else { pool.idle_timeout.get() });
             !(gone && pool.h1.is_empty() && pool.h2.is_empty())
@@ -63,7 +67,7 @@ impl Pools {
 
 /// Connections of one worker to one endpoint.
 pub(crate) struct EndpointPool {
-    endpoint: Arc<Endpoint>,
+    endpoint: RefCell<Arc<Endpoint>>,
     metrics: Arc<ClusterMetrics>,
     workers: u32,
     /// As of the last request: the sweeper has no snapshot at hand.
@@ -75,13 +79,18 @@ pub(crate) struct EndpointPool {
 impl EndpointPool {
     fn new(endpoint: Arc<Endpoint>, metrics: Arc<ClusterMetrics>, workers: u32) -> Self {
         Self {
-            endpoint,
+            endpoint: RefCell::new(endpoint),
             workers,
             idle_timeout: Cell::new(Duration::from_secs(30)),
             h1: h1::H1Pool::default(),
             h2: h2::H2Pool::default(),
             metrics,
         }
+    }
+
+    /// The endpoint left the configuration.
+    fn is_retired(&self) -> bool {
+        self.endpoint.borrow().live.is_retired()
     }
 
     /// Connections that this worker may have to the endpoint.
@@ -92,9 +101,10 @@ impl EndpointPool {
     async fn dial(&self, cluster: &Cluster) -> Result<Stream, ProxyError> {
         let started = clock::now();
         let limit = cluster.params.connect_timeout;
-        let dialed = match &self.endpoint.alternate {
-            None => dial(&self.endpoint.address, limit).await,
-            Some(alternate) => dial_either(&self.endpoint.address, alternate, limit).await,
+        let endpoint = Arc::clone(&self.endpoint.borrow());
+        let dialed = match &endpoint.alternate {
+            None => dial(&endpoint.address, limit).await,
+            Some(alternate) => dial_either(&endpoint.address, alternate, limit).await,
         };
         let result = match &dialed {
             Ok(_) => ConnectResult::Ok,
