@@ -239,3 +239,28 @@ async fn a_request_that_its_endpoint_refuses_unprocessed_is_tried_again_even_a_p
     assert_eq!(client.send(post).await.expect("an answer").data, b"taken");
     sidecar.until_metric("outrigger_retries_total", &["reason=\"refused\""], 1.0).await;
 }
+
+#[tokio::test]
+async fn streams_that_an_abrupt_goaway_leaves_out_are_tried_again_on_another_connection() {
+    // The first connection takes one request, never answers it, and leaves with an error.
+    let app = App::script(|connection| async move {
+        if connection.number > 0 {
+            http2::serve_all(connection, h2::server::Builder::new(), |_, mut respond| async move {
+                reply(&mut respond, "served");
+            })
+            .await;
+            return;
+        }
+        let Some(mut streams) = http2::serve(connection, &h2::server::Builder::new()).await else { return };
+        let taken = streams.accept().await;
+        streams.abrupt_shutdown(h2::Reason::INTERNAL_ERROR);
+        while let Some(Ok(_)) = streams.accept().await {}
+        drop(taken);
+    })
+    .await;
+    let sidecar = Sidecar::start(speaking_http2(&app)).await;
+    let client = Http2::connect(sidecar.outbound()).await;
+    for _ in 0..3 {
+        assert_eq!(client.get("h", "/").await.expect("an answer").data, b"served");
+    }
+}

@@ -200,3 +200,55 @@ async fn heads_that_are_too_large_are_answered_431_and_targets_that_are_too_long
     }
     assert!(app.requests().is_empty());
 }
+
+#[tokio::test]
+async fn nothing_is_left_open_after_a_crowd_of_broken_clients() {
+    let app = App::saying("served").await;
+    let sidecar = Sidecar::start(api(&[app.endpoint()])).await;
+    assert_eq!(get(sidecar.outbound(), "h", "/").await.status, 200);
+    let before = sidecar.metric("process_open_fds", &[]).await;
+    for round in 0..60 {
+        let mut client = Client::connect(sidecar.outbound()).await;
+        let part = [
+            "",
+            "GET",
+            "GET / HTTP/1.1\r\nhost: h\r\n\r\n",
+            "POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 9\r\n\r\nhalf",
+            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: h\r\nhost: h\r\n\r\n",
+        ][round % 6];
+        client.send(part).await;
+    }
+    // The pool may hold some connections to the endpoint: those of requests that were at it at the same time.
+    let most = before + 12.0;
+    eventually("descriptors are given back", async || {
+        (sidecar.metric("process_open_fds", &[]).await <= most).then_some(())
+    })
+    .await;
+    eventually("no request is in flight", async || {
+        (sidecar.metric("outrigger_http_requests_in_flight", &[]).await == 0.0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn slow_and_rude_clients_of_the_admin_api_do_not_hurt_the_data_plane_or_each_other() {
+    let app = App::saying("served").await;
+    let sidecar = Sidecar::start(api(&[app.endpoint()])).await;
+    let mut held = Vec::new();
+    for part in
+        ["", "GET /metrics", "POST /v1/reload HTTP/1.1\r\nhost: localhost\r\ncontent-length: 900000\r\n\r\n{"]
+    {
+        for _ in 0..5 {
+            let mut client = Client::connect(sidecar.admin()).await;
+            client.send(part).await;
+            held.push(client);
+        }
+    }
+    for _ in 0..10 {
+        assert_eq!(get(sidecar.outbound(), "h", "/").await.status, 200);
+        assert_eq!(sidecar.admin_get("/readyz").await.status, 200);
+    }
+    assert_eq!(sidecar.ask("DELETE", "/v1/status", "").await.map_or(0, |answer| answer.status), 405);
+    assert_eq!(sidecar.reload().await.0, 200);
+}

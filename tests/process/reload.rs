@@ -225,3 +225,15 @@ async fn new_limits_hold_for_connections_accepted_from_then_on() {
     assert_eq!(client.get("h", "/").await.status, 200);
     client.closed().await;
 }
+
+#[tokio::test]
+async fn a_storm_of_signals_ends_in_the_last_configuration() {
+    let (old, new) = (App::saying("old").await, App::saying("new").await);
+    let mut sidecar = Sidecar::start(api(&[old.endpoint()])).await;
+    for round in 0..30 {
+        sidecar.edit(to([&old, &new][round % 2]));
+        sidecar.signal("HUP");
+    }
+    until_answered_by(&sidecar, "new").await;
+    assert_eq!(sidecar.status().await["config"]["last_reload"]["successful"], true);
+}
