@@ -169,3 +169,20 @@ async fn a_client_that_does_not_read_its_answer_is_cut_and_its_endpoint_is_freed
     wait_until("its connection is gone", || app.open() <= 1).await;
     still_served(&mut other).await;
 }
+#[tokio::test]
+async fn an_upload_that_stalls_is_answered_408_and_broken_off_at_the_endpoint() {
+    for framing in ["content-length: 100", "transfer-encoding: chunked"] {
+        let (app, sidecar, mut other) = sidecar(json!({ "stream_idle_timeout": "400ms" })).await;
+        let mut slow = Client::connect(sidecar.outbound()).await;
+        slow.send(format!("POST /stalled HTTP/1.1\r\nhost: h\r\n{framing}\r\n\r\n5\r\nfirst\r\n")).await;
+        still_served(&mut other).await;
+        let answer = slow.response().await;
+        assert_eq!((answer.status, answer.flag()), (408, "downstream_timeout"), "{framing}");
+        slow.closed().await;
+        wait_until("the endpoint has seen the end", || app.requests().len() == 3).await;
+        let seen = app.requests();
+        let stalled = seen.iter().find(|request| request.target() == "/stalled").expect("it began");
+        assert!(!stalled.body.complete, "{framing}: half an upload looks complete");
+        still_served(&mut other).await;
+    }
+}
