@@ -8,6 +8,7 @@
 
 mod chunked;
 mod detect;
+mod expiry;
 mod guard;
 mod head;
 mod linger;
@@ -19,11 +20,12 @@ mod waker;
 
 pub use chunked::{ChunkScanner, MAX_EXTENSION_BYTES, MAX_TRAILER_BYTES, MAX_TRAILERS, Progress};
 pub use detect::{H2_PREFACE, Sniff, sniff};
+pub use expiry::{Expired, TimeLimits};
 pub use guard::{Detected, GuardedIo};
 pub use head::{BodyFraming, HeadLimits, HeadParser, REJECT_METHOD, RequestFraming, validate_head};
 pub use linger::{LINGER_BYTES, LINGER_TIME, linger};
 pub use reject::{Reject, RejectReason};
 pub use scan::{Place, RequestScanner, Rest, Scan};
-pub use state::{ActiveRequest, CoarseClock, ConnState, Expired, Phase, TimeLimits};
+pub use state::{ActiveRequest, CoarseClock, ConnState, Phase};
 pub use target::MAX_TARGET_BYTES;
 pub(crate) use target::valid_authority;

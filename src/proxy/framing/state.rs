@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::{
+    expiry::{Expired, TimeLimits},
     reject::{Reject, RejectReason},
     scan::Place,
     waker::WakerSlot,
@@ -21,17 +22,6 @@ pub type CoarseClock = Rc<Cell<Mono>>;
 /// How long an idle HTTP/1 connection that should end is left open. Closing it at once would race with a request
 /// that is on its way; one that comes within this time is answered with `Connection: close`.
 const LEAVE_WAIT: Duration = Duration::from_secs(1);
-
-/// The time limits of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TimeLimits {
-    /// From accept to the first complete head, and from the first byte of a later head to its last.
-    pub header: Duration,
-    /// Without a request.
-    pub idle: Duration,
-    /// Without progress of a body that somebody waits for, of a write, or of a tunnel.
-    pub stream_idle: Duration,
-}
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,41 +42,6 @@ pub enum Phase {
     H2,
     /// HTTP/1, nothing the client sends will be read any more.
     Closing,
-}
-
-/// A time limit that was exceeded, as reported once by [`ConnState::sweep`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Expired {
-    /// Not a byte since accept: closed without a word.
-    Silent,
-    /// A head took too long: answered 408.
-    Header,
-    /// No request for too long: closed, on HTTP/2 after GOAWAY.
-    Idle,
-    /// A body made no progress: its reader gets an error.
-    Body,
-    /// The client does not take what is written: the writer gets an error.
-    Write,
-    /// No byte through a tunnel in either direction: its reader gets an error.
-    Tunnel,
-    /// The connection did not end after it was told to: cut.
-    Closing,
-}
-
-impl Expired {
-    /// The value of the metric label `timeout`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Silent => "silent",
-            Self::Header => "header",
-            Self::Idle => "idle",
-            Self::Body => "body",
-            Self::Write => "write",
-            Self::Tunnel => "tunnel",
-            Self::Closing => "closing",
-        }
-    }
 }
 
 /// How reading goes on after a time limit.
