@@ -1,10 +1,13 @@
 //! Requests and answers that are more than a head and a body: interim answers, expectations, answers without a
 //! body, trailers, tunnels.
 
+use std::sync::Arc;
+
 use serde_json::json;
+use tokio::sync::Semaphore;
 
 use crate::support::{
-    App, Client, Sidecar, get,
+    App, Client, Sidecar, eventually, get,
     http2::{self, Http2},
     ok, send,
     sidecar::{api, with},
@@ -117,6 +120,69 @@ async fn an_http10_client_gets_an_answer_that_it_can_read() {
 }
 
 #[tokio::test]
+async fn an_http10_answer_is_passed_on_as_http11_and_the_client_keeps_its_connection() {
+    let app = App::script(|mut connection| async move {
+        connection.request().await;
+        connection.send("HTTP/1.0 200 OK\r\ncontent-length: 3\r\n\r\nold").await;
+    })
+    .await;
+    let sidecar = Sidecar::start(api(&[app.endpoint()])).await;
+    let mut client = Client::connect(sidecar.outbound()).await;
+    for _ in 0..2 {
+        let answer = client.get("h", "/").await;
+        assert_eq!((answer.head.start.as_str(), answer.text().as_str()), ("HTTP/1.1 200 OK", "old"));
+        assert_eq!(answer.field("connection"), None);
+    }
+}
+
+#[tokio::test]
+async fn a_chunked_body_reaches_the_application_whole_whatever_the_method() {
+    let app = App::saying("read").await;
+    let config = with(api(&[app.endpoint()]), json!({ "services": { "api": { "protocol": "http1" } } }));
+    let sidecar = Sidecar::start(config).await;
+    let mut client = Client::connect(sidecar.outbound()).await;
+    let methods = ["GET", "POST", "DELETE"];
+    for method in methods {
+        client
+            .send(format!(
+                "{method} / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n\
+                 5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n"
+            ))
+            .await;
+        assert_eq!(client.response().await.text(), "read", "{method}");
+    }
+    let seen = app.requests();
+    assert_eq!(seen.len(), methods.len(), "no body is taken for a request: {seen:#?}");
+    for (request, method) in seen.iter().zip(methods) {
+        assert!(request.head.start.starts_with(method), "{request:?}");
+        assert_eq!(request.head.all("transfer-encoding"), ["chunked"], "{method}");
+        assert!(request.field("content-length").is_none(), "{method}");
+        assert_eq!((request.body.data.as_slice(), request.body.complete), (&b"hello world"[..], true));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_with_chunks_and_a_length_is_read_by_its_chunks_and_loses_the_length() {
+    let app = App::answering(|_| {
+        b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n\
+          5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n"
+            .to_vec()
+    })
+    .await;
+    let config = with(api(&[app.endpoint()]), json!({ "services": { "api": { "protocol": "http1" } } }));
+    let sidecar = Sidecar::start(config).await;
+    let mut client = Client::connect(sidecar.outbound()).await;
+    for _ in 0..2 {
+        let answer = client.get("h", "/").await;
+        assert_eq!((answer.text().as_str(), answer.is_complete()), ("hello world", true));
+        assert_eq!(answer.head.all("transfer-encoding"), ["chunked"]);
+        assert_eq!(answer.field("content-length"), None);
+    }
+    let answer = Http2::connect(sidecar.outbound()).await.get("h", "/").await.expect("an answer");
+    assert_eq!((answer.data.as_slice(), answer.field("content-length")), (&b"hello world"[..], None));
+}
+
+#[tokio::test]
 async fn chunks_pass_as_they_come() {
     let (next, gate) = tokio::sync::mpsc::channel::<&'static str>(8);
     let gate = std::sync::Arc::new(tokio::sync::Mutex::new(gate));
@@ -156,6 +222,35 @@ async fn an_answer_before_the_end_of_the_upload_is_passed_on_at_once() {
     let answer = client.response().await;
     assert_eq!((answer.status, answer.text().as_str()), (413, "big"));
     assert_eq!(get(sidecar.outbound(), "h", "/").await.status, 413);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_answers_and_no_longer_reads_the_upload_does_not_keep_its_connection() {
+    let app = App::script(|mut connection| async move {
+        connection.head().await;
+        connection.send("HTTP/1.1 413 Too Much\r\ncontent-length: 3\r\n\r\nbig").await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let limits = json!({ "max_connections": 1 });
+    let sidecar =
+        Sidecar::start(with(api(&[app.endpoint()]), json!({ "services": { "api": { "limits": limits } } })))
+            .await;
+    // More than all buffers on the way can hold.
+    let parts = 64;
+    let part = vec![b'x'; 1_000_000];
+    let mut client = Client::connect(sidecar.outbound()).await;
+    client.send(format!("POST / HTTP/1.1\r\nhost: h\r\ncontent-length: {parts}000000\r\n\r\n")).await;
+    let answer = client.response().await;
+    assert_eq!((answer.status, answer.text().as_str()), (413, "big"));
+    for _ in 0..parts {
+        client.send(&part).await;
+    }
+    eventually("the connection to the endpoint is closed", async || {
+        (sidecar.metric("outrigger_upstream_connections", &["service=\"api\""]).await == 0.0).then_some(())
+    })
+    .await;
+    assert_eq!(get(sidecar.outbound(), "h", "/").await.status, 413, "its place is free again");
 }
 
 #[tokio::test]
@@ -240,6 +335,46 @@ async fn a_tunnel_carries_bytes_both_ways_also_those_sent_ahead() {
     drop(client);
     wait_until("the tunnel is closed", || app.open() == 0).await;
     assert_eq!(sidecar.logged("/chat").await["status"], 101);
+}
+
+#[tokio::test]
+async fn a_client_that_resets_while_its_upgrade_is_granted_gives_back_the_endpoints_connection() {
+    let granted = Arc::new(Semaphore::new(0));
+    let gate = Arc::clone(&granted);
+    let app = App::script(move |mut connection| {
+        let gate = Arc::clone(&gate);
+        async move {
+            while let Some(request) = connection.head().await {
+                if request.field("upgrade").is_none() {
+                    connection.send(ok("plain")).await;
+                    continue;
+                }
+                gate.acquire().await.expect("it is never closed").forget();
+                connection
+                    .send(
+                        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\
+                         upgrade: websocket\r\n\r\n",
+                    )
+                    .await;
+                connection.until_closed().await;
+            }
+        }
+    })
+    .await;
+    let limits = json!({ "max_connections": 1 });
+    let sidecar =
+        Sidecar::start(with(api(&[app.endpoint()]), json!({ "services": { "api": { "limits": limits } } })))
+            .await;
+    for round in 1..=3 {
+        let mut client = Client::connect(sidecar.outbound()).await;
+        // The bytes behind the request keep the sidecar from reading on, so that it learns of the reset late.
+        client.send(format!("{UPGRADE}early bytes")).await;
+        wait_until("the endpoint has the request", || app.requests().len() == 2 * round - 1).await;
+        client.reset();
+        granted.add_permits(1);
+        wait_until("the endpoint's connection is closed", || app.open() == 0).await;
+        assert_eq!(get(sidecar.outbound(), "h", "/").await.text(), "plain", "its place is free again");
+    }
 }
 
 #[tokio::test]

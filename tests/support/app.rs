@@ -7,7 +7,6 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use tokio::{
@@ -184,8 +183,7 @@ impl Connection {
 
     /// Ends the connection with a reset instead of an orderly close.
     pub(crate) fn reset(self) {
-        let socket = socket2::SockRef::from(&self.wire.stream);
-        socket.set_linger(Some(Duration::ZERO)).expect("the socket is open");
+        self.wire.reset();
     }
 }
 

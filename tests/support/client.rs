@@ -117,6 +117,11 @@ impl Client {
         let _ = self.wire.stream.shutdown().await;
     }
 
+    /// Ends the connection with a reset instead of an orderly close.
+    pub(crate) fn reset(self) {
+        self.wire.reset();
+    }
+
     /// A GET on this connection.
     pub(crate) async fn get(&mut self, host: &str, target: &str) -> Response {
         self.send(format!("GET {target} HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;

@@ -1,8 +1,11 @@
 //! HTTP/1 as bytes: reads messages off a stream without any opinion on whether they are right.
 
-use std::io;
+use std::{io, time::Duration};
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpStream,
+};
 
 /// First line and fields of a message.
 #[derive(Clone, Debug, Default)]
@@ -56,6 +59,14 @@ pub(crate) enum Extent {
 pub(crate) struct Wire<S> {
     pub(crate) stream: S,
     ahead: Vec<u8>,
+}
+
+impl Wire<TcpStream> {
+    /// Ends the connection with a reset instead of an orderly close.
+    pub(crate) fn reset(self) {
+        let socket = socket2::SockRef::from(&self.stream);
+        socket.set_linger(Some(Duration::ZERO)).expect("the socket is open");
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
