@@ -108,6 +108,29 @@ async fn another_connection_is_opened_when_the_streams_of_one_are_used_up() {
 }
 
 #[tokio::test]
+async fn a_connection_that_has_served_its_requests_leaves_its_place_to_the_next() {
+    let (app, gate, waiting) = gated(h2::server::Builder::new()).await;
+    let limits = json!({ "max_requests_per_connection": 1, "max_connections": 1 });
+    let config = with(speaking_http2(&app), json!({ "services": { "api": { "limits": limits } } }));
+    let sidecar = Sidecar::start(config).await;
+    let client = Http2::connect(sidecar.outbound()).await;
+    let mut responses = Vec::new();
+    for number in 1..=4 {
+        responses.push(client.begin(http2::get("h", "/"), None).await);
+        wait_until("it is there beside the others", || waiting.load(Ordering::SeqCst) == number).await;
+    }
+    gate.add_permits(8);
+    for response in responses {
+        assert_eq!(Answer::read(response).await.expect("an answer").status, 200);
+    }
+    for _ in 0..4 {
+        assert_eq!(client.get("h", "/").await.expect("an answer").status, 200);
+    }
+    assert_eq!(app.accepted(), 8);
+    wait_until("those that were used are closed", || app.open() <= 1).await;
+}
+
+#[tokio::test]
 async fn an_orderly_goaway_costs_no_request() {
     // Each connection takes three requests and then says that it is leaving.
     let app = App::script(|connection| async move {
@@ -146,6 +169,38 @@ async fn an_authority_that_contradicts_host_is_refused() {
     }
     assert!(app.requests().is_empty());
     assert_eq!(client.get("public", "/").await.expect("an answer").status, 200);
+}
+
+#[tokio::test]
+async fn a_host_in_place_of_the_authority_must_be_one() {
+    let app = App::answering(|request| ok(request.field("host").unwrap_or_default())).await;
+    let config = with(api(&[app.endpoint()]), json!({ "services": { "api": { "protocol": "http1" } } }));
+    let sidecar = Sidecar::start(config).await;
+    let client = Http2::connect(sidecar.outbound()).await;
+    // A target in origin form has no `:authority`.
+    let naming = |host: &'static str| {
+        http::Request::get("/").header("host", host).body(bytes::Bytes::new()).expect("a valid request")
+    };
+    for host in ["u@a", "a b", "", "a:b:c"] {
+        let answer = client.send(naming(host)).await.expect("an answer");
+        assert_eq!((answer.status, answer.field("x-outrigger-flag")), (400, Some("bad_request")), "{host:?}");
+    }
+    assert!(app.requests().is_empty());
+    assert_eq!(client.send(naming("shop.mesh")).await.expect("an answer").data, b"shop.mesh");
+}
+
+#[tokio::test]
+async fn a_cookie_that_the_client_splits_is_one_field_for_an_http1_endpoint() {
+    let app = App::saying("served").await;
+    let config = with(api(&[app.endpoint()]), json!({ "services": { "api": { "protocol": "http1" } } }));
+    let sidecar = Sidecar::start(config).await;
+    let client = Http2::connect(sidecar.outbound()).await;
+    let mut request = http2::get("h", "/");
+    for crumb in ["a=1", "b=2"] {
+        request.headers_mut().append("cookie", http::HeaderValue::from_static(crumb));
+    }
+    assert_eq!(client.send(request).await.expect("an answer").status, 200);
+    assert_eq!(app.only_request().head.all("cookie"), ["a=1; b=2"]);
 }
 
 #[tokio::test]
@@ -237,6 +292,37 @@ async fn a_request_that_its_endpoint_refuses_unprocessed_is_tried_again_even_a_p
     let client = Http2::connect(sidecar.outbound()).await;
     let post = http::Request::post("http://h/").body(bytes::Bytes::new()).expect("valid");
     assert_eq!(client.send(post).await.expect("an answer").data, b"taken");
+    sidecar.until_metric("outrigger_retries_total", &["reason=\"refused\""], 1.0).await;
+}
+
+#[tokio::test]
+async fn a_post_that_its_endpoint_refuses_unprocessed_is_tried_again_with_its_whole_body() {
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&attempts);
+    let app = App::script(move |connection| {
+        let count = Arc::clone(&count);
+        http2::serve_all(connection, h2::server::Builder::new(), move |request, mut respond| {
+            let count = Arc::clone(&count);
+            async move {
+                if count.fetch_add(1, Ordering::SeqCst) == 0 {
+                    respond.send_reset(h2::Reason::REFUSED_STREAM);
+                    return;
+                }
+                let mut upload = request.into_body();
+                let mut data = Vec::new();
+                while let Some(Ok(part)) = upload.data().await {
+                    data.extend_from_slice(&part);
+                }
+                reply(&mut respond, if data == b"the whole body" { "whole" } else { "not whole" });
+            }
+        })
+    })
+    .await;
+    let sidecar = Sidecar::start(speaking_http2(&app)).await;
+    let client = Http2::connect(sidecar.outbound()).await;
+    let post = http::Request::post("http://h/").body("the whole body".into()).expect("valid");
+    assert_eq!(client.send(post).await.expect("an answer").data, b"whole");
+    assert_eq!(attempts.load(Ordering::SeqCst), 2);
     sidecar.until_metric("outrigger_retries_total", &["reason=\"refused\""], 1.0).await;
 }
 

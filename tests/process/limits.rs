@@ -191,6 +191,7 @@ async fn heads_that_are_too_large_are_answered_431_and_targets_that_are_too_long
     for (request, status) in [
         (format!("GET / HTTP/1.1\r\nhost: h\r\n{many}\r\n"), 431),
         (format!("GET / HTTP/1.1\r\nhost: h\r\nx-long: {long}\r\n\r\n"), 431),
+        (format!("GET /{long} HTTP/1.1\r\nhost: h\r\n\r\n"), 414),
     ] {
         let mut client = Client::connect(sidecar.outbound()).await;
         client.send(request).await;
