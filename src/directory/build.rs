@@ -12,7 +12,7 @@ use crate::{
     },
     snapshot::{
         Cluster, ClusterParams, Endpoint, EndpointParams, EndpointSource, Forward, InboundApp, MeshSnapshot,
-        Route, RouteAction,
+        Route, RouteAction, Unrouted,
     },
     telemetry::{
         Propagation,
@@ -53,7 +53,9 @@ pub fn build(
     let routes: Vec<Arc<Route>> =
         inputs.params.routes.iter().map(|route| Arc::new(builder.route(route, &clusters))).collect();
     let inbound = builder.inbound();
-    let unrouted = HttpMetrics::resolve(registry, Direction::Outbound, NO_ROUTE, NO_ROUTE);
+    let unrouted = |side| HttpMetrics::resolve(registry, side, NO_ROUTE, NO_ROUTE);
+    let unrouted =
+        Unrouted { inbound: unrouted(Direction::Inbound), outbound: unrouted(Direction::Outbound) };
     let snapshot = MeshSnapshot {
         generation,
         table: RouteTable::compile(&inputs.params.routes),

@@ -325,6 +325,7 @@ fn labels(params: &DirectoryParams) -> LiveLabels {
     };
     let none: Arc<str> = build::NO_ROUTE.into();
     add(Direction::Outbound, &none, &none);
+    add(Direction::Inbound, &none, &none);
     add(Direction::Inbound, &params.local.name, &build::INBOUND_ROUTE.into());
     for route in &params.routes {
         match &route.action {

@@ -61,14 +61,14 @@ pub(crate) async fn serve(
     let facts = match headers::clean_request(&mut head, downstream.side) {
         Ok(facts) => facts,
         Err(refused) => {
-            record.count_in(&snapshot.unrouted);
+            record.count_in(snapshot.unrouted.of(downstream.side));
             downstream.worker.listener_metrics(downstream.side).rejected(refused.reason);
             return Ok(reply::answer(&Reason::refused(refused), record));
         }
     };
     identify(&downstream, &snapshot, &mut head, &facts, &mut record);
     let Some(route) = find_route(&downstream, &snapshot, &head, &facts) else {
-        record.count_in(&snapshot.unrouted);
+        record.count_in(snapshot.unrouted.of(downstream.side));
         return Ok(reply::answer(&Reason::no_route(), record));
     };
     route.hit();
@@ -103,7 +103,7 @@ pub(crate) async fn serve(
 /// The guard found the request unfit and put this one in its place.
 fn answer_reject(downstream: &Rc<Downstream>, mut record: Box<RequestRecord>) -> Response<ResponseBody> {
     let snapshot = downstream.worker.snapshot.load();
-    record.count_in(&snapshot.unrouted);
+    record.count_in(snapshot.unrouted.of(downstream.side));
     let reject = record.active().reject();
     let (status, reason) = reject.map_or((400, "unknown"), |reject| (reject.status, reject.reason.as_str()));
     downstream.worker.listener_metrics(downstream.side).rejected(reason);

@@ -12,7 +12,7 @@ use super::Cluster;
 use crate::{
     policy::route::{DirectResponse, HeaderEdits, PathPattern, Redirect, Rewrite, RouteTable, Target},
     telemetry::{Propagation, metrics::HttpMetrics},
-    types::Live,
+    types::{Direction, Live},
 };
 
 /// The one cell through which snapshots reach the data plane.
@@ -31,10 +31,30 @@ pub struct MeshSnapshot {
     pub clusters: Vec<Arc<Cluster>>,
     /// What stands behind the inbound listener.
     pub inbound: InboundApp,
-    /// Metrics of outbound requests that no route took.
-    pub unrouted: Arc<HttpMetrics>,
+    /// Metrics of requests that no route took, or that were refused before one was looked for, by listener.
+    pub unrouted: Unrouted,
     /// Trace headers that are read and written.
     pub propagation: Vec<Propagation>,
+}
+
+/// Requests without a route are counted where they came in.
+#[derive(Debug)]
+pub struct Unrouted {
+    /// Of the inbound listener.
+    pub inbound: Arc<HttpMetrics>,
+    /// Of the outbound listener.
+    pub outbound: Arc<HttpMetrics>,
+}
+
+impl Unrouted {
+    /// Those of one listener.
+    #[must_use]
+    pub fn of(&self, side: Direction) -> &Arc<HttpMetrics> {
+        match side {
+            Direction::Inbound => &self.inbound,
+            Direction::Outbound => &self.outbound,
+        }
+    }
 }
 
 /// The local application, reached by one route that matches everything.

@@ -8,7 +8,7 @@ mod params;
 
 pub use cluster::{Cluster, ClusterLive};
 pub use endpoint::{Endpoint, EndpointId, EndpointLive, InFlight, Verdict};
-pub use mesh::{Forward, InboundApp, MeshSnapshot, Route, RouteAction, SnapshotCell};
+pub use mesh::{Forward, InboundApp, MeshSnapshot, Route, RouteAction, SnapshotCell, Unrouted};
 pub use params::{
     ClusterParams, EndpointParams, EndpointSource, HealthCheckKind, HealthCheckParams, Limits, Protocol,
     StatusRange,

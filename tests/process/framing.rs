@@ -176,3 +176,21 @@ async fn the_authority_of_an_absolute_target_wins_over_host() {
     let seen = app.only_request();
     assert_eq!((seen.target(), seen.head.all("host")), ("/x?y", vec!["real:81"]));
 }
+
+#[tokio::test]
+async fn a_refused_request_is_counted_on_the_listener_that_refused_it() {
+    let app = App::saying("served").await;
+    let config = with(api(&[app.endpoint()]), json!({ "service": { "address": app.endpoint() } }));
+    let sidecar = Sidecar::start(config).await;
+    for (to, direction) in [(sidecar.inbound(), "inbound"), (sidecar.outbound(), "outbound")] {
+        let mut client = Client::connect(to).await;
+        client.send("GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n").await;
+        assert_eq!(client.response().await.status, 400);
+        let direction = format!("direction=\"{direction}\"");
+        let labels = [direction.as_str(), "flag=\"bad_request\"", "status=\"400\""];
+        sidecar.until_metric("outrigger_http_requests_total", &labels, 1.0).await;
+        assert_eq!(sidecar.metric("outrigger_http_requests_total", &["flag=\"bad_request\""]).await, {
+            if to == sidecar.inbound() { 1.0 } else { 2.0 }
+        });
+    }
+}
