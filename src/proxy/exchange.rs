@@ -58,7 +58,7 @@ pub(crate) async fn serve(
         return Ok(answer_reject(&downstream, record));
     }
     let snapshot = downstream.worker.snapshot.load();
-    let facts = match headers::clean_request(&mut head, downstream.side) {
+    let facts = match headers::clean_request(&mut head) {
         Ok(facts) => facts,
         Err(refused) => {
             record.count_in(snapshot.unrouted.of(downstream.side));

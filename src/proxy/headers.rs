@@ -12,7 +12,6 @@ use http::{
 use http_body::Frame;
 
 use super::{framing, path};
-use crate::types::Direction;
 
 /// Why a head that was well-formed is refused all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +88,7 @@ fn look(headers: &HeaderMap) -> Found {
 ///
 /// # Errors
 /// If the head is ambiguous or its target cannot be routed; the head is then partly cleaned and must not be used.
-pub(crate) fn clean_request(parts: &mut request::Parts, side: Direction) -> Result<RequestFacts, Refused> {
+pub(crate) fn clean_request(parts: &mut request::Parts) -> Result<RequestFacts, Refused> {
     let authority = take_authority(parts)?;
     clean_target(parts)?;
     let found = look(&parts.headers);
@@ -103,7 +102,7 @@ pub(crate) fn clean_request(parts: &mut request::Parts, side: Direction) -> Resu
         parts.headers.remove(header::EXPECT);
     }
     if found.reserved {
-        drop_reserved(&mut parts.headers, side);
+        drop_reserved(&mut parts.headers);
     }
     Ok(RequestFacts { authority, upgrade, wants_trailers })
 }
@@ -293,15 +292,13 @@ fn is_end_to_end(name: &HeaderName) -> bool {
 }
 
 /// Nobody outside may claim an identity, and nobody but a sidecar speaks in Outrigger's name.
-fn drop_reserved(headers: &mut HeaderMap, side: Direction) {
+fn drop_reserved(headers: &mut HeaderMap) {
     let reserved: Vec<HeaderName> =
         headers.keys().filter(|name| name.as_str().starts_with(RESERVED_PREFIX)).cloned().collect();
     for name in reserved {
         headers.remove(name);
     }
-    match side {
-        Direction::Inbound | Direction::Outbound => headers.remove(FORWARDED_CLIENT_CERT),
-    };
+    headers.remove(FORWARDED_CLIENT_CERT);
 }
 
 /// What an attempt over HTTP/1 needs: target in origin form and `Host`.
