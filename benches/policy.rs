@@ -14,6 +14,7 @@ use outrigger::policy::{
         RouteTable,
     },
 };
+use outrigger::types::Mono;
 
 fn route(host: HostPattern, path: PathPattern) -> RouteParams {
     RouteParams {
@@ -74,7 +75,7 @@ struct Endpoint {
 }
 
 impl Candidate for Endpoint {
-    fn eligible(&self) -> bool {
+    fn eligible(&self, _now: Mono) -> bool {
         self.eligible
     }
 
@@ -118,7 +119,7 @@ fn pick(criterion: &mut Criterion) {
             group.bench_function(*name, |bencher| {
                 bencher.iter(|| {
                     let key = rng.u64(..);
-                    balancer.pick(black_box(&endpoints), &[], Some(key), &mut rng)
+                    balancer.pick(black_box(&endpoints), &[], Some(key), Mono::ZERO, &mut rng)
                 });
             });
         }

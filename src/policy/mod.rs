@@ -2,6 +2,7 @@
 //! nothing here can name a socket, a task, a lock or a clock.
 
 pub mod balance;
+pub mod classify;
 pub mod health;
 pub mod panic_threshold;
 pub mod retry;

@@ -21,7 +21,7 @@ use super::{
     pool::{EndpointPool, H1Lease, H2Lease, TunnelParts},
     record::RequestRecord,
 };
-use crate::snapshot::{Cluster, InFlight, Protocol};
+use crate::snapshot::{Admission, Cluster, Protocol};
 
 /// A request on its way up, in a form that can be sent again where that is safe.
 pub(crate) struct Outgoing {
@@ -45,7 +45,7 @@ pub(crate) struct Answer {
     pub(crate) lease: Lease,
     /// Set when the request asked to switch protocols.
     pub(crate) tunnel: Option<oneshot::Receiver<TunnelParts>>,
-    pub(crate) in_flight: Option<InFlight>,
+    pub(crate) admission: Option<Admission>,
 }
 
 /// Tries once. Dropping the future cancels the request at the endpoint.
@@ -101,7 +101,7 @@ async fn run_http1(
         response,
         lease: Lease::Http1(lease, cluster.params.limits.clone()),
         tunnel,
-        in_flight: None,
+        admission: None,
     })
 }
 
@@ -124,7 +124,7 @@ async fn run_http2(
         Err(error) => return Err(failed(error, outgoing, lease.is_reused())),
     };
     record.head_came(response.status());
-    Ok(Answer { response, lease: Lease::Http2(lease), tunnel: None, in_flight: None })
+    Ok(Answer { response, lease: Lease::Http2(lease), tunnel: None, admission: None })
 }
 
 fn take(outgoing: &mut Outgoing) -> Request<RequestBody> {

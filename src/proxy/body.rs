@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     rt::clock,
-    snapshot::InFlight,
+    snapshot::Admission,
     types::{Flag, Mono},
 };
 
@@ -300,14 +300,14 @@ pub(crate) struct UpstreamBody {
     pub(crate) lease: Option<Lease>,
     pub(crate) record: Box<RequestRecord>,
     pub(crate) deadline: Deadline,
-    pub(crate) in_flight: Option<InFlight>,
+    pub(crate) admission: Option<Admission>,
 }
 
 impl UpstreamBody {
     /// The response is complete: the connection goes back to its pool.
     fn complete(&mut self) {
         self.record.complete();
-        self.in_flight = None;
+        self.admission = None;
         match self.lease.take() {
             // An HTTP/1 connection is only clean if the request went out completely too; hyper sees to that:
             // it does not become ready before.
@@ -319,7 +319,7 @@ impl UpstreamBody {
     fn fail(&mut self, flag: Flag) {
         self.record.fail(flag);
         self.lease = None;
-        self.in_flight = None;
+        self.admission = None;
     }
 }
 

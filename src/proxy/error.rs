@@ -4,7 +4,12 @@ use std::{error::Error as StdError, fmt};
 
 use http::StatusCode;
 
-use crate::{net::DialError, policy::retry::Failure, telemetry::metrics::RetryReason, types::Flag};
+use crate::{
+    net::DialError,
+    policy::{classify::Outcome, retry::Failure},
+    telemetry::metrics::RetryReason,
+    types::Flag,
+};
 
 /// Nothing that another endpoint could do better, or too late for it.
 const FINAL: Failure = Failure::ResponseStarted;
@@ -108,6 +113,16 @@ impl ProxyError {
 }
 
 impl ProxyError {
+    /// What the failed attempt says about the endpoint; `None` if it says nothing: its own limits were reached,
+    /// or it was not the endpoint's fault.
+    pub(crate) fn outcome(&self) -> Option<Outcome> {
+        match self.flag {
+            _ if self.was_stale => None,
+            Flag::UpstreamConnect | Flag::UpstreamReset | Flag::UpstreamTimeout => Some(Outcome::LocalOrigin),
+            _ => None,
+        }
+    }
+
     /// Why another attempt follows, for the metric.
     pub(crate) fn retry_reason(&self) -> RetryReason {
         match (self.flag, self.failure) {

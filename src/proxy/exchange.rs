@@ -23,6 +23,7 @@ use super::{
 use crate::{
     policy::{
         balance::{BalanceParams, hash_key},
+        classify::Outcome,
         retry::{self, Failure},
         route::{self, RequestOrigin, RequestView, pick_target},
     },
@@ -273,27 +274,36 @@ async fn try_endpoints(
     let mut last: Option<ProxyError> = None;
     loop {
         let picked = {
+            let now = clock::now();
             let rng = &mut *worker.rng.borrow_mut();
             let seen = &tried[..attempts as usize];
-            match cluster.balancer.pick(&cluster.endpoints, seen, key, rng) {
+            match cluster.balancer.pick(&cluster.endpoints, seen, key, now, rng) {
                 // With a single endpoint, the same one on a fresh connection is better than nothing.
-                None => cluster.balancer.pick(&cluster.endpoints, &[], key, rng),
+                None => cluster.balancer.pick(&cluster.endpoints, &[], key, now, rng),
                 picked => picked,
             }
         };
         let Some(index) = picked else { return Err(last.unwrap_or_else(ProxyError::no_endpoint)) };
         let endpoint = &cluster.endpoints[index];
         record.attempt(endpoint);
-        let in_flight = endpoint.enter();
+        let Some(mut admission) = endpoint.admit(clock::now()) else {
+            return Err(last.unwrap_or_else(ProxyError::no_endpoint));
+        };
         let pool = worker.pools.of(endpoint, cluster);
         let error = match attempt::run(&pool, cluster, outgoing, deadline, record).await {
             Ok(mut answer) => {
-                answer.in_flight = Some(in_flight);
+                let head = &answer.response;
+                let outcome = Outcome::of_response(head.status(), head.headers());
+                admission.settle(outcome, None, clock::now());
+                answer.admission = Some(admission);
                 return Ok(answer);
             }
             Err(error) => error,
         };
-        drop(in_flight);
+        if let Some(outcome) = error.outcome() {
+            admission.settle(outcome, None, clock::now());
+        }
+        drop(admission);
         // A pooled connection that had died in silence costs nothing to try again, as often as there are such.
         if error.was_stale && !stale {
             stale = true;
@@ -320,7 +330,7 @@ fn deliver(
     deadline: Deadline,
     mut record: Box<RequestRecord>,
 ) -> Response<ResponseBody> {
-    let Answer { response, lease, tunnel, in_flight } = answer;
+    let Answer { response, lease, tunnel, admission } = answer;
     let (mut head, incoming) = response.into_parts();
     let switching = head.status == StatusCode::SWITCHING_PROTOCOLS;
     headers::clean_response(&mut head, switching);
@@ -333,14 +343,14 @@ fn deliver(
         if !record.active().grant_upgrade() {
             return reply::answer(&Reason::from(&ProxyError::bad_upgrade()), record);
         }
-        downstream.open_tunnel(TunnelPlan { upstream: tunnel, lease, in_flight, record });
+        downstream.open_tunnel(TunnelPlan { upstream: tunnel, lease, admission, record });
         return Response::from_parts(head, ResponseBody::Local(None, None));
     }
     if outgoing.upgrade.is_some() {
         record.active().refuse_upgrade();
     }
     let expected = incoming.size_hint().exact();
-    let body = UpstreamBody { incoming, expected, lease: Some(lease), record, deadline, in_flight };
+    let body = UpstreamBody { incoming, expected, lease: Some(lease), record, deadline, admission };
     Response::from_parts(head, ResponseBody::Upstream(Box::new(body)))
 }
 

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{body::Lease, connection::Downstream, pool::TunnelParts, record::RequestRecord};
-use crate::{snapshot::InFlight, types::Flag};
+use crate::{snapshot::Admission, types::Flag};
 
 /// Buffer in each direction.
 const BUFFER: usize = 16 * 1024;
@@ -21,7 +21,7 @@ const HANDOVER: Duration = Duration::from_secs(1);
 pub(crate) struct TunnelPlan {
     pub(crate) upstream: oneshot::Receiver<TunnelParts>,
     pub(crate) lease: Lease,
-    pub(crate) in_flight: Option<InFlight>,
+    pub(crate) admission: Option<Admission>,
     pub(crate) record: Box<RequestRecord>,
 }
 
@@ -30,7 +30,7 @@ pub(crate) async fn run<S>(downstream: &Rc<Downstream>, mut client: S, early: By
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let TunnelPlan { upstream, lease, in_flight, mut record } = plan;
+    let TunnelPlan { upstream, lease, admission, mut record } = plan;
     let Ok(Ok(mut parts)) = tokio::time::timeout(HANDOVER, upstream).await else {
         record.fail(Flag::UpstreamReset);
         return;
@@ -43,7 +43,7 @@ where
             record.tunnelled(0, 0);
         }
     }
-    drop((lease, in_flight));
+    drop((lease, admission));
 }
 
 async fn copy<S>(

@@ -5,11 +5,17 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use super::ClusterLive;
-use crate::{policy::balance::Candidate, types::EndpointAddress};
+use crate::{
+    policy::{
+        balance::Candidate,
+        classify::{Outcome, Sample},
+    },
+    types::{EndpointAddress, Mono},
+};
 
 /// Identifies one endpoint of one service for the life of the process; survives reloads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,6 +30,8 @@ pub struct EndpointLive {
     /// Set when no snapshot contains the endpoint any more, so that pools let go of it.
     retired: AtomicBool,
     in_flight: AtomicU32,
+    /// Attempts settled since the endpoint is known, by [`Outcome`].
+    outcomes: [AtomicU64; Outcome::ALL.len()],
     /// For people; never read by requests.
     verdict: Mutex<Verdict>,
 }
@@ -47,6 +55,7 @@ impl EndpointLive {
             healthy: AtomicBool::new(healthy),
             retired: AtomicBool::new(false),
             in_flight: AtomicU32::new(0),
+            outcomes: Default::default(),
             verdict: Mutex::default(),
         }
     }
@@ -102,6 +111,16 @@ impl EndpointLive {
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Relaxed)
     }
+
+    /// Attempts that ended with `outcome`; only grows.
+    #[must_use]
+    pub fn outcomes(&self, outcome: Outcome) -> u64 {
+        self.outcomes[outcome as usize].load(Relaxed)
+    }
+
+    fn learn(&self, sample: Sample) {
+        self.outcomes[sample.outcome as usize].fetch_add(1, Relaxed);
+    }
 }
 
 /// One endpoint as a snapshot has it.
@@ -122,16 +141,17 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Counts a request as in flight until the guard is dropped.
+    /// Lets an attempt in, which began at `now`, and counts it as in flight until the admission is dropped.
+    /// `None` if the endpoint takes none at this moment: between the choice and this, somebody else was faster.
     #[must_use]
-    pub fn enter(&self) -> InFlight {
+    pub fn admit(&self, now: Mono) -> Option<Admission> {
         self.live.in_flight.fetch_add(1, Relaxed);
-        InFlight(Arc::clone(&self.live))
+        Some(Admission { live: Arc::clone(&self.live), began: now, settled: false })
     }
 }
 
 impl Candidate for Arc<Endpoint> {
-    fn eligible(&self) -> bool {
+    fn eligible(&self, _now: Mono) -> bool {
         self.live.is_healthy() || self.cluster.in_panic()
     }
 
@@ -148,12 +168,27 @@ impl Candidate for Arc<Endpoint> {
     }
 }
 
-/// A request in flight to an endpoint; dropping it ends the count.
+/// An attempt in flight to an endpoint. It is settled once, when its outcome is known (the head of the answer, or
+/// the failure), and goes on counting as in flight until it is dropped. Dropped unsettled, it was cancelled:
+/// nothing is learned from it.
 #[derive(Debug)]
-pub struct InFlight(Arc<EndpointLive>);
+pub struct Admission {
+    live: Arc<EndpointLive>,
+    began: Mono,
+    settled: bool,
+}
 
-impl Drop for InFlight {
+impl Admission {
+    /// Tells the endpoint's policies what came of the attempt. Only the first call counts.
+    pub fn settle(&mut self, outcome: Outcome, retry_after: Option<Duration>, now: Mono) {
+        if !std::mem::replace(&mut self.settled, true) {
+            self.live.learn(Sample { outcome, latency: now.since(self.began), retry_after });
+        }
+    }
+}
+
+impl Drop for Admission {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Relaxed);
+        self.live.in_flight.fetch_sub(1, Relaxed);
     }
 }

@@ -7,7 +7,7 @@ mod mesh;
 mod params;
 
 pub use cluster::{Cluster, ClusterLive};
-pub use endpoint::{Endpoint, EndpointId, EndpointLive, InFlight, Verdict};
+pub use endpoint::{Admission, Endpoint, EndpointId, EndpointLive, Verdict};
 pub use mesh::{Forward, InboundApp, MeshSnapshot, Route, RouteAction, SnapshotCell, Unrouted};
 pub use params::{
     ClusterParams, EndpointParams, EndpointSource, HealthCheckKind, HealthCheckParams, Limits, Protocol,

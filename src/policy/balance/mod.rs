@@ -15,6 +15,7 @@ use std::{ops::Deref, sync::Arc};
 use http::HeaderName;
 
 use self::{random::Weights, ring::Ring, round_robin::Cursor, weighted::Schedule};
+use crate::types::Mono;
 
 /// Which policy, with its parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,8 +52,8 @@ pub enum HashOn {
 
 /// What the policies see of an endpoint.
 pub trait Candidate {
-    /// May be chosen: healthy, or panic routing is on.
-    fn eligible(&self) -> bool;
+    /// May be chosen at `now`: healthy, or panic routing is on.
+    fn eligible(&self, now: Mono) -> bool;
     /// 1 to 1000.
     fn weight(&self) -> u32;
     /// Requests that this process has in flight to it.
@@ -62,8 +63,8 @@ pub trait Candidate {
 }
 
 impl<C: Candidate + ?Sized> Candidate for Arc<C> {
-    fn eligible(&self) -> bool {
-        self.deref().eligible()
+    fn eligible(&self, now: Mono) -> bool {
+        self.deref().eligible(now)
     }
 
     fn weight(&self) -> u32 {
@@ -122,9 +123,10 @@ impl Balancer {
         candidates: &[C],
         tried: &[usize],
         key: Option<u64>,
+        now: Mono,
         rng: &mut fastrand::Rng,
     ) -> Option<usize> {
-        let choice = Choice { candidates, tried };
+        let choice = Choice { candidates, tried, now };
         match &self.0 {
             Policy::RoundRobin(cursor) => round_robin::pick(cursor, &choice),
             Policy::WeightedRoundRobin(schedule) => schedule.pick(&choice, rng),
@@ -142,6 +144,7 @@ impl Balancer {
 struct Choice<'a, C> {
     candidates: &'a [C],
     tried: &'a [usize],
+    now: Mono,
 }
 
 impl<C: Candidate> Choice<'_, C> {
@@ -151,7 +154,8 @@ impl<C: Candidate> Choice<'_, C> {
 
     /// Whether `index` may be picked.
     fn open(&self, index: usize) -> bool {
-        self.candidates.get(index).is_some_and(Candidate::eligible) && !self.tried.contains(&index)
+        self.candidates.get(index).is_some_and(|candidate| candidate.eligible(self.now))
+            && !self.tried.contains(&index)
     }
 
     /// Weight, at least 1, so that no endpoint is lost to a zero.

@@ -124,7 +124,7 @@ mod tests {
     use crate::policy::balance::tests::{Endpoint, endpoints};
 
     fn owner(ring: &Ring, candidates: &[Endpoint], key: u64) -> usize {
-        let choice = Choice { candidates, tried: &[] };
+        let choice = Choice { candidates, tried: &[], now: crate::types::Mono::ZERO };
         ring.pick(&choice, key, &mut fastrand::Rng::with_seed(0)).unwrap()
     }
 

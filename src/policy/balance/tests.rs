@@ -11,7 +11,7 @@ pub(super) struct Endpoint {
 }
 
 impl Candidate for Endpoint {
-    fn eligible(&self) -> bool {
+    fn eligible(&self, _now: Mono) -> bool {
         self.eligible
     }
 
@@ -52,7 +52,7 @@ fn all_policies() -> [BalanceParams; 5] {
 fn picks(params: &BalanceParams, candidates: &[Endpoint], seed: u64, count: usize) -> Vec<usize> {
     let balancer = Balancer::new(params, candidates, seed);
     let mut rng = fastrand::Rng::with_seed(seed);
-    (0..count).map(|_| balancer.pick(candidates, &[], None, &mut rng).unwrap()).collect()
+    (0..count).map(|_| balancer.pick(candidates, &[], None, Mono::ZERO, &mut rng).unwrap()).collect()
 }
 
 fn shares(picks: &[usize], endpoints: usize) -> Vec<usize> {
@@ -88,7 +88,7 @@ fn a_pick_is_eligible_and_untried_and_missing_only_if_there_is_none() {
             let any_open = (0..candidates.len()).any(|index| open(&index));
             for balancer in &balancers {
                 let key = rng.bool().then(|| rng.u64(..));
-                let pick = balancer.pick(&candidates, &tried, key, &mut rng);
+                let pick = balancer.pick(&candidates, &tried, key, Mono::ZERO, &mut rng);
                 assert_eq!(pick.is_some(), any_open, "seed {seed}: {balancer:?}");
                 assert!(pick.as_ref().is_none_or(open), "seed {seed}: {balancer:?} picked {pick:?}");
             }
@@ -230,7 +230,7 @@ fn the_second_attempt_of_a_key_is_as_stable_as_the_first() {
     for key in 0..200 {
         let pick = |tried: &[usize], seed| {
             let mut rng = fastrand::Rng::with_seed(seed);
-            balancer.pick(&candidates, tried, Some(key), &mut rng).unwrap()
+            balancer.pick(&candidates, tried, Some(key), Mono::ZERO, &mut rng).unwrap()
         };
         let first = pick(&[], 1);
         assert_eq!(first, pick(&[], 2));
@@ -246,7 +246,7 @@ fn threads_share_one_round() {
         let balancer = Balancer::new(&params, &candidates, 0);
         let work = || {
             let mut rng = fastrand::Rng::with_seed(0);
-            (0..1000).map(|_| balancer.pick(&candidates, &[], None, &mut rng).unwrap()).collect()
+            (0..1000).map(|_| balancer.pick(&candidates, &[], None, Mono::ZERO, &mut rng).unwrap()).collect()
         };
         let turns: Vec<Vec<usize>> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(work)).collect();
