@@ -9,6 +9,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use outrigger::policy::{
     balance::{BalanceParams, Balancer, Candidate, HashOn},
+    retry::RetryParams,
     route::{
         Action, DirectResponse, HeaderEdits, HostPattern, PathPattern, RequestView, RouteMatch, RouteParams,
         RouteTable,
@@ -22,6 +23,7 @@ fn route(host: HostPattern, path: PathPattern) -> RouteParams {
         matcher: RouteMatch { hosts: vec![host], path, ..RouteMatch::default() },
         action: Action::Direct(DirectResponse { status: StatusCode::OK, body: Bytes::new() }),
         timeout: None,
+        retry: RetryParams::none(),
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
     }

@@ -93,6 +93,9 @@ codes! {
     BAD_REGEX = "OR209", "The regular expression does not compile, or its compiled form is larger than 1 MiB. The syntax \
         is that of Rust's regex crate: like Perl's, without look-around and back-references. Expressions are matched \
         against the whole value; `^` and `$` are not needed.";
+    PER_TRY_TOO_LONG = "OR210", "`retry.per_try_timeout` is longer than the `timeout` of the whole request, which \
+        includes all tries, so the limit of one try could never be reached. Make it shorter, by a factor of the \
+        number of tries, or raise `timeout`.";
     CHECK_TIMEOUT = "OR211", "A health check may take as long as the time between two checks, or longer, so checks would \
         overlap or their rhythm would slip. Make `timeout` smaller than `interval`.";
     FORBIDDEN_HEADER = "OR212", "This header frames the message or belongs to a single connection (RFC 9110 section 7.6.1). \

@@ -5,7 +5,10 @@ use std::{
     time::Duration,
 };
 
-use crate::policy::balance::BalanceParams;
+use crate::policy::{
+    balance::BalanceParams,
+    retry::{Backoff, BudgetParams, RetryOn, RetryParams},
+};
 
 pub(super) const INBOUND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 15006);
 pub(super) const OUTBOUND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15001);
@@ -25,6 +28,14 @@ pub(super) const STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 pub(super) const MAX_HEADER_BYTES: u32 = 60 * 1024;
 pub(super) const MAX_HEADERS: u32 = 100;
 
+/// Envoy's bound of requests in flight.
+pub(super) const MAX_REQUESTS: u32 = 1024;
+/// The budget bounds how many retries there are over time; this, how many at once.
+pub(super) const MAX_RETRIES: u32 = 128;
+/// Finagle's share, and enough for a service with little traffic.
+pub(super) const RETRY_BUDGET: BudgetParams = BudgetParams { percent: 20, min_per_second: 3 };
+/// linkerd2-proxy's limit.
+const MAX_RETRY_BODY: u32 = 64 * 1024;
 pub(super) const MAX_CONNECTIONS: u32 = 1024;
 pub(super) const MAX_PENDING_REQUESTS: u32 = 1024;
 pub(super) const QUEUE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -55,16 +66,28 @@ pub(super) struct Inherited {
     pub(super) connect_timeout: Duration,
     pub(super) idle_timeout: Duration,
     pub(super) balance: BalanceParams,
+    pub(super) retry: RetryParams,
+    pub(super) retry_budget: BudgetParams,
 }
 
 impl Inherited {
     /// What they take over when `defaults` says nothing.
-    pub(super) const fn builtin() -> Self {
+    pub(super) fn builtin() -> Self {
         Self {
             timeout: Some(TIMEOUT),
             connect_timeout: CONNECT_TIMEOUT,
             idle_timeout: UPSTREAM_IDLE_TIMEOUT,
             balance: BalanceParams::LeastRequest,
+            retry: RetryParams {
+                attempts: 1,
+                retry_on: RetryOn::builtin(),
+                per_try_timeout: None,
+                backoff: Backoff { base: Duration::from_millis(25), max: Duration::from_millis(250) },
+                max_body: MAX_RETRY_BODY,
+                retry_non_idempotent: false,
+                hedge: None,
+            },
+            retry_budget: RETRY_BUDGET,
         }
     }
 }

@@ -3,6 +3,8 @@
 //! Every struct is taken apart completely, so that a new field of some params does not compile before it is
 //! shown here (and compared by `diff`).
 
+mod retry;
+
 use http::{HeaderName, HeaderValue};
 use serde_json::{Map, Value, json};
 
@@ -169,7 +171,8 @@ fn listener(listener: Option<&ListenerParams>) -> Value {
 }
 
 fn route(route: &RouteParams) -> Value {
-    let RouteParams { name, matcher, action, timeout, request_headers, response_headers } = route;
+    let RouteParams { name, matcher, action, timeout, retry: repeated, request_headers, response_headers } =
+        route;
     let mut fields = object(json!({
         "name": &**name,
         "match": route_match(matcher),
@@ -184,6 +187,7 @@ fn route(route: &RouteParams) -> Value {
     put(&mut fields, "headers", (!edits.is_empty()).then_some(edits));
     match action {
         Action::Forward { targets, rewrite: changes } => {
+            put(&mut fields, "retry", Some(retry::retry(repeated)));
             match targets.as_slice() {
                 [Target { service, weight: 1 }] => put(&mut fields, "service", Some(&**service)),
                 targets => put(&mut fields, "split", Some(targets.iter().map(target).collect::<Vec<_>>())),
@@ -283,6 +287,7 @@ fn cluster(cluster: &ClusterParams) -> Value {
         connect_timeout,
         idle_timeout,
         limits,
+        retry_budget,
         health_check: check,
         panic_threshold_percent,
     } = cluster;
@@ -292,6 +297,7 @@ fn cluster(cluster: &ClusterParams) -> Value {
         "connect_timeout": show_duration(*connect_timeout),
         "idle_timeout": show_duration(*idle_timeout),
         "limits": limits_section(limits),
+        "retry_budget": retry::budget(*retry_budget),
         "panic_threshold": panic_threshold_percent,
     }));
     match source {
@@ -337,6 +343,8 @@ fn load_balancer(balance: &BalanceParams) -> Value {
 
 fn limits_section(limits: &Limits) -> Value {
     let Limits {
+        max_requests,
+        max_retries,
         max_connections,
         max_pending_requests,
         queue_timeout,
@@ -344,6 +352,8 @@ fn limits_section(limits: &Limits) -> Value {
         max_connection_age,
     } = limits;
     json!({
+        "max_requests": max_requests,
+        "max_retries": max_retries,
         "max_connections": max_connections,
         "max_pending_requests": max_pending_requests,
         "queue_timeout": show_duration(*queue_timeout),

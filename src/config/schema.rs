@@ -132,8 +132,8 @@ pub(super) static LISTENER: Section = Section {
 pub(super) static DEFAULTS: Section = Section {
     name: "defaults",
     example: "timeout: 15s",
-    known: &["timeout", "connect_timeout", "idle_timeout", "load_balancer"],
-    later: &["retry"],
+    known: &["timeout", "connect_timeout", "idle_timeout", "load_balancer", "retry", "retry_budget"],
+    later: NONE,
     aliases: &[("request_timeout", "timeout"), ("lb", "load_balancer"), ("balance", "load_balancer")],
 };
 
@@ -149,9 +149,10 @@ pub(super) static ROUTE: Section = Section {
         "direct_response",
         "rewrite",
         "timeout",
+        "retry",
         "headers",
     ],
-    later: &["retry", "rate_limit", "mirror", "fault", "subset"],
+    later: &["rate_limit", "mirror", "fault", "subset"],
     aliases: &[
         ("cluster", "service"),
         ("backend", "service"),
@@ -256,10 +257,11 @@ pub(super) static CLUSTER: Section = Section {
         "connect_timeout",
         "idle_timeout",
         "limits",
+        "retry_budget",
         "health_check",
         "panic_threshold",
     ],
-    later: &["circuit_breaker", "slow_start", "tls", "retry"],
+    later: &["circuit_breaker", "slow_start", "tls"],
     aliases: &[
         ("servers", "endpoints"),
         ("backends", "endpoints"),
@@ -273,6 +275,59 @@ pub(super) static CLUSTER: Section = Section {
         ("hostname", "dns"),
         ("health_checks", "health_check"),
         ("healthy_panic_threshold", "panic_threshold"),
+    ],
+};
+
+pub(super) static RETRY: Section = Section {
+    name: "retry",
+    example: "attempts: 2, per_try_timeout: 500ms",
+    known: &[
+        "attempts",
+        "retry_on",
+        "per_try_timeout",
+        "backoff",
+        "max_body",
+        "retry_non_idempotent",
+        "hedge",
+    ],
+    later: NONE,
+    aliases: &[
+        ("num_retries", "attempts"),
+        ("max_retries", "attempts"),
+        ("limit", "attempts"),
+        ("timeout", "per_try_timeout"),
+        ("codes", "retry_on"),
+        ("conditions", "retry_on"),
+        ("retry_back_off", "backoff"),
+    ],
+};
+
+pub(super) static BACKOFF: Section = Section {
+    name: "backoff",
+    example: "base: 25ms, max: 250ms",
+    known: &["base", "max"],
+    later: NONE,
+    aliases: &[("base_interval", "base"), ("max_interval", "max"), ("initial", "base")],
+};
+
+pub(super) static HEDGE: Section = Section {
+    name: "hedge",
+    example: "percentile: 95, min_delay: 10ms",
+    known: &["percentile", "min_delay"],
+    later: NONE,
+    aliases: &[("delay", "min_delay")],
+};
+
+pub(super) static RETRY_BUDGET: Section = Section {
+    name: "retry_budget",
+    example: "percent: 20, min_per_second: 3",
+    known: &["percent", "min_per_second"],
+    later: NONE,
+    aliases: &[
+        ("budget_percent", "percent"),
+        ("retry_ratio", "percent"),
+        ("ratio", "percent"),
+        ("min_retries_per_second", "min_per_second"),
     ],
 };
 
@@ -304,13 +359,15 @@ pub(super) static LIMITS: Section = Section {
     name: "limits",
     example: "max_connections: 1024",
     known: &[
+        "max_requests",
+        "max_retries",
         "max_connections",
         "max_pending_requests",
         "queue_timeout",
         "max_requests_per_connection",
         "max_connection_age",
     ],
-    later: &["max_requests"],
+    later: NONE,
     aliases: &[
         ("maxconn", "max_connections"),
         ("max_pending", "max_pending_requests"),
@@ -394,7 +451,7 @@ pub(super) static SHUTDOWN: Section = Section {
 mod tests {
     use super::*;
 
-    const ALL: [&Section; 30] = [
+    const ALL: [&Section; 34] = [
         &ROOT,
         &SERVICE,
         &HEALTH_CHECK,
@@ -416,6 +473,10 @@ mod tests {
         &LOAD_BALANCER,
         &HASH_ON,
         &LIMITS,
+        &RETRY,
+        &BACKOFF,
+        &HEDGE,
+        &RETRY_BUDGET,
         &MTLS,
         &ADMIN,
         &TELEMETRY,

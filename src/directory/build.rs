@@ -145,6 +145,7 @@ impl Builder<'_> {
             path: params.matcher.path.clone(),
             action,
             timeout: params.timeout,
+            retry: params.retry.clone(),
             request_headers: params.request_headers.clone(),
             response_headers: params.response_headers.clone(),
         }
@@ -166,6 +167,7 @@ impl Builder<'_> {
                 rewrite: Rewrite::default(),
             }),
             timeout: local.timeout,
+            retry: local.retry(),
             request_headers: HeaderEdits::default(),
             response_headers: HeaderEdits::default(),
         });

@@ -3,7 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    policy::{balance::BalanceParams, route::RouteParams},
+    policy::{
+        balance::BalanceParams,
+        retry::{Backoff, BudgetParams, RetryOn, RetryParams},
+        route::RouteParams,
+    },
     snapshot::{ClusterParams, EndpointParams, EndpointSource, HealthCheckParams, Limits, Protocol},
     types::EndpointAddress,
 };
@@ -38,7 +42,24 @@ pub struct LocalServiceParams {
     pub health_check: Option<HealthCheckParams>,
 }
 
+/// Only what surely was not processed is sent to the application again; that much cannot hurt it.
+const LOCAL_RETRY_BUDGET: BudgetParams = BudgetParams { percent: 100, min_per_second: 10 };
+
 impl LocalServiceParams {
+    /// The application is asked again only if it surely did not process the request (a connection that had died in
+    /// the pool). Everything else is repeated by the sidecar of the caller, and by nobody else.
+    pub(super) fn retry(&self) -> RetryParams {
+        RetryParams {
+            attempts: 1,
+            retry_on: RetryOn::unprocessed(),
+            per_try_timeout: None,
+            backoff: Backoff { base: Duration::from_millis(25), max: Duration::from_millis(250) },
+            max_body: 64 * 1024,
+            retry_non_idempotent: false,
+            hedge: None,
+        }
+    }
+
     /// The application as a service with one endpoint.
     pub(super) fn cluster(&self) -> ClusterParams {
         ClusterParams {
@@ -48,7 +69,10 @@ impl LocalServiceParams {
             balance: BalanceParams::RoundRobin,
             connect_timeout: self.connect_timeout,
             idle_timeout: self.idle_timeout,
+            retry_budget: LOCAL_RETRY_BUDGET,
             limits: Limits {
+                max_requests: u32::MAX,
+                max_retries: u32::MAX,
                 max_connections: 4096,
                 max_pending_requests: 4096,
                 queue_timeout: self.connect_timeout,

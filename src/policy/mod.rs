@@ -3,7 +3,9 @@
 
 pub mod balance;
 pub mod classify;
+pub mod deadline;
 pub mod health;
+pub mod latency;
 pub mod panic_threshold;
 pub mod retry;
 pub mod route;

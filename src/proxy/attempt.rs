@@ -19,9 +19,12 @@ use super::{
     error::ProxyError,
     headers,
     pool::{EndpointPool, H1Lease, H2Lease, TunnelParts},
-    record::RequestRecord,
 };
-use crate::snapshot::{Admission, Cluster, Protocol};
+use crate::{
+    rt::clock,
+    snapshot::{Admission, Cluster, Protocol},
+    types::Mono,
+};
 
 /// A request on its way up, in a form that can be sent again where that is safe.
 pub(crate) struct Outgoing {
@@ -37,6 +40,10 @@ pub(crate) struct Outgoing {
     pub(crate) from_http2: bool,
     /// Another attempt may follow after bytes were sent: the head must be kept.
     pub(crate) keep: bool,
+    /// The request is a gRPC call.
+    pub(crate) grpc: bool,
+    /// Which attempt this is, from 1.
+    pub(crate) attempt: u32,
 }
 
 /// The head of a response, and what its body needs.
@@ -46,6 +53,30 @@ pub(crate) struct Answer {
     /// Set when the request asked to switch protocols.
     pub(crate) tunnel: Option<oneshot::Receiver<TunnelParts>>,
     pub(crate) admission: Option<Admission>,
+    /// When the attempt began.
+    pub(crate) began: Mono,
+    /// When the request was handed to the connection.
+    pub(crate) sent_up: Mono,
+    /// When the head of the response came.
+    pub(crate) head_came: Mono,
+}
+
+impl Outgoing {
+    /// The same request for another endpoint at the same time. It must have no body.
+    pub(crate) fn twin(&self) -> Self {
+        Self {
+            head: self.head.clone(),
+            method: self.method.clone(),
+            body: Some(RequestBody::Empty),
+            authority: self.authority.clone(),
+            upgrade: self.upgrade.clone(),
+            wants_trailers: self.wants_trailers,
+            from_http2: self.from_http2,
+            keep: self.keep,
+            grpc: self.grpc,
+            attempt: self.attempt + 1,
+        }
+    }
 }
 
 /// Tries once. Dropping the future cancels the request at the endpoint.
@@ -54,11 +85,10 @@ pub(crate) async fn run(
     cluster: &Arc<Cluster>,
     outgoing: &mut Outgoing,
     deadline: &mut Deadline,
-    record: &mut RequestRecord,
 ) -> Result<Answer, ProxyError> {
     match protocol(cluster.params.protocol, outgoing.upgrade.is_some(), outgoing.from_http2) {
-        Version::HTTP_2 => run_http2(pool, cluster, outgoing, deadline, record).await,
-        _ => run_http1(pool, cluster, outgoing, deadline, record).await,
+        Version::HTTP_2 => run_http2(pool, cluster, outgoing, deadline).await,
+        _ => run_http1(pool, cluster, outgoing, deadline).await,
     }
 }
 
@@ -78,8 +108,8 @@ async fn run_http1(
     cluster: &Arc<Cluster>,
     outgoing: &mut Outgoing,
     deadline: &mut Deadline,
-    record: &mut RequestRecord,
 ) -> Result<Answer, ProxyError> {
+    let began = clock::now();
     let mut lease = within(deadline, H1Lease::checkout(pool, cluster)).await??;
     let mut request = take(outgoing);
     let (mut head, body) = request.into_parts();
@@ -88,20 +118,23 @@ async fn run_http1(
     if !body.is_end_stream() {
         headers::frame_http1(&mut head.headers);
     }
+    let sent_up = clock::now();
+    stamp(&mut head, outgoing, deadline, sent_up);
     request = Request::from_parts(head, body);
     let tunnel = outgoing.upgrade.is_some().then(|| lease.expect_tunnel());
-    record.sent_up();
     let sent = lease.sender().try_send_request(request);
     let response = match within(deadline, sent).await? {
         Ok(response) => response,
         Err(error) => return Err(failed(error, outgoing, lease.is_reused())),
     };
-    record.head_came(response.status());
     Ok(Answer {
         response,
         lease: Lease::Http1(lease, cluster.params.limits.clone()),
         tunnel,
         admission: None,
+        began,
+        sent_up,
+        head_came: clock::now(),
     })
 }
 
@@ -110,21 +143,39 @@ async fn run_http2(
     cluster: &Arc<Cluster>,
     outgoing: &mut Outgoing,
     deadline: &mut Deadline,
-    record: &mut RequestRecord,
 ) -> Result<Answer, ProxyError> {
+    let began = clock::now();
     let lease = within(deadline, H2Lease::checkout(pool, cluster)).await??;
     let (mut head, body) = take(outgoing).into_parts();
     let service = &cluster.params.name;
     headers::address_http2(&mut head, &outgoing.authority, service, outgoing.wants_trailers)
         .map_err(ProxyError::bad_rewrite)?;
-    record.sent_up();
+    let sent_up = clock::now();
+    stamp(&mut head, outgoing, deadline, sent_up);
     let sent = lease.sender().try_send_request(Request::from_parts(head, body));
     let response = match within(deadline, sent).await? {
         Ok(response) => response,
         Err(error) => return Err(failed(error, outgoing, lease.is_reused())),
     };
-    record.head_came(response.status());
-    Ok(Answer { response, lease: Lease::Http2(lease), tunnel: None, admission: None })
+    Ok(Answer {
+        response,
+        lease: Lease::Http2(lease),
+        tunnel: None,
+        admission: None,
+        began,
+        sent_up,
+        head_came: clock::now(),
+    })
+}
+
+/// Tells the next hop how much time is left, and which attempt this is.
+fn stamp(head: &mut Parts, outgoing: &Outgoing, deadline: &Deadline, now: Mono) {
+    if let Some(left) = deadline.left_for_upstream(now) {
+        headers::announce_deadline(&mut head.headers, left, outgoing.grpc);
+    }
+    if outgoing.attempt > 1 {
+        headers::announce_attempt(&mut head.headers, outgoing.attempt);
+    }
 }
 
 fn take(outgoing: &mut Outgoing) -> Request<RequestBody> {
@@ -166,7 +217,7 @@ async fn within<T>(deadline: &mut Deadline, work: impl Future<Output = T>) -> Re
         if let Poll::Ready(done) = work.as_mut().poll(cx) {
             return Poll::Ready(Ok(done));
         }
-        deadline.poll(cx).map(|()| Err(ProxyError::timeout()))
+        deadline.poll(cx).map(|expired| Err(ProxyError::timeout(expired)))
     })
     .await
 }

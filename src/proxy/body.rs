@@ -14,7 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::{
-    deadline::Deadline,
+    deadline::{Deadline, Expired},
     error::BoxError,
     headers,
     pool::{H1Lease, H2Lease},
@@ -25,10 +25,6 @@ use crate::{
     snapshot::Admission,
     types::{Flag, Mono},
 };
-
-/// Request bodies up to this size are kept until the response begins, so that they can be sent again
-/// (linkerd2-proxy's limit).
-const REPLAY_LIMIT: usize = 64 * 1024;
 
 /// What became of a request body so far. Shared by the body, which hyper owns, and the exchange.
 #[derive(Default)]
@@ -206,6 +202,7 @@ struct Source {
     incoming: Incoming,
     kept: Vec<Bytes>,
     kept_bytes: usize,
+    limit: usize,
     /// More than the limit came, or trailers did: `kept` is not the whole any more.
     overflowed: bool,
     /// The attempt that may read. A connection that failed may hold its copy for a moment longer; if that copy
@@ -214,10 +211,17 @@ struct Source {
 }
 
 impl Replay {
-    /// Wraps `incoming`, of which nothing has been read yet.
-    pub(crate) fn new(incoming: Incoming, upload: Rc<Upload>) -> Self {
+    /// Wraps `incoming`, of which nothing has been read yet; it is kept as long as it fits `limit` bytes.
+    pub(crate) fn new(incoming: Incoming, upload: Rc<Upload>, limit: u32) -> Self {
         let size = incoming.size_hint();
-        let source = Source { incoming, kept: Vec::new(), kept_bytes: 0, overflowed: false, attempt: 0 };
+        let source = Source {
+            incoming,
+            kept: Vec::new(),
+            kept_bytes: 0,
+            limit: limit as usize,
+            overflowed: false,
+            attempt: 0,
+        };
         Self { source: Rc::new(RefCell::new(source)), upload, size, next: 0, attempt: 0 }
     }
 
@@ -252,7 +256,7 @@ impl Replay {
         self.upload.passed(frame.as_ref(), source.incoming.is_end_stream());
         if let Some(Ok(frame)) = &frame {
             match frame.data_ref() {
-                Some(data) if !source.overflowed && source.kept_bytes + data.len() <= REPLAY_LIMIT => {
+                Some(data) if !source.overflowed && source.kept_bytes + data.len() <= source.limit => {
                     source.kept_bytes += data.len();
                     source.kept.push(data.clone());
                     self.next += 1;
@@ -366,8 +370,9 @@ impl Body for ResponseBody {
                     Poll::Ready(None)
                 }
                 Poll::Pending => {
-                    ready!(body.deadline.poll(cx));
-                    body.fail(Flag::UpstreamTimeout);
+                    let expired = ready!(body.deadline.poll(cx));
+                    let callers = expired == Expired::Caller;
+                    body.fail(if callers { Flag::Deadline } else { Flag::UpstreamTimeout });
                     Poll::Ready(Some(Err("the time of the request is up".into())))
                 }
             },

@@ -4,6 +4,7 @@ use std::{error::Error as StdError, fmt};
 
 use http::StatusCode;
 
+use super::deadline::Expired;
 use crate::{
     net::DialError,
     policy::{classify::Outcome, retry::Failure},
@@ -12,7 +13,7 @@ use crate::{
 };
 
 /// Nothing that another endpoint could do better, or too late for it.
-const FINAL: Failure = Failure::ResponseStarted;
+const FINAL: Failure = Failure::Final;
 
 /// Error type of bodies that hyper carries for us.
 pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
@@ -47,19 +48,20 @@ impl ProxyError {
             DialError::Refused(_) => (StatusCode::BAD_GATEWAY, "connection_refused"),
             DialError::TimedOut(_) => (StatusCode::GATEWAY_TIMEOUT, "connection_timeout"),
         };
-        Self::new(Flag::UpstreamConnect, status, token, Failure::NothingSent).because(error)
+        Self::new(Flag::UpstreamConnect, status, token, Failure::NotConnected).because(error)
     }
 
     /// The connection was made, but HTTP could not be started on it; nothing was sent.
     pub(crate) fn handshake(error: hyper::Error) -> Self {
         let status = StatusCode::BAD_GATEWAY;
-        Self::new(Flag::UpstreamConnect, status, "connection_terminated", Failure::NothingSent).because(error)
+        Self::new(Flag::UpstreamConnect, status, "connection_terminated", Failure::NotConnected)
+            .because(error)
     }
 
     /// Someone else's attempt to connect, which this request waited for, failed.
     pub(crate) fn shared_dial() -> Self {
         let status = StatusCode::BAD_GATEWAY;
-        Self::new(Flag::UpstreamConnect, status, "connection_refused", Failure::NothingSent)
+        Self::new(Flag::UpstreamConnect, status, "connection_refused", Failure::NotConnected)
     }
 
     /// The pool is full, and so is its queue, or the wait in it was too long.
@@ -93,10 +95,24 @@ impl ProxyError {
         made
     }
 
-    /// The time of the whole request is up.
-    pub(crate) fn timeout() -> Self {
-        let status = StatusCode::GATEWAY_TIMEOUT;
-        Self::new(Flag::UpstreamTimeout, status, "http_response_timeout", Failure::TimedOut)
+    /// Some time is up.
+    pub(crate) fn timeout(expired: Expired) -> Self {
+        let (flag, failure) = match expired {
+            Expired::Try => (Flag::UpstreamTimeout, Failure::TryTimedOut),
+            Expired::Caller => (Flag::Deadline, FINAL),
+            Expired::Request | Expired::Idle => (Flag::UpstreamTimeout, FINAL),
+        };
+        Self::new(flag, StatusCode::GATEWAY_TIMEOUT, "http_response_timeout", failure)
+    }
+
+    /// Whether it was the time that the caller allowed.
+    pub(crate) fn is_callers_deadline(&self) -> bool {
+        self.flag == Flag::Deadline
+    }
+
+    /// Whether it was the time that was up.
+    pub(crate) fn is_timeout(&self) -> bool {
+        matches!(self.flag, Flag::UpstreamTimeout | Flag::Deadline)
     }
 
     /// The endpoint switched protocols in a way that was not asked for.
@@ -128,7 +144,7 @@ impl ProxyError {
         match (self.flag, self.failure) {
             (Flag::UpstreamConnect, _) => RetryReason::Connect,
             (_, Failure::Unprocessed) => RetryReason::Refused,
-            (Flag::UpstreamTimeout, _) => RetryReason::Timeout,
+            (_, Failure::TryTimedOut) => RetryReason::Timeout,
             _ => RetryReason::Reset,
         }
     }

@@ -1,7 +1,7 @@
 //! One request from head to head: clean, route, choose, try, perhaps try once more, answer. The response body
 //! goes on by itself (proxy/body.rs); what is written down at the end is in proxy/record.rs.
 
-use std::{convert::Infallible, rc::Rc, sync::Arc};
+use std::{convert::Infallible, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, Version, request::Parts};
@@ -12,25 +12,25 @@ use super::{
     attempt::{self, Answer, Outgoing},
     body::{Replay, RequestBody, ResponseBody, Upload, UploadFault, UpstreamBody},
     connection::Downstream,
-    deadline::Deadline,
+    deadline::{Deadline, Limits},
     error::ProxyError,
     framing::REJECT_METHOD,
     headers::{self, Refused, RequestFacts},
     record::RequestRecord,
     reply::{self, Reason},
+    tries::Tries,
     tunnel::TunnelPlan,
 };
 use crate::{
     policy::{
         balance::{BalanceParams, hash_key},
-        classify::Outcome,
-        retry::{self, Failure},
+        deadline,
         route::{self, RequestOrigin, RequestView, pick_target},
     },
     rt::clock,
-    snapshot::{Cluster, Forward, MeshSnapshot, Route, RouteAction},
-    telemetry::{request_id, trace},
-    types::Direction,
+    snapshot::{Forward, MeshSnapshot, Route, RouteAction},
+    telemetry::{metrics::LimitKind, request_id, trace},
+    types::{Direction, Mono},
 };
 
 /// [`serve`] for HTTP/1, where the head of a response is the only place to tell the client that the connection
@@ -168,6 +168,11 @@ async fn forward(
     let (cluster, metrics) = &forward.clusters[chosen];
     record.routed(route, Some(&cluster.params.name));
     record.count_in(metrics);
+    let Some(active) = cluster.enter() else {
+        cluster.metrics.limit_reached(LimitKind::Requests);
+        return reply::answer(&Reason::from(&ProxyError::overflow()), record);
+    };
+    record.occupies(active);
 
     let key = match &cluster.params.balance {
         BalanceParams::RingHash { hash_on } => {
@@ -184,8 +189,9 @@ async fn forward(
     let from_http2 = head.version == Version::HTTP_2;
     let sent_as = attempt::protocol(cluster.params.protocol, facts.upgrade.is_some(), from_http2);
     // An HTTP/2 endpoint can say that it did not process a request whose bytes it has: then any may be sent again.
-    let again = head.method.is_idempotent() || sent_as == Version::HTTP_2;
-    let (body, upload) = request_body(body, again);
+    let grpc = record.is_grpc();
+    let again = route.retry.may_repeat(&head.method, grpc) || sent_as == Version::HTTP_2;
+    let (body, upload) = request_body(body, again, route.retry.max_body);
     if let Some(upload) = &upload {
         record.uploads(Rc::clone(upload));
     }
@@ -196,33 +202,44 @@ async fn forward(
         upgrade: facts.upgrade,
         wants_trailers: facts.wants_trailers,
         method: head.method.clone(),
+        grpc,
+        attempt: 1,
         body: Some(body),
         authority,
         head,
     };
     outgoing.head.extensions.clear();
-    let idle = downstream.limits.stream_idle_timeout;
-    let mut deadline = Deadline::new(
-        route.timeout,
-        idle,
-        record.started(),
-        upload.clone(),
-        Rc::clone(&worker.clock),
-        Rc::clone(&downstream.timer),
-    );
-    let tried = try_endpoints(&downstream, cluster, &mut outgoing, key, &mut deadline, &mut record).await;
-    match tried {
+    let mut deadline = deadline(&downstream, route, &outgoing, upload.clone(), record.started());
+    cluster.live.budget().deposit(record.started());
+    let tries = Tries {
+        downstream: &downstream,
+        cluster,
+        policy: &route.retry,
+        key,
+        grpc,
+        is_repetition: facts.attempt > 1,
+    };
+    match tries.run(&mut outgoing, &mut deadline, &mut record).await {
         Ok(answer) => deliver(&downstream, route, answer, &outgoing, deadline, record),
         Err(error) => {
-            let stalled = |upload: &Upload| {
-                (error.failure == Failure::TimedOut && upload.is_starved()).then_some(UploadFault::TimedOut)
-            };
-            if let Some(fault) = upload.and_then(|upload| upload.fault().or_else(|| stalled(&upload))) {
-                return answer_bad_body(&downstream, fault, record);
-            }
             tracing::debug!(service = %cluster.params.name, %error, "request failed");
-            reply::answer(&Reason::from(&error), record)
+            answer_failure(&downstream, &error, upload, record)
         }
+    }
+}
+
+/// No endpoint answered: the fault is one of theirs, ours, or the client's, if it did not send its body.
+fn answer_failure(
+    downstream: &Rc<Downstream>,
+    error: &ProxyError,
+    upload: Option<Rc<Upload>>,
+    record: Box<RequestRecord>,
+) -> Response<ResponseBody> {
+    let stalled =
+        |upload: &Upload| (error.is_timeout() && upload.is_starved()).then_some(UploadFault::TimedOut);
+    match upload.and_then(|upload| upload.fault().or_else(|| stalled(&upload))) {
+        Some(fault) => answer_bad_body(downstream, fault, record),
+        None => reply::answer(&Reason::from(error), record),
     }
 }
 
@@ -244,81 +261,41 @@ fn rewrite(
     Ok(())
 }
 
-fn request_body(body: Incoming, again: bool) -> (RequestBody, Option<Rc<Upload>>) {
+fn deadline(
+    downstream: &Downstream,
+    route: &Route,
+    outgoing: &Outgoing,
+    upload: Option<Rc<Upload>>,
+    began: Mono,
+) -> Deadline {
+    let caller = callers_deadline(&outgoing.head, outgoing.grpc).map(|left| began.after(left));
+    let limits = Limits { request: route.timeout, caller, idle: downstream.limits.stream_idle_timeout };
+    let clock = Rc::clone(&downstream.worker.clock);
+    Deadline::new(limits, began, upload, clock, Rc::clone(&downstream.timer))
+}
+
+/// How much time the caller has left, by what it says.
+fn callers_deadline(head: &Parts, grpc: bool) -> Option<Duration> {
+    if grpc {
+        let value = head.headers.get(deadline::GRPC_TIMEOUT)?;
+        return deadline::parse_grpc_timeout(value.as_bytes());
+    }
+    let value = head.headers.get(deadline::REQUEST_TIMEOUT_MS)?;
+    deadline::parse_timeout_ms(value.as_bytes())
+}
+
+fn request_body(body: Incoming, again: bool, limit: u32) -> (RequestBody, Option<Rc<Upload>>) {
     if body.is_end_stream() {
         return (RequestBody::Empty, None);
     }
     let upload = Rc::new(Upload::default());
     upload.begin(clock::now());
     let body = if again {
-        RequestBody::Again(Replay::new(body, Rc::clone(&upload)))
+        RequestBody::Again(Replay::new(body, Rc::clone(&upload), limit))
     } else {
         RequestBody::Once(body, Rc::clone(&upload))
     };
     (body, Some(upload))
-}
-
-/// Tries endpoints until one answers, or trying again is not safe or not sensible.
-async fn try_endpoints(
-    downstream: &Rc<Downstream>,
-    cluster: &Arc<Cluster>,
-    outgoing: &mut Outgoing,
-    key: Option<u64>,
-    deadline: &mut Deadline,
-    record: &mut RequestRecord,
-) -> Result<Answer, ProxyError> {
-    let worker = &downstream.worker;
-    let mut tried: [usize; retry::MAX_ATTEMPTS as usize] = [usize::MAX; retry::MAX_ATTEMPTS as usize];
-    let mut attempts = 0;
-    let mut stale = false;
-    let mut last: Option<ProxyError> = None;
-    loop {
-        let picked = {
-            let now = clock::now();
-            let rng = &mut *worker.rng.borrow_mut();
-            let seen = &tried[..attempts as usize];
-            match cluster.balancer.pick(&cluster.endpoints, seen, key, now, rng) {
-                // With a single endpoint, the same one on a fresh connection is better than nothing.
-                None => cluster.balancer.pick(&cluster.endpoints, &[], key, now, rng),
-                picked => picked,
-            }
-        };
-        let Some(index) = picked else { return Err(last.unwrap_or_else(ProxyError::no_endpoint)) };
-        let endpoint = &cluster.endpoints[index];
-        record.attempt(endpoint);
-        let Some(mut admission) = endpoint.admit(clock::now()) else {
-            return Err(last.unwrap_or_else(ProxyError::no_endpoint));
-        };
-        let pool = worker.pools.of(endpoint, cluster);
-        let error = match attempt::run(&pool, cluster, outgoing, deadline, record).await {
-            Ok(mut answer) => {
-                let head = &answer.response;
-                let outcome = Outcome::of_response(head.status(), head.headers());
-                admission.settle(outcome, None, clock::now());
-                answer.admission = Some(admission);
-                return Ok(answer);
-            }
-            Err(error) => error,
-        };
-        if let Some(outcome) = error.outcome() {
-            admission.settle(outcome, None, clock::now());
-        }
-        drop(admission);
-        // A pooled connection that had died in silence costs nothing to try again, as often as there are such.
-        if error.was_stale && !stale {
-            stale = true;
-        } else {
-            tried[attempts as usize] = index;
-            attempts += 1;
-        }
-        // What may be sent again is judged now: how much was taken from the client shows only after the attempt.
-        let whole = outgoing.body.as_ref().is_some_and(RequestBody::is_whole);
-        if !whole || !retry::may_try_again(error.failure, &outgoing.method, whole, attempts) {
-            return Err(error);
-        }
-        record.retried(error.retry_reason());
-        last = Some(error);
-    }
 }
 
 /// Turns the endpoint's answer into ours.
@@ -330,7 +307,7 @@ fn deliver(
     deadline: Deadline,
     mut record: Box<RequestRecord>,
 ) -> Response<ResponseBody> {
-    let Answer { response, lease, tunnel, admission } = answer;
+    let Answer { response, lease, tunnel, admission, .. } = answer;
     let (mut head, incoming) = response.into_parts();
     let switching = head.status == StatusCode::SWITCHING_PROTOCOLS;
     headers::clean_response(&mut head, switching);

@@ -1,6 +1,8 @@
 //! Cleans heads at the border: what belongs to one connection stays on it, what only the sidecar may say is taken
 //! from everybody else, and there is exactly one authority. RFC 9110 §7.6.1, RFC 9113 §8.2.2 and §8.3.1.
 
+use std::{cell::RefCell, time::Duration};
+
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version,
@@ -12,6 +14,7 @@ use http::{
 use http_body::Frame;
 
 use super::{framing, path};
+use crate::policy::deadline;
 
 /// Why a head that was well-formed is refused all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +39,8 @@ pub(crate) struct RequestFacts {
     pub(crate) upgrade: Option<HeaderValue>,
     /// `TE: trailers` was there: gRPC needs it on HTTP/2.
     pub(crate) wants_trailers: bool,
+    /// Which attempt of the caller this is, from 1.
+    pub(crate) attempt: u32,
 }
 
 /// Fields that need attention, found in one pass over the names: most requests have none, and a pass is cheaper
@@ -58,6 +63,8 @@ const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-c
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+/// Which attempt of the sender this is; sent from the second one on.
+const ATTEMPT: HeaderName = HeaderName::from_static("x-outrigger-attempt");
 /// Headers that only sidecars say.
 const RESERVED_PREFIX: &str = "x-outrigger-";
 
@@ -101,10 +108,12 @@ pub(crate) fn clean_request(parts: &mut request::Parts) -> Result<RequestFacts, 
         // hyper answers 100 by itself as soon as the body is asked for; asking upstream too would be twice.
         parts.headers.remove(header::EXPECT);
     }
+    let mut attempt = 1;
     if found.reserved {
+        attempt = callers_attempt(&parts.headers);
         drop_reserved(&mut parts.headers);
     }
-    Ok(RequestFacts { authority, upgrade, wants_trailers })
+    Ok(RequestFacts { authority, upgrade, wants_trailers, attempt })
 }
 
 /// Cleans a response head in place. `switching` keeps what a 101 needs.
@@ -292,6 +301,39 @@ fn is_end_to_end(name: &HeaderName) -> bool {
 }
 
 /// Nobody outside may claim an identity, and nobody but a sidecar speaks in Outrigger's name.
+/// The attempt that the request says it is; 1 if it says nothing.
+fn callers_attempt(headers: &HeaderMap) -> u32 {
+    let said = headers.get(ATTEMPT).and_then(|value| value.to_str().ok()?.parse().ok());
+    said.unwrap_or(1)
+}
+
+/// Tells the next hop which attempt this is, so that it does not repeat it on its own.
+pub(crate) fn announce_attempt(headers: &mut HeaderMap, attempt: u32) {
+    let _ = headers.try_insert(ATTEMPT, HeaderValue::from(attempt));
+}
+
+/// Tells the next hop, and in the end the application, how much time is left. Rounded down.
+pub(crate) fn announce_deadline(headers: &mut HeaderMap, left: Duration, grpc: bool) {
+    let millis = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+    if grpc {
+        if let Ok(value) = HeaderValue::try_from(deadline::grpc_timeout(millis)) {
+            let _ = headers.try_insert(deadline::GRPC_TIMEOUT, value);
+        }
+        return;
+    }
+    // With one limit for most requests, the same text is needed again and again.
+    thread_local! {
+        static LATEST: RefCell<(u64, HeaderValue)> = const { RefCell::new((0, HeaderValue::from_static("0"))) };
+    }
+    let value = LATEST.with_borrow_mut(|latest| {
+        if latest.0 != millis {
+            *latest = (millis, HeaderValue::from(millis));
+        }
+        latest.1.clone()
+    });
+    let _ = headers.try_insert(deadline::REQUEST_TIMEOUT_MS, value);
+}
+
 fn drop_reserved(headers: &mut HeaderMap) {
     let reserved: Vec<HeaderName> =
         headers.keys().filter(|name| name.as_str().starts_with(RESERVED_PREFIX)).cloned().collect();

@@ -20,6 +20,7 @@ mod pool;
 mod record;
 mod reply;
 mod sweep;
+mod tries;
 mod tunnel;
 mod worker;
 

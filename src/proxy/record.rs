@@ -6,10 +6,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header};
 use http_body::Frame;
 
-use super::{body::Upload, connection::Downstream, framing::ActiveRequest};
+use super::{attempt::Answer, body::Upload, connection::Downstream, framing::ActiveRequest};
 use crate::{
     rt::clock,
-    snapshot::{Endpoint, Route},
+    snapshot::{ActiveRequest as ActiveRequestOf, Endpoint, Route},
     telemetry::{
         access_log::AccessRecord,
         metrics::{HttpMetrics, InFlight, RequestOutcome, RetryReason},
@@ -36,6 +36,7 @@ pub(crate) struct RequestRecord {
     service: Option<Arc<str>>,
     endpoint: Option<Arc<Endpoint>>,
     metrics: Option<InFlight>,
+    place: Option<ActiveRequestOf>,
     upload: Option<Rc<Upload>>,
     status: u16,
     flag: Flag,
@@ -72,6 +73,7 @@ impl RequestRecord {
             service: None,
             endpoint: None,
             metrics: None,
+            place: None,
             upload: None,
             status: 0,
             flag: Flag::None,
@@ -136,13 +138,19 @@ impl RequestRecord {
         self.endpoint = Some(Arc::clone(endpoint));
     }
 
-    pub(crate) fn sent_up(&mut self) {
-        self.sent_up = Some(clock::now());
+    /// An attempt at `endpoint` got this answer.
+    pub(crate) fn answered_by(&mut self, endpoint: &Arc<Endpoint>, answer: &Answer) {
+        if !self.endpoint.as_ref().is_some_and(|known| Arc::ptr_eq(known, endpoint)) {
+            self.endpoint = Some(Arc::clone(endpoint));
+        }
+        self.sent_up = Some(answer.sent_up);
+        self.head_came = Some(answer.head_came);
+        self.status = answer.response.status().as_u16();
     }
 
-    pub(crate) fn head_came(&mut self, status: StatusCode) {
-        self.head_came = Some(clock::now());
-        self.status = status.as_u16();
+    /// The request occupies one of the places of its service until its end.
+    pub(crate) fn occupies(&mut self, place: ActiveRequestOf) {
+        self.place = Some(place);
     }
 
     pub(crate) fn head_sent(&mut self) {

@@ -10,7 +10,10 @@ use std::{
 
 use super::Cluster;
 use crate::{
-    policy::route::{DirectResponse, HeaderEdits, PathPattern, Redirect, Rewrite, RouteTable, Target},
+    policy::{
+        retry::RetryParams,
+        route::{DirectResponse, HeaderEdits, PathPattern, Redirect, Rewrite, RouteTable, Target},
+    },
     telemetry::{Propagation, metrics::HttpMetrics},
     types::{Direction, Live},
 };
@@ -84,6 +87,8 @@ pub struct Route {
     pub action: RouteAction,
     /// Limit of the whole request, retries included.
     pub timeout: Option<Duration>,
+    /// How failed attempts are repeated.
+    pub retry: RetryParams,
     /// Edits on the way up.
     pub request_headers: HeaderEdits,
     /// Edits on the way down.

@@ -6,7 +6,7 @@ mod endpoint;
 mod mesh;
 mod params;
 
-pub use cluster::{Cluster, ClusterLive};
+pub use cluster::{ActiveRequest, Cluster, ClusterLive, Retrying};
 pub use endpoint::{Admission, Endpoint, EndpointId, EndpointLive, Verdict};
 pub use mesh::{Forward, InboundApp, MeshSnapshot, Route, RouteAction, SnapshotCell, Unrouted};
 pub use params::{

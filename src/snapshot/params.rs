@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue};
 
-use crate::{policy::balance::BalanceParams, types::EndpointAddress};
+use crate::{
+    policy::{balance::BalanceParams, retry::BudgetParams},
+    types::EndpointAddress,
+};
 
 /// One service (Envoy: cluster).
 #[derive(Clone, Debug)]
@@ -23,6 +26,8 @@ pub struct ClusterParams {
     pub idle_timeout: Duration,
     /// What one sidecar may have open or waiting.
     pub limits: Limits,
+    /// How many retries its traffic pays for.
+    pub retry_budget: BudgetParams,
     /// Active checks; `None` trusts every endpoint.
     pub health_check: Option<HealthCheckParams>,
     /// Below this share of healthy endpoints all are used; 0 switches panic routing off. Percent, 0 to 100.
@@ -69,6 +74,10 @@ pub enum Protocol {
 /// Bounds of what one sidecar may have open or waiting for one service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
+    /// Requests in flight, those that wait between two attempts included.
+    pub max_requests: u32,
+    /// Requests that are being repeated at the same time.
+    pub max_retries: u32,
     /// Connections per endpoint; shared out evenly among the workers, at least one each.
     pub max_connections: u32,
     /// Requests per endpoint and worker that may wait for a connection.

@@ -40,6 +40,8 @@ pub enum Flag {
     UpstreamTimeout,
     /// A limit of the service (connections, pending requests) was reached.
     UpstreamOverflow,
+    /// The time that the caller allowed is over.
+    Deadline,
     /// The client went away before the response was complete.
     DownstreamClosed,
     /// The client sent its head or body too slowly.
@@ -58,7 +60,7 @@ pub enum Flag {
 
 impl Flag {
     /// All flags, in the order of their discriminants.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::None,
         Self::NoRoute,
         Self::NoHealthyEndpoint,
@@ -66,6 +68,7 @@ impl Flag {
         Self::UpstreamReset,
         Self::UpstreamTimeout,
         Self::UpstreamOverflow,
+        Self::Deadline,
         Self::DownstreamClosed,
         Self::DownstreamTimeout,
         Self::BadRequest,
@@ -86,6 +89,7 @@ impl Flag {
             Self::UpstreamReset => "upstream_reset",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamOverflow => "upstream_overflow",
+            Self::Deadline => "deadline",
             Self::DownstreamClosed => "downstream_closed",
             Self::DownstreamTimeout => "downstream_timeout",
             Self::BadRequest => "bad_request",
@@ -107,12 +111,49 @@ impl Flag {
             Self::UpstreamReset => "UC",
             Self::UpstreamTimeout => "UT",
             Self::UpstreamOverflow => "UO",
+            Self::Deadline => "DT",
             Self::DownstreamClosed => "DC",
-            Self::DownstreamTimeout => "DT",
+            Self::DownstreamTimeout => "SI",
             Self::BadRequest => "DPE",
             Self::Draining => "DR",
             Self::Overload => "OM",
             Self::Internal => "IE",
+        }
+    }
+}
+
+/// Why an attempt that the route would repeat is not repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryDenied {
+    /// The retry budget of the service is spent.
+    Budget,
+    /// As many retries as are allowed are under way.
+    Overflow,
+    /// The body is too long to be kept, or is not all there.
+    Body,
+    /// The request may have been processed, and doing it twice is not doing it once.
+    NotIdempotent,
+    /// Too little time is left.
+    Deadline,
+    /// There were as many attempts as are allowed, or another layer is repeating the request already.
+    Attempts,
+}
+
+impl RetryDenied {
+    /// All reasons, in the order of their discriminants.
+    pub const ALL: [Self; 6] =
+        [Self::Budget, Self::Overflow, Self::Body, Self::NotIdempotent, Self::Deadline, Self::Attempts];
+
+    /// The value of the metric label `reason`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Budget => "budget",
+            Self::Overflow => "overflow",
+            Self::Body => "body",
+            Self::NotIdempotent => "not_idempotent",
+            Self::Deadline => "deadline",
+            Self::Attempts => "attempts",
         }
     }
 }

@@ -7,6 +7,6 @@ mod live;
 mod time;
 
 pub use address::{AddressError, EndpointAddress};
-pub use flag::{Direction, Flag};
+pub use flag::{Direction, Flag, RetryDenied};
 pub use live::Live;
 pub use time::Mono;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::load_balancer;
+use super::{load_balancer, retry};
 use crate::{
     config::{
         ReloadParams, codes, defaults,
@@ -69,6 +69,13 @@ pub(in crate::config) fn inherited(root: &Fields<'_>, report: &mut Report) -> In
     inherited.timeout = fields.or("timeout", inherited.timeout, report, value::limit);
     inherited.connect_timeout = fields.or("connect_timeout", inherited.connect_timeout, report, value::wait);
     inherited.idle_timeout = fields.or("idle_timeout", inherited.idle_timeout, report, idle_timeout);
+    inherited.retry = fields
+        .optional("retry", report, |node, report| retry::read(node, &Inherited::builtin().retry, report))
+        .unwrap_or(inherited.retry);
+    inherited.retry_budget = fields
+        .optional("retry_budget", report, |node, report| retry::budget(node, defaults::RETRY_BUDGET, report))
+        .unwrap_or(inherited.retry_budget);
+    retry::check_per_try(fields.get("retry"), &inherited.retry, inherited.timeout, report);
     inherited.balance = fields.or("load_balancer", inherited.balance, report, load_balancer::read);
     inherited
 }

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use bytes::Bytes;
 use http::StatusCode;
 
-use super::{http_edits, route_match};
+use super::{http_edits, retry, route_match};
 use crate::{
     config::{
         codes,
@@ -95,11 +95,16 @@ fn route(
     let matcher = fields.optional("match", report, route_match::read).unwrap_or_default();
     let action = action(&fields, &matcher, references, report);
     let timeout = fields.or("timeout", inherited.timeout, report, value::limit);
+    let retry_node = fields.get("retry");
+    let retry = fields.or("retry", inherited.retry.clone(), report, |node, report| {
+        retry::read(node, &inherited.retry, report)
+    });
+    retry::check_per_try(retry_node, &retry, timeout, report);
     let (request_headers, response_headers) =
         fields.optional("headers", report, http_edits::read).unwrap_or_default();
     let action = action?;
     let name = name.unwrap_or_else(|| default_name(&action, number));
-    let params = RouteParams { name, matcher, action, timeout, request_headers, response_headers };
+    let params = RouteParams { name, matcher, action, timeout, retry, request_headers, response_headers };
     Some(Named { params, name_span: fields.get("name").map_or(node.span, |node| node.span) })
 }
 

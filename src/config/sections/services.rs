@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{health_check, load_balancer, process::idle_timeout};
+use super::{health_check, load_balancer, process::idle_timeout, retry};
 use crate::{
     config::{
         codes, defaults,
@@ -66,6 +66,9 @@ fn service(entry: &Entry, inherited: &Inherited, report: &mut Report) -> Option<
     let connect_timeout = fields.or("connect_timeout", inherited.connect_timeout, report, value::wait);
     let idle_timeout = fields.or("idle_timeout", inherited.idle_timeout, report, idle_timeout);
     let limits = fields.get("limits").map_or_else(builtin_limits, |node| limits(node, report));
+    let retry_budget = fields.or("retry_budget", inherited.retry_budget, report, |node, report| {
+        retry::budget(node, inherited.retry_budget, report)
+    });
     let health_check = fields.optional("health_check", report, |node, report| {
         health_check::read(node, defaults::HEALTH_INTERVAL, report)
     });
@@ -82,6 +85,7 @@ fn service(entry: &Entry, inherited: &Inherited, report: &mut Report) -> Option<
         connect_timeout,
         idle_timeout,
         limits,
+        retry_budget,
         health_check,
         panic_threshold_percent,
     };
@@ -172,6 +176,8 @@ fn endpoint(node: &Node, report: &mut Report) -> Option<(EndpointParams, Span)> 
 
 fn builtin_limits() -> Limits {
     Limits {
+        max_requests: defaults::MAX_REQUESTS,
+        max_retries: defaults::MAX_RETRIES,
         max_connections: defaults::MAX_CONNECTIONS,
         max_pending_requests: defaults::MAX_PENDING_REQUESTS,
         queue_timeout: defaults::QUEUE_TIMEOUT,
@@ -183,6 +189,12 @@ fn builtin_limits() -> Limits {
 fn limits(node: &Node, report: &mut Report) -> Limits {
     let mut limits = builtin_limits();
     let Some(fields) = Fields::open(node, &schema::LIMITS, report) else { return limits };
+    limits.max_requests = fields.or("max_requests", limits.max_requests, report, |node, report| {
+        value::number_u32(node, 1..=MAX_LIMIT, report)
+    });
+    limits.max_retries = fields.or("max_retries", limits.max_retries, report, |node, report| {
+        value::number_u32(node, 0..=MAX_LIMIT, report)
+    });
     limits.max_connections = fields.or("max_connections", limits.max_connections, report, |node, report| {
         value::number_u32(node, 1..=MAX_LIMIT, report)
     });

@@ -20,6 +20,8 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use regex::Regex;
 
+use super::retry::RetryParams;
+
 /// One route as configured: what it matches and what it does.
 #[derive(Clone, Debug)]
 pub struct RouteParams {
@@ -31,6 +33,8 @@ pub struct RouteParams {
     pub action: Action,
     /// Limit of the whole request, retries included; `None` is no limit.
     pub timeout: Option<Duration>,
+    /// How failed attempts are repeated.
+    pub retry: RetryParams,
     /// Edits of the request head on its way up.
     pub request_headers: HeaderEdits,
     /// Edits of the response head on its way down.

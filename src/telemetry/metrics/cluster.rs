@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{ConnectionProtocol, HotGauge, HotHistogram, Registry, family};
+use crate::types::RetryDenied;
 
 /// The numbers of one service.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub struct ClusterMetrics {
     pending: Arc<HotGauge>,
     rejections: [metrics::Counter; LimitKind::ALL.len()],
     checks: [metrics::Counter; 2],
+    retries_denied: [metrics::Counter; RetryDenied::ALL.len()],
+    hedges: [metrics::Counter; HedgeOutcome::ALL.len()],
 }
 
 /// What a pooled connection is doing.
@@ -60,15 +63,44 @@ pub enum LimitKind {
     PendingRequests,
     /// No connection became free in time.
     QueueTimeout,
+    /// Too many requests are in flight.
+    Requests,
+    /// Too many requests are being repeated; the failed attempt's outcome stands.
+    Retries,
 }
 
 impl LimitKind {
-    const ALL: [Self; 2] = [Self::PendingRequests, Self::QueueTimeout];
+    const ALL: [Self; 4] = [Self::PendingRequests, Self::QueueTimeout, Self::Requests, Self::Retries];
 
     const fn as_str(self) -> &'static str {
         match self {
             Self::PendingRequests => "pending_requests",
             Self::QueueTimeout => "queue_timeout",
+            Self::Requests => "max_requests",
+            Self::Retries => "max_retries",
+        }
+    }
+}
+
+/// What came of a second attempt beside a slow first one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HedgeOutcome {
+    /// Its answer was the one that was taken.
+    Won,
+    /// The first attempt's was.
+    Lost,
+    /// It was not made: no budget, no endpoint, or too many of them.
+    Denied,
+}
+
+impl HedgeOutcome {
+    const ALL: [Self; 3] = [Self::Won, Self::Lost, Self::Denied];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Won => "won",
+            Self::Lost => "lost",
+            Self::Denied => "denied",
         }
     }
 }
@@ -104,6 +136,12 @@ impl ClusterMetrics {
         let limit = |kind: LimitKind| {
             registry.counter(&family::UPSTREAM_LIMIT_REJECTIONS, &[service, ("limit", kind.as_str())])
         };
+        let denied = |reason: RetryDenied| {
+            registry.counter(&family::RETRIES_DENIED, &[service, ("reason", reason.as_str())])
+        };
+        let hedge = |outcome: HedgeOutcome| {
+            registry.counter(&family::HEDGES, &[service, ("outcome", outcome.as_str())])
+        };
         let check = |result| registry.counter(&family::HEALTH_CHECKS, &[service, ("result", result)]);
         Self {
             healthy: endpoints("healthy"),
@@ -115,6 +153,8 @@ impl ClusterMetrics {
             pending: registry.hot_gauge(&family::UPSTREAM_PENDING, &[service]),
             rejections: LimitKind::ALL.map(limit),
             checks: ["success", "failure"].map(check),
+            retries_denied: RetryDenied::ALL.map(denied),
+            hedges: HedgeOutcome::ALL.map(hedge),
         }
     }
 
@@ -156,6 +196,16 @@ impl ClusterMetrics {
     /// Counts a request that a limit refused.
     pub fn limit_reached(&self, kind: LimitKind) {
         self.rejections[kind as usize].increment(1);
+    }
+
+    /// Counts an attempt that the route would have repeated, but that was not.
+    pub fn retry_denied(&self, reason: RetryDenied) {
+        self.retries_denied[reason as usize].increment(1);
+    }
+
+    /// Counts a second attempt beside a slow first one.
+    pub fn hedged(&self, outcome: HedgeOutcome) {
+        self.hedges[outcome as usize].increment(1);
     }
 
     /// Counts an active health check.

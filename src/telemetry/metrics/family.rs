@@ -113,6 +113,12 @@ pub(super) static UPSTREAM_CONNECT_DURATION: Family = histogram(
 );
 pub(super) static UPSTREAM_PENDING: Family =
     gauge("outrigger_upstream_pending_requests", "Requests that wait for a connection to an endpoint.");
+pub(super) static RETRIES_DENIED: Family = counter(
+    "outrigger_retries_denied_total",
+    "Failed attempts that the route would have repeated but for this reason.",
+);
+pub(super) static HEDGES: Family =
+    counter("outrigger_hedges_total", "Second attempts beside a slow first one, by what came of them.");
 pub(super) static UPSTREAM_LIMIT_REJECTIONS: Family = counter(
     "outrigger_upstream_limit_rejections_total",
     "Requests that were refused because a limit of the service was reached.",
@@ -172,12 +178,14 @@ pub(super) static PROCESS_START: Family =
     gauge("process_start_time_seconds", "Unix time at which the process started.");
 
 /// Families that the recorder of the metrics crate renders and must therefore know the help of.
-pub(super) static RECORDED: [&Family; 22] = [
+pub(super) static RECORDED: [&Family; 24] = [
     &REQUESTS,
     &IN_FLIGHT,
     &REQUEST_BYTES,
     &RESPONSE_BYTES,
     &RETRIES,
+    &RETRIES_DENIED,
+    &HEDGES,
     &ENDPOINTS,
     &PANIC_MODE,
     &UPSTREAM_CONNECTIONS,

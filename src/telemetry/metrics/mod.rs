@@ -27,7 +27,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 use rustc_hash::FxHashMap;
 
 pub use self::{
-    cluster::{ClusterMetrics, ConnectResult, ConnectionState, LimitKind},
+    cluster::{ClusterMetrics, ConnectResult, ConnectionState, HedgeOutcome, LimitKind},
     control::{ConfigMetrics, ReloadOutcome, ReloadTrigger},
     hot::{HistogramSnapshot, HotCounter, HotGauge, HotHistogram},
     http::{HttpMetrics, InFlight, RequestOutcome, RetryReason},

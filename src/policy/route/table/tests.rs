@@ -17,6 +17,7 @@ fn route(matcher: RouteMatch) -> RouteParams {
         matcher,
         action: Action::Direct(DirectResponse { status: StatusCode::OK, body: Bytes::new() }),
         timeout: None,
+        retry: crate::policy::retry::RetryParams::none(),
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
     }
