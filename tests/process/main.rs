@@ -6,6 +6,8 @@
 mod support;
 
 #[cfg(test)]
+mod deadlines;
+#[cfg(test)]
 mod demo;
 #[cfg(test)]
 mod exchange;
@@ -25,6 +27,8 @@ mod limits;
 mod observability;
 #[cfg(test)]
 mod reload;
+#[cfg(test)]
+mod repeats;
 #[cfg(test)]
 mod retries;
 #[cfg(test)]
