@@ -1,4 +1,4 @@
-//! A small HTTP/1.1 client: GET over one kept connection, strict about what counts as a complete answer. Not for
+//! A small HTTP/1.1 client: requests without a body over one kept connection, strict about what counts as a complete answer. Not for
 //! the data plane; the demo looks at the sidecars from outside, as any other program would.
 
 use std::{io, net::SocketAddr, time::Duration};
@@ -63,16 +63,26 @@ impl Connection {
     ///
     /// Never tries again by itself. After an error, or if the future was dropped, the next call connects anew.
     pub(super) async fn get(&mut self, path: &str, limit: Duration) -> Result<Answer, ClientError> {
-        timeout(limit, self.exchange(path)).await.map_err(|_| ClientError::TimedOut(limit))?
+        self.ask("GET", path, limit).await
     }
 
-    async fn exchange(&mut self, path: &str) -> Result<Answer, ClientError> {
+    /// As [`Connection::get`], with another method and no body.
+    pub(super) async fn ask(
+        &mut self,
+        method: &str,
+        path: &str,
+        limit: Duration,
+    ) -> Result<Answer, ClientError> {
+        timeout(limit, self.exchange(method, path)).await.map_err(|_| ClientError::TimedOut(limit))?
+    }
+
+    async fn exchange(&mut self, method: &str, path: &str) -> Result<Answer, ClientError> {
         let connecting = |error| ClientError::Connect(self.address, error);
         let mut stream = match self.idle.take() {
             Some(stream) => stream,
             None => TcpStream::connect(self.address).await.map_err(connecting)?,
         };
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.address);
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.address);
         stream.write_all(request.as_bytes()).await?;
         let mut received = Vec::with_capacity(1024);
         let head = loop {

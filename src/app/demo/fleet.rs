@@ -6,18 +6,28 @@ use tokio::time::sleep;
 
 use super::{
     DemoError,
-    application::LISTENING,
+    application::{LISTENING, Mood},
+    client::Connection,
     process::Process,
     sidecar::{LOOK, Ports, Role, START_LIMIT, Sidecar, configuration_file},
     workspace::Workspace,
 };
 use crate::rt::clock;
 
-/// The instances, in order. The middle one is the one that dies.
+/// The instances, in order. The middle one is the one that dies; the others have their troubles, too.
 pub(super) const NAMES: [&str; 3] = ["api-1", "api-2", "api-3"];
 
 /// Which instance dies.
 pub(super) const VICTIM: usize = 1;
+
+/// Which instance answers with errors for a while.
+pub(super) const FAILING: usize = 0;
+
+/// Which instance is slow for a while.
+pub(super) const SLOW: usize = 2;
+
+/// Longest wait for an application to take note.
+const TOLD: Duration = Duration::from_secs(2);
 
 /// Name of the client.
 const CLIENT: &str = "client";
@@ -97,6 +107,24 @@ impl Fleet {
             workspace.write(&configuration_file(CLIENT), &text).map_err(DemoError::Workspace)?;
         }
         Ok(moved)
+    }
+
+    /// Puts the application of an instance into a mood. One that is dead has none.
+    pub(super) async fn tell(&self, instance: usize, mood: Mood) -> Result<(), DemoError> {
+        let Some(alive) = self.instances.get(instance).and_then(|instance| instance.alive.as_ref()) else {
+            return Ok(());
+        };
+        // Past all sidecars: this is what happens inside the application.
+        let told = Connection::new(alive.address).ask("PUT", mood.path(), TOLD).await;
+        let failed = |why: String| DemoError::Start {
+            what: format!("the change of mood of {}", NAMES[instance]),
+            source: std::io::Error::other(why),
+        };
+        match told {
+            Ok(answer) if answer.status == 200 => Ok(()),
+            Ok(answer) => Err(failed(format!("status {}", answer.status))),
+            Err(error) => Err(failed(error.to_string())),
+        }
     }
 
     /// The first process found dead that should live.

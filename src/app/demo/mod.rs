@@ -1,5 +1,6 @@
 //! `outrigger demo`: the whole job on one machine, with real processes. A load runs through a client's sidecar to
-//! three instances behind theirs; one of them dies and returns, and no request may notice.
+//! three instances behind theirs. One of them dies and returns, one answers with errors for a while, one is slow for a
+//! while, and no request may fail.
 //!
 //! The processes are this binary: fleet.rs owns them, load.rs sends, tally.rs counts, rotation.rs asks the
 //! client's sidecar what it thinks of the instances, and the show here puts it together.

@@ -12,6 +12,10 @@ pub(super) struct Schedule {
     pub(super) kill: Duration,
     /// It is started again.
     pub(super) restore: Duration,
+    /// Another answers with errors, and then it does not any more.
+    pub(super) failing: (Duration, Duration),
+    /// The third becomes slow, and then quick again.
+    pub(super) slow: (Duration, Duration),
     /// The show ends; `None` waits for a signal.
     pub(super) end: Option<Duration>,
     /// Interval of the health checks. Shorter in a short show, so that the checks see the death before its end.
@@ -25,6 +29,14 @@ pub(super) enum Act {
     Kill,
     /// Start it again.
     Restore,
+    /// Let another answer with errors.
+    Fail,
+    /// Let it recover.
+    Recover,
+    /// Let the third be slow.
+    Slow,
+    /// Let it be quick again.
+    Quick,
     /// End the show.
     End,
 }
@@ -34,14 +46,18 @@ impl Schedule {
     pub(super) fn new(length: Option<Duration>) -> Self {
         match length.map(|length| length.max(SHORTEST)) {
             Some(length) => Self {
-                kill: length * 3 / 10,
-                restore: length * 6 / 10,
+                kill: length * 15 / 100,
+                restore: length * 35 / 100,
+                failing: (length * 45 / 100, length * 60 / 100),
+                slow: (length * 70 / 100, length * 85 / 100),
                 end: Some(length),
-                check_interval: (length / 20).clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL),
+                check_interval: (length / 40).clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL),
             },
             None => Self {
                 kill: Duration::from_secs(6),
                 restore: Duration::from_secs(14),
+                failing: (Duration::from_secs(20), Duration::from_secs(26)),
+                slow: (Duration::from_secs(32), Duration::from_secs(38)),
                 end: None,
                 check_interval: LONGEST_INTERVAL,
             },
@@ -50,13 +66,20 @@ impl Schedule {
 
     /// The acts in order, each with its time.
     pub(super) fn acts(&self) -> Vec<(Duration, Act)> {
-        let mut acts = vec![(self.kill, Act::Kill), (self.restore, Act::Restore)];
+        let mut acts = vec![
+            (self.kill, Act::Kill),
+            (self.restore, Act::Restore),
+            (self.failing.0, Act::Fail),
+            (self.failing.1, Act::Recover),
+            (self.slow.0, Act::Slow),
+            (self.slow.1, Act::Quick),
+        ];
         acts.extend(self.end.map(|end| (end, Act::End)));
         acts
     }
 }
 
-const SHORTEST_INTERVAL: Duration = Duration::from_millis(250);
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(200);
 const LONGEST_INTERVAL: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
@@ -64,18 +87,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_instance_dies_at_three_tenths_and_returns_at_six() {
+    fn one_dies_and_returns_one_fails_and_one_is_slow_one_after_the_other() {
         let schedule = Schedule::new(Some(Duration::from_secs(20)));
         let seconds: Vec<_> = schedule.acts().iter().map(|(at, act)| (at.as_secs(), *act)).collect();
-        assert_eq!(seconds, [(6, Act::Kill), (12, Act::Restore), (20, Act::End)]);
-        assert_eq!(schedule.check_interval, Duration::from_secs(1));
+        let expected = [
+            (3, Act::Kill),
+            (7, Act::Restore),
+            (9, Act::Fail),
+            (12, Act::Recover),
+            (14, Act::Slow),
+            (17, Act::Quick),
+            (20, Act::End),
+        ];
+        assert_eq!(seconds, expected);
+        assert_eq!(schedule.check_interval, Duration::from_millis(500));
     }
 
     #[test]
     fn without_a_length_the_show_goes_on() {
         let acts = Schedule::new(None).acts();
         let seconds: Vec<_> = acts.iter().map(|(at, act)| (at.as_secs(), *act)).collect();
-        assert_eq!(seconds, [(6, Act::Kill), (14, Act::Restore)]);
+        assert_eq!(seconds[..3], [(6, Act::Kill), (14, Act::Restore), (20, Act::Fail)]);
+        assert!(acts.iter().all(|(_, act)| *act != Act::End));
     }
 
     #[test]

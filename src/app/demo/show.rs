@@ -9,7 +9,8 @@ use tokio::{
 
 use super::{
     DemoError, Ending, Verdict,
-    fleet::{Alive, Fleet, NAMES, VICTIM},
+    application::{LATE, Mood},
+    fleet::{Alive, FAILING, Fleet, NAMES, SLOW, VICTIM},
     load::{self, Load},
     report::{self, Happening},
     rotation::{self, Rotation, Sighting, Turn},
@@ -158,6 +159,25 @@ impl<'a> Show<'a> {
                 let place =
                     if moved { format!(", now at {address}: its port was taken") } else { String::new() };
                 self.happen(format!("started {} again{place}", NAMES[VICTIM]))
+            }
+            Act::Fail => {
+                self.fleet.tell(FAILING, Mood::Failing).await?;
+                self.happen(format!(
+                    "{} answers every request with 503, and says that it is healthy",
+                    NAMES[FAILING]
+                ))
+            }
+            Act::Recover => {
+                self.fleet.tell(FAILING, Mood::Well).await?;
+                self.happen(format!("{} is well again", NAMES[FAILING]))
+            }
+            Act::Slow => {
+                self.fleet.tell(SLOW, Mood::Slow).await?;
+                self.happen(format!("{} takes {} ms for every answer", NAMES[SLOW], LATE.as_millis()))
+            }
+            Act::Quick => {
+                self.fleet.tell(SLOW, Mood::Well).await?;
+                self.happen(format!("{} is quick again", NAMES[SLOW]))
             }
             Act::End => Ok(()),
         }

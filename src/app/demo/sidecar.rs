@@ -93,7 +93,8 @@ impl Role {
                        inbound: {{ enabled: false }}\n  \
                        outbound: {{ address: {traffic} }}\n\
                      routes:\n  \
-                       - service: api\n\
+                       - service: api\n    \
+                         retry: {{ attempts: 2, retry_on: [connect-failure, refused-stream, reset, gateway-error] }}\n\
                      services:\n  \
                        api:\n    \
                          endpoints: [{endpoints}]\n    \
