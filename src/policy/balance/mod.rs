@@ -60,6 +60,11 @@ pub trait Candidate {
     fn in_flight(&self) -> u32;
     /// What it is placed by on a hash ring: stable across processes and reloads (its address).
     fn hash_identity(&self) -> &str;
+    /// Share of its usual traffic that it is to get at `now`, above 0 and at most 1: less than 1 while it warms up.
+    /// Policies that compare costs divide by it; those that take turns pass it over accordingly.
+    fn ramp(&self, _now: Mono) -> f32 {
+        1.0
+    }
 }
 
 impl<C: Candidate + ?Sized> Candidate for Arc<C> {
@@ -77,6 +82,10 @@ impl<C: Candidate + ?Sized> Candidate for Arc<C> {
 
     fn hash_identity(&self) -> &str {
         self.deref().hash_identity()
+    }
+
+    fn ramp(&self, now: Mono) -> f32 {
+        self.deref().ramp(now)
     }
 }
 
