@@ -6,7 +6,7 @@ use std::{
 };
 
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
     reload::{ReloadError, ReloadHandle},
@@ -67,6 +67,11 @@ impl Backend for AppBackend {
                 "error": last.error,
             })
         });
+        let tcp: Map<String, Value> = running
+            .tcp
+            .iter()
+            .map(|(name, address)| (name.to_string(), address.to_string().into()))
+            .collect();
         json!({
             "apiVersion": API,
             "kind": "Status",
@@ -78,6 +83,7 @@ impl Backend for AppBackend {
             "listeners": {
                 "inbound": running.inbound.map(|address| address.to_string()),
                 "outbound": running.outbound.map(|address| address.to_string()),
+                "tcp": tcp,
                 "admin": running.bundle.admin.address.to_string(),
             },
             "config": {

@@ -182,6 +182,7 @@ async fn serve(loaded: Loaded, log: Arc<LogHandle>) -> Result<(), RunError> {
         running.generation = 1;
         running.inbound = plane.inbound;
         running.outbound = plane.outbound;
+        running.tcp.clone_from(&plane.tcp);
     });
     tracing::info!(
         service = %bundle.directory.local.name,

@@ -29,6 +29,7 @@ pub(crate) struct Running {
     pub(crate) ready: bool,
     pub(crate) inbound: Option<SocketAddr>,
     pub(crate) outbound: Option<SocketAddr>,
+    pub(crate) tcp: Vec<(Arc<str>, SocketAddr)>,
     pub(crate) last_reload: Option<LastReload>,
     /// Keys of the file that wait for a restart.
     pub(crate) pending_restart: Vec<String>,
@@ -59,6 +60,7 @@ impl ProcessState {
             ready: false,
             inbound: None,
             outbound: None,
+            tcp: Vec::new(),
             last_reload: None,
             pending_restart: Vec::new(),
         };

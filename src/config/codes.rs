@@ -110,6 +110,9 @@ codes! {
         until a limit is reached. Point the address at the application or the other service.";
     PREFIX_REWRITE = "OR216", "`path_prefix` in a rewrite or redirect replaces the part of the path that the route \
         matched, so the route needs `match.path_prefix`. Use `path` to replace the whole path.";
+    NOT_TCP = "OR230", "A service of `protocol: tcp` takes bytes, and requests cannot be routed to it; a listener under \
+        `listeners.tcp` takes bytes, and cannot pass them to a service that speaks HTTP, which has retries, limits and \
+        timeouts of its own. Correct the name, or the `protocol` of the service.";
     YAML_WORD = "OR301", "YAML 1.1 readers take this unquoted word for a truth value or a number (`on`, `yes`, `012`, \
         `22:22`), YAML 1.2 readers take it for text. Outrigger takes it for text; other tools that read this file may \
         not. Quote it.";

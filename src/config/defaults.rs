@@ -25,6 +25,8 @@ pub(super) const MAX_LISTENER_CONNECTIONS: u32 = 10_000;
 pub(super) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const DOWNSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) const STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// What Envoy and HAProxy's documentation give TCP connections.
+pub(super) const TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 pub(super) const MAX_HEADER_BYTES: u32 = 60 * 1024;
 pub(super) const MAX_HEADERS: u32 = 100;
 

@@ -5,10 +5,11 @@ use serde_json::Value;
 use super::{Bundle, effective::document};
 
 /// Keys that are read once, when the process starts.
-const RESTART: [&str; 8] = [
+const RESTART: [&str; 9] = [
     "workers",
     "listeners.inbound",
     "listeners.outbound",
+    "listeners.tcp",
     "admin",
     "service.name",
     "telemetry.access_log.path",
@@ -50,6 +51,7 @@ impl Bundle {
         self.workers = running.workers;
         self.listeners.inbound.clone_from(&running.listeners.inbound);
         self.listeners.outbound.clone_from(&running.listeners.outbound);
+        self.listeners.tcp.clone_from(&running.listeners.tcp);
         self.admin.clone_from(&running.admin);
         self.directory.local.name.clone_from(&running.directory.local.name);
         self.telemetry.access_log.sink.clone_from(&running.telemetry.access_log.sink);

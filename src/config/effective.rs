@@ -24,7 +24,7 @@ use crate::{
             RouteMatch, RouteParams, Target, ValueMatch,
         },
     },
-    proxy::{ListenerParams, ListenersParams},
+    proxy::{ListenerParams, ListenersParams, TcpListenerParams},
     rt::ShutdownParams,
     snapshot::{
         ClusterParams, EndpointParams, EndpointSource, HealthCheckKind, HealthCheckParams, Limits, Protocol,
@@ -116,6 +116,7 @@ fn protocol(protocol: Protocol) -> &'static str {
         Protocol::Auto => "auto",
         Protocol::Http1 => "http1",
         Protocol::Http2 => "http2",
+        Protocol::Tcp => "tcp",
     }
 }
 
@@ -143,6 +144,8 @@ fn listeners_section(listeners: &ListenersParams) -> Value {
     let ListenersParams {
         inbound,
         outbound,
+        tcp,
+        tcp_idle_timeout,
         max_connections,
         header_timeout,
         idle_timeout,
@@ -150,15 +153,29 @@ fn listeners_section(listeners: &ListenersParams) -> Value {
         max_header_bytes,
         max_headers,
     } = listeners;
-    json!({
+    let mut fields = object(json!({
         "inbound": listener(inbound.as_ref()),
         "outbound": listener(outbound.as_ref()),
+        "tcp_idle_timeout": show_duration(*tcp_idle_timeout),
         "max_connections": max_connections,
         "header_timeout": show_duration(*header_timeout),
         "idle_timeout": show_duration(*idle_timeout),
         "stream_idle_timeout": show_duration(*stream_idle_timeout),
         "max_header_size": show_size(*max_header_bytes),
         "max_headers": max_headers,
+    }));
+    put_list(&mut fields, "tcp", tcp.iter().map(tcp_listener));
+    Value::Object(fields)
+}
+
+fn tcp_listener(listener: &TcpListenerParams) -> Value {
+    let TcpListenerParams { name, address, service, idle_timeout, max_connections } = listener;
+    json!({
+        "name": &**name,
+        "address": address.to_string(),
+        "service": &**service,
+        "idle_timeout": show_duration(*idle_timeout),
+        "max_connections": max_connections,
     })
 }
 

@@ -75,6 +75,11 @@ pub(super) fn service_name(node: &Node, report: &mut Report) -> Option<Arc<str>>
     name(node, "service", "", report)
 }
 
+/// The name of a listener.
+pub(super) fn listener_name(node: &Node, report: &mut Report) -> Option<Arc<str>> {
+    name(node, "listener", "", report)
+}
+
 /// The name of a route.
 pub(super) fn route_name(node: &Node, report: &mut Report) -> Option<Arc<str>> {
     name(node, "route", "/", report)

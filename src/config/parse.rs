@@ -13,7 +13,7 @@ use super::{
     schema,
     sections::{
         listeners::{self, Bound},
-        process, routes, services, telemetry,
+        process, routes, services, tcp_listeners, telemetry,
     },
     source,
     span::Span,
@@ -79,7 +79,8 @@ fn bundle(root: &Node, masked: Vec<String>, report: &mut Report) -> Option<Bundl
     let inherited: Inherited = process::inherited(&fields, report);
     let local = services::local(&fields, &inherited, report);
     let mut bound = Vec::new();
-    let listeners = listeners::read(&fields, &mut bound, report);
+    let mut forwards = Vec::new();
+    let listeners = listeners::read(&fields, &mut bound, &mut forwards, report);
     let admin = listeners::admin(&fields, &mut bound, report);
     let services = services::read(&fields, &inherited, report);
     let routes = routes::read(&fields, &inherited, report);
@@ -89,6 +90,8 @@ fn bundle(root: &Node, masked: Vec<String>, report: &mut Report) -> Option<Bundl
 
     listeners::check_clashes(&bound, report);
     routes.check_references(&services.names, report);
+    tcp_listeners::check(&forwards, &services, report);
+    routes.check_protocols(&services.read, report);
     lint::shadowed_routes(&routes, report);
     if let Some((local, span)) = &local {
         check_loop(&local.address, *span, &bound, report);

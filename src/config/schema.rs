@@ -98,6 +98,8 @@ pub(super) static LISTENERS: Section = Section {
     known: &[
         "inbound",
         "outbound",
+        "tcp",
+        "tcp_idle_timeout",
         "max_connections",
         "header_timeout",
         "idle_timeout",
@@ -126,6 +128,22 @@ pub(super) static LISTENER: Section = Section {
         ("listen", "address"),
         ("port", "address"),
         ("balance", "connection_balance"),
+    ],
+};
+
+pub(super) static TCP_LISTENER: Section = Section {
+    name: "tcp",
+    example: "name: db, address: 127.0.0.1:15432, service: postgres",
+    known: &["name", "address", "service", "idle_timeout", "max_connections"],
+    later: NONE,
+    aliases: &[
+        ("bind", "address"),
+        ("listen", "address"),
+        ("port", "address"),
+        ("cluster", "service"),
+        ("upstream", "service"),
+        ("maxconn", "max_connections"),
+        ("timeout", "idle_timeout"),
     ],
 };
 
@@ -451,13 +469,14 @@ pub(super) static SHUTDOWN: Section = Section {
 mod tests {
     use super::*;
 
-    const ALL: [&Section; 34] = [
+    const ALL: [&Section; 35] = [
         &ROOT,
         &SERVICE,
         &HEALTH_CHECK,
         &GRPC_CHECK,
         &LISTENERS,
         &LISTENER,
+        &TCP_LISTENER,
         &DEFAULTS,
         &ROUTE,
         &MATCH,

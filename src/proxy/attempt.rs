@@ -99,7 +99,8 @@ pub(crate) fn protocol(configured: Protocol, upgrades: bool, from_http2: bool) -
         _ if upgrades => Version::HTTP_11,
         Protocol::Auto if from_http2 => Version::HTTP_2,
         Protocol::Http2 => Version::HTTP_2,
-        Protocol::Auto | Protocol::Http1 => Version::HTTP_11,
+        // Validation keeps requests away from services that speak no HTTP.
+        Protocol::Auto | Protocol::Http1 | Protocol::Tcp => Version::HTTP_11,
     }
 }
 

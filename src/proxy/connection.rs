@@ -21,6 +21,7 @@ use super::{
     exchange,
     framing::{ConnState, Detected, GuardedIo},
     gauge::Raised,
+    tcp::Inbound,
     tunnel::{self, TunnelPlan},
     worker::Worker,
 };
@@ -56,6 +57,11 @@ impl Downstream {
 
 /// Serves one accepted connection to its end.
 pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, side: Direction) {
+    if Inbound::takes_all(side, &worker.snapshot.peek()) {
+        let inbound = Arc::clone(&worker.inbound_tcp);
+        // Boxed: it must not make room in the future of every HTTP connection.
+        return Box::pin(inbound.serve(worker, stream, peer)).await;
+    }
     // Without it the last small segment of an answer waits for the client's delayed ACK.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "connection died before it was served");

@@ -20,9 +20,11 @@ mod pool;
 mod record;
 mod reply;
 mod sweep;
+mod tcp;
 mod tries;
 mod tunnel;
 mod worker;
 
 pub use params::{ListenerParams, ListenersParams};
 pub use plane::{DataPlane, PlaneParams, StartError};
+pub use tcp::TcpListenerParams;

@@ -7,7 +7,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::worker::Worker;
+use super::{tcp::Inbound, worker::Worker};
 use crate::{
     telemetry::metrics::{ConnectionProtocol, ListenerOutcome},
     types::Direction,
@@ -51,6 +51,9 @@ impl Drop for Speaking {
 
 /// Refuses `stream`.
 pub(super) fn refuse(worker: &Worker, mut stream: TcpStream, side: Direction) {
+    if Inbound::takes_all(side, &worker.snapshot.peek()) {
+        return worker.inbound_tcp.refuse(stream);
+    }
     worker.listener_metrics(side).opened(ConnectionProtocol::Unknown, ListenerOutcome::Refused);
     let Some(speaking) = Speaking::begin() else { return };
     tokio::task::spawn_local(async move {

@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, rc::Rc, time::Duration};
 
-use super::framing::{HeadLimits, TimeLimits};
+use super::{
+    framing::{HeadLimits, TimeLimits},
+    tcp::TcpListenerParams,
+};
 
 /// Both listeners and what they have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +14,10 @@ pub struct ListenersParams {
     pub inbound: Option<ListenerParams>,
     /// Local application → services; `None` does not listen.
     pub outbound: Option<ListenerParams>,
+    /// Local application → services that speak no HTTP, one listener for each.
+    pub tcp: Vec<TcpListenerParams>,
+    /// An inbound connection that is passed on as bytes, and on which nothing moves for this long, is closed.
+    pub tcp_idle_timeout: Duration,
     /// Most connections per listener; further ones are answered 503 and closed.
     pub max_connections: u32,
     /// From the first byte of a head to its last, and from accept to the first byte.

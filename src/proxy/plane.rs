@@ -3,8 +3,9 @@
 use std::{io, net::SocketAddr, sync::Arc, thread::JoinHandle};
 
 use super::{
-    ListenerParams, ListenersParams,
-    worker::{self, Door, Load, Shared},
+    ListenersParams,
+    tcp::{self, TcpListener},
+    worker::{self, Behind, Door, Load, Shared},
 };
 use crate::{
     net::{self, BindError},
@@ -40,7 +41,7 @@ pub enum StartError {
     /// A listener.
     #[error("the {side} listener could not be opened")]
     Bind {
-        /// `inbound` or `outbound`.
+        /// `inbound`, `outbound` or `tcp`.
         side: &'static str,
         /// Where and why.
         #[source]
@@ -58,6 +59,8 @@ pub struct DataPlane {
     pub inbound: Option<SocketAddr>,
     /// Where the outbound listener listens.
     pub outbound: Option<SocketAddr>,
+    /// Where the listeners for TCP services listen, by name.
+    pub tcp: Vec<(Arc<str>, SocketAddr)>,
     workers: Vec<JoinHandle<()>>,
 }
 
@@ -69,8 +72,25 @@ impl DataPlane {
     pub fn start(params: PlaneParams) -> Result<Self, StartError> {
         let listeners = params.listeners.load();
         let count = params.workers.max(1);
-        let (inbound_load, inbound_doors, inbound) = open(listeners.inbound.as_ref(), count, "inbound")?;
-        let (outbound_load, outbound_doors, outbound) = open(listeners.outbound.as_ref(), count, "outbound")?;
+        let mut doors: Vec<Vec<Door>> = (0..count).map(|_| Vec::new()).collect();
+        let mut inbound = None;
+        if let Some(listener) = &listeners.inbound {
+            let behind = Behind::Http(Direction::Inbound);
+            inbound = open(listener.address, &behind, listener.balance_connections, &mut doors, "inbound")?;
+        }
+        let mut outbound = None;
+        if let Some(listener) = &listeners.outbound {
+            let behind = Behind::Http(Direction::Outbound);
+            outbound = open(listener.address, &behind, listener.balance_connections, &mut doors, "outbound")?;
+        }
+        let mut tcp = Vec::new();
+        for listener in &listeners.tcp {
+            let behind = Behind::Tcp(Arc::new(TcpListener::new(listener.clone(), &params.registry)));
+            // Such connections are few and long: each goes to the worker with the fewest.
+            let address = open(listener.address, &behind, true, &mut doors, "tcp")?;
+            tcp.extend(address.map(|address| (Arc::clone(&listener.name), address)));
+        }
+        let application = Arc::clone(&params.snapshot.peek().inbound.cluster.params.name);
         let shared = Shared {
             snapshot: params.snapshot,
             limits: params.listeners,
@@ -78,18 +98,16 @@ impl DataPlane {
             access_log: params.access_log,
             inbound_metrics: ListenerMetrics::resolve(&params.registry, Direction::Inbound),
             outbound_metrics: ListenerMetrics::resolve(&params.registry, Direction::Outbound),
+            inbound_tcp: Arc::new(tcp::Inbound::new(&application, &params.registry)),
             workers: count,
-            inbound: inbound_load,
-            outbound: outbound_load,
         };
-        let workers = inbound_doors
+        let workers = doors
             .into_iter()
-            .zip(outbound_doors)
             .enumerate()
-            .map(|(index, (inbound, outbound))| worker::start(index, shared.clone(), inbound, outbound))
+            .map(|(index, doors)| worker::start(index, shared.clone(), doors))
             .collect::<io::Result<Vec<_>>>()
             .map_err(StartError::Thread)?;
-        Ok(Self { inbound, outbound, workers })
+        Ok(Self { inbound, outbound, tcp, workers })
     }
 
     /// Waits for all workers to end, which they do when the drain signal says so. Blocks the calling thread.
@@ -102,17 +120,20 @@ impl DataPlane {
     }
 }
 
-type Opened = (Arc<Load>, Vec<Option<Door>>, Option<SocketAddr>);
-
-fn open(listener: Option<&ListenerParams>, workers: usize, side: &'static str) -> Result<Opened, StartError> {
-    let Some(listener) = listener else {
-        let (load, _) = Load::new(workers, false);
-        return Ok((load, (0..workers).map(|_| None).collect(), None));
-    };
-    let sockets = net::bind(listener.address, workers).map_err(|source| StartError::Bind { side, source })?;
+/// Binds one listener for every worker; says where it listens.
+fn open(
+    address: SocketAddr,
+    behind: &Behind,
+    balance: bool,
+    doors: &mut [Vec<Door>],
+    side: &'static str,
+) -> Result<Option<SocketAddr>, StartError> {
+    let workers = doors.len();
+    let sockets = net::bind(address, workers).map_err(|source| StartError::Bind { side, source })?;
     let address = sockets.first().and_then(|socket| socket.local_addr().ok());
-    let (load, handed) = Load::new(workers, listener.balance_connections && workers > 1);
-    let doors =
-        sockets.into_iter().zip(handed).map(|(listener, handed)| Some(Door { listener, handed })).collect();
-    Ok((load, doors, address))
+    let (load, handed) = Load::new(workers, balance && workers > 1);
+    for ((doors, listener), handed) in doors.iter_mut().zip(sockets).zip(handed) {
+        doors.push(Door { behind: behind.clone(), load: Arc::clone(&load), listener, handed });
+    }
+    Ok(address)
 }

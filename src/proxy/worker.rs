@@ -24,6 +24,7 @@ use super::{
     ListenersParams, connection, overload,
     pool::Pools,
     sweep::{self, Sweeper},
+    tcp::{self, TcpListener},
 };
 use crate::{
     net::Accepting,
@@ -56,6 +57,7 @@ pub(crate) struct Worker {
     pub(crate) drain: DrainWatch,
     inbound_metrics: Arc<ListenerMetrics>,
     outbound_metrics: Arc<ListenerMetrics>,
+    pub(crate) inbound_tcp: Arc<tcp::Inbound>,
 }
 
 impl Worker {
@@ -81,9 +83,8 @@ pub(super) struct Shared {
     pub(super) access_log: AccessLog,
     pub(super) inbound_metrics: Arc<ListenerMetrics>,
     pub(super) outbound_metrics: Arc<ListenerMetrics>,
+    pub(super) inbound_tcp: Arc<tcp::Inbound>,
     pub(super) workers: usize,
-    pub(super) inbound: Arc<Load>,
-    pub(super) outbound: Arc<Load>,
 }
 
 /// Connections of one listener: per worker, to hand new ones to whom has fewest, and in all, for the cap.
@@ -143,8 +144,19 @@ impl Drop for Counted {
     }
 }
 
+/// What is behind a listener.
+#[derive(Clone)]
+pub(super) enum Behind {
+    /// HTTP, unless the application of the inbound side speaks something else.
+    Http(Direction),
+    /// A TCP service.
+    Tcp(Arc<TcpListener>),
+}
+
 /// Sockets of one worker on one side.
 pub(super) struct Door {
+    pub(super) behind: Behind,
+    pub(super) load: Arc<Load>,
     pub(super) listener: std::net::TcpListener,
     pub(super) handed: mpsc::Receiver<Handover>,
 }
@@ -153,15 +165,10 @@ pub(super) struct Door {
 ///
 /// # Errors
 /// If the thread or its runtime cannot be made.
-pub(super) fn start(
-    index: usize,
-    shared: Shared,
-    inbound: Option<Door>,
-    outbound: Option<Door>,
-) -> io::Result<JoinHandle<()>> {
+pub(super) fn start(index: usize, shared: Shared, doors: Vec<Door>) -> io::Result<JoinHandle<()>> {
     let runtime_ready = move || -> io::Result<()> {
         let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
-        runtime.block_on(run(index, shared, inbound, outbound));
+        runtime.block_on(run(index, shared, doors));
         Ok(())
     };
     std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
@@ -171,7 +178,7 @@ pub(super) fn start(
     })
 }
 
-async fn run(index: usize, shared: Shared, inbound: Option<Door>, outbound: Option<Door>) {
+async fn run(index: usize, shared: Shared, doors: Vec<Door>) {
     let worker = Rc::new(Worker {
         snapshot: Arc::clone(&shared.snapshot),
         limits: Arc::clone(&shared.limits),
@@ -184,6 +191,7 @@ async fn run(index: usize, shared: Shared, inbound: Option<Door>, outbound: Opti
         drain: shared.drain.clone(),
         inbound_metrics: Arc::clone(&shared.inbound_metrics),
         outbound_metrics: Arc::clone(&shared.outbound_metrics),
+        inbound_tcp: Arc::clone(&shared.inbound_tcp),
     });
     let open = Rc::new(Cell::new(0_usize));
     let sweeping = tokio::task::spawn_local(sweep::run(
@@ -193,19 +201,15 @@ async fn run(index: usize, shared: Shared, inbound: Option<Door>, outbound: Opti
         Rc::clone(&worker.epoch),
     ));
     let mut accepting = Vec::new();
-    for (side, door, load) in
-        [(Direction::Inbound, inbound, &shared.inbound), (Direction::Outbound, outbound, &shared.outbound)]
-    {
-        if let Some(door) = door {
-            let entrance = Entrance {
-                worker: Rc::clone(&worker),
-                side,
-                index,
-                load: Arc::clone(load),
-                open: Rc::clone(&open),
-            };
-            accepting.push(tokio::task::spawn_local(entrance.accept(door)));
-        }
+    for door in doors {
+        let entrance = Entrance {
+            worker: Rc::clone(&worker),
+            behind: door.behind.clone(),
+            index,
+            load: Arc::clone(&door.load),
+            open: Rc::clone(&open),
+        };
+        accepting.push(tokio::task::spawn_local(entrance.accept(door)));
     }
     let mut drain = shared.drain.clone();
     drain.reached(Phase::Draining).await;
@@ -227,10 +231,10 @@ async fn run(index: usize, shared: Shared, inbound: Option<Door>, outbound: Opti
     sweeping.abort();
 }
 
-/// Where connections of one side come into one worker.
+/// Where connections of one listener come into one worker.
 struct Entrance {
     worker: Rc<Worker>,
-    side: Direction,
+    behind: Behind,
     index: usize,
     load: Arc<Load>,
     open: Rc<Cell<usize>>,
@@ -282,17 +286,33 @@ impl Entrance {
 
     fn keep(&self, stream: TcpStream, peer: SocketAddr) {
         let worker = Rc::clone(&self.worker);
-        let cap = worker.limits.peek().max_connections;
+        let cap = match &self.behind {
+            Behind::Http(_) => worker.limits.peek().max_connections,
+            Behind::Tcp(listener) => listener.cap(),
+        };
         let Some(counted) = self.load.enter(self.index, cap) else {
-            overload::refuse(&worker, stream, self.side);
+            match &self.behind {
+                Behind::Http(side) => overload::refuse(&worker, stream, *side),
+                Behind::Tcp(listener) => listener.refuse(stream),
+            }
             return;
         };
-        let open = Open::new(&self.open);
-        let side = self.side;
-        tokio::task::spawn_local(async move {
-            let _guards = (counted, open);
-            connection::serve(worker, stream, peer, side).await;
-        });
+        let guards = (counted, Open::new(&self.open));
+        match &self.behind {
+            &Behind::Http(side) => {
+                tokio::task::spawn_local(async move {
+                    let _guards = guards;
+                    connection::serve(worker, stream, peer, side).await;
+                });
+            }
+            Behind::Tcp(listener) => {
+                let listener = Arc::clone(listener);
+                tokio::task::spawn_local(async move {
+                    let _guards = guards;
+                    listener.serve(worker, stream, peer).await;
+                });
+            }
+        }
     }
 }
 

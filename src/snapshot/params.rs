@@ -69,6 +69,8 @@ pub enum Protocol {
     Http1,
     /// HTTP/2 with prior knowledge.
     Http2,
+    /// Anything: bytes are passed on as they come.
+    Tcp,
 }
 
 /// Bounds of what one sidecar may have open or waiting for one service.

@@ -35,3 +35,5 @@ mod retries;
 mod routing;
 #[cfg(test)]
 mod slow;
+#[cfg(test)]
+mod tcp;

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use super::tcp_listeners::{self, Forwards};
 use crate::{
     admin::AdminParams,
     config::{
@@ -32,6 +33,7 @@ pub(in crate::config) struct Bound {
 pub(in crate::config) fn read(
     root: &Fields<'_>,
     bound: &mut Vec<Bound>,
+    forwards: &mut Vec<Forwards>,
     report: &mut Report,
 ) -> ListenersParams {
     let fields =
@@ -48,6 +50,8 @@ pub(in crate::config) fn read(
             bound,
             report,
         ),
+        tcp: Vec::new(),
+        tcp_idle_timeout: defaults::TCP_IDLE_TIMEOUT,
         max_connections: defaults::MAX_LISTENER_CONNECTIONS,
         header_timeout: defaults::HEADER_TIMEOUT,
         idle_timeout: defaults::DOWNSTREAM_IDLE_TIMEOUT,
@@ -71,6 +75,10 @@ pub(in crate::config) fn read(
         params.max_headers = fields.or("max_headers", params.max_headers, report, |node, report| {
             value::number_u32(node, 1..=1000, report)
         });
+        params.tcp_idle_timeout = fields.or("tcp_idle_timeout", params.tcp_idle_timeout, report, value::wait);
+        if let Some(node) = fields.get("tcp") {
+            params.tcp = tcp_listeners::read(node, &params, bound, forwards, report);
+        }
     }
     params
 }

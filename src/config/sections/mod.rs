@@ -9,4 +9,5 @@ pub(super) mod retry;
 pub(super) mod route_match;
 pub(super) mod routes;
 pub(super) mod services;
+pub(super) mod tcp_listeners;
 pub(super) mod telemetry;

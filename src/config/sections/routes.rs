@@ -1,11 +1,14 @@
 //! `routes`: what happens to which requests, in the order of the file.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use http::StatusCode;
 
-use super::{http_edits, retry, route_match};
+use super::{http_edits, retry, route_match, services::Service};
 use crate::{
     config::{
         codes,
@@ -23,6 +26,7 @@ use crate::{
     policy::route::{
         Action, DirectResponse, PathPattern, PathRewrite, Redirect, Rewrite, RouteMatch, RouteParams, Target,
     },
+    snapshot::Protocol,
 };
 
 const MAX_WEIGHT: u32 = 1000;
@@ -266,6 +270,22 @@ impl Routes {
         for reference in self.references.iter().filter(|reference| !defined.contains_key(&*reference.service))
         {
             report.add_with(Severity::Error, || reference.unknown(&names, defined));
+        }
+    }
+
+    /// Reports every route that would send requests to a service that takes bytes.
+    pub(in crate::config) fn check_protocols(&self, services: &[Service], report: &mut Report) {
+        let is_tcp = |service: &&Service| service.params.protocol == Protocol::Tcp;
+        let tcp: HashSet<&str> =
+            services.iter().filter(is_tcp).map(|service| &*service.params.name).collect();
+        for Reference { service, span, .. } in &self.references {
+            if tcp.contains(&**service) {
+                report.add::<()>(
+                    error(codes::NOT_TCP, *span, format!("`{service}` is a TCP service"))
+                        .label("requests cannot be routed to it")
+                        .help("point a listener under `listeners.tcp` at it"),
+                );
+            }
         }
     }
 }

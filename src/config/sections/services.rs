@@ -22,8 +22,12 @@ use crate::{
 
 const MAX_WEIGHT: u32 = 1000;
 const MAX_LIMIT: u32 = 1_000_000;
-const PROTOCOLS: [(&str, Protocol); 3] =
-    [("auto", Protocol::Auto), ("http1", Protocol::Http1), ("http2", Protocol::Http2)];
+const PROTOCOLS: [(&str, Protocol); 4] = [
+    ("auto", Protocol::Auto),
+    ("http1", Protocol::Http1),
+    ("http2", Protocol::Http2),
+    ("tcp", Protocol::Tcp),
+];
 
 /// A service with the places that later checks point at.
 #[derive(Debug)]
@@ -93,7 +97,7 @@ fn service(entry: &Entry, inherited: &Inherited, report: &mut Report) -> Option<
 }
 
 fn protocol(node: &Node, report: &mut Report) -> Option<Protocol> {
-    value::word(node, &PROTOCOLS, &["tcp"], report)
+    value::word(node, &PROTOCOLS, &[], report)
 }
 
 fn source(fields: &Fields<'_>, report: &mut Report) -> Option<(EndpointSource, Vec<Span>)> {

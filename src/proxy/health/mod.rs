@@ -135,7 +135,9 @@ async fn ask(
                 http::Question { authority: host.as_deref().unwrap_or(service_name), path, headers };
             let status = match protocol {
                 Protocol::Http2 => http::status_over_http2(&question, stream).await?,
-                Protocol::Auto | Protocol::Http1 => http::status_over_http1(&question, stream).await?,
+                Protocol::Auto | Protocol::Http1 | Protocol::Tcp => {
+                    http::status_over_http1(&question, stream).await?
+                }
             };
             if expected.iter().any(|range| (range.first..=range.last).contains(&status)) {
                 return Ok(());

@@ -98,7 +98,7 @@ impl EndpointPool {
         (cluster.params.limits.max_connections / self.workers).max(1)
     }
 
-    async fn dial(&self, cluster: &Cluster) -> Result<Stream, ProxyError> {
+    pub(crate) async fn dial(&self, cluster: &Cluster) -> Result<Stream, ProxyError> {
         let started = clock::now();
         let limit = cluster.params.connect_timeout;
         let endpoint = Arc::clone(&self.endpoint.borrow());

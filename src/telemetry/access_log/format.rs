@@ -8,7 +8,7 @@ use std::{
 
 use http::Version;
 
-use super::AccessRecord;
+use super::{AccessRecord, TcpRecord, tcp};
 use crate::telemetry::LogFormat;
 
 /// More of a host or a path than this is cut off and marked with `…`.
@@ -34,6 +34,18 @@ impl Formatter {
         fields.open();
         fields.token("ts", now);
         write_fields(&mut fields, record);
+        fields.close();
+        &self.line
+    }
+
+    /// The same for a TCP connection.
+    pub(super) fn tcp_line(&mut self, record: &TcpRecord<'_>) -> &[u8] {
+        self.line.clear();
+        let now = self.clock.rfc3339(record.at);
+        let mut fields = Fields { line: &mut self.line, format: self.format };
+        fields.open();
+        fields.token("ts", now);
+        tcp::write_fields(&mut fields, record);
         fields.close();
         &self.line
     }
@@ -89,7 +101,7 @@ fn protocol(version: Version) -> &'static str {
 }
 
 /// Writes `"key":value,` or `key=value `, depending on the format.
-struct Fields<'a> {
+pub(super) struct Fields<'a> {
     line: &'a mut Vec<u8>,
     format: LogFormat,
 }
@@ -132,7 +144,7 @@ impl Fields<'_> {
     }
 
     /// A value of visible ASCII without quotes and backslashes. Text leaves out what is empty.
-    fn token(&mut self, key: &str, value: &[u8]) {
+    pub(super) fn token(&mut self, key: &str, value: &[u8]) {
         match self.format {
             LogFormat::Json => {
                 self.key(key);
@@ -150,7 +162,7 @@ impl Fields<'_> {
     }
 
     /// A value that somebody else chose. Text quotes it where it could be read as something else.
-    fn text(&mut self, key: &str, value: &[u8]) {
+    pub(super) fn text(&mut self, key: &str, value: &[u8]) {
         let quoted = match self.format {
             LogFormat::Json => true,
             LogFormat::Text if value.is_empty() => return,
@@ -171,14 +183,14 @@ impl Fields<'_> {
         self.end();
     }
 
-    fn number(&mut self, key: &str, value: u64) {
+    pub(super) fn number(&mut self, key: &str, value: u64) {
         self.key(key);
         push_number(self.line, value);
         self.end();
     }
 
     /// Milliseconds with three decimals.
-    fn millis(&mut self, key: &str, value: Option<Duration>) {
+    pub(super) fn millis(&mut self, key: &str, value: Option<Duration>) {
         let Some(value) = value else { return };
         let micros = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
         self.key(key);

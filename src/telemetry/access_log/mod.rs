@@ -4,6 +4,7 @@
 mod format;
 mod record;
 mod sink;
+mod tcp;
 #[cfg(test)]
 mod tests;
 
@@ -17,11 +18,11 @@ use std::{
     time::Duration,
 };
 
-pub use self::record::AccessRecord;
 use self::{
     format::Formatter,
     sink::{Control, Sink},
 };
+pub use self::{record::AccessRecord, tcp::TcpRecord};
 use super::{AccessLogFilter, AccessLogParams, AccessLogSink};
 use crate::types::{Flag, Live};
 
@@ -152,20 +153,33 @@ impl AccessLogWriter {
     /// out costs two comparisons; one that is not, its formatting and one allocation.
     pub fn record(&mut self, record: &AccessRecord<'_>) {
         let Some(queue) = &self.log.queue else { return };
-        if !wanted(&self.log.params.peek(), record, &mut self.rng) {
+        if wanted(&self.log.params.peek(), record, &mut self.rng) {
+            queue.push(self.formatter.line(record));
+        }
+    }
+
+    /// As [`record`](Self::record), for a TCP connection. One that ran for longer than `slow` is not slow.
+    pub fn record_tcp(&mut self, record: &TcpRecord<'_>) {
+        let Some(queue) = &self.log.queue else { return };
+        if passes(&self.log.params.peek(), record.failed, Duration::ZERO, &mut self.rng) {
+            queue.push(self.formatter.tcp_line(record));
+        }
+    }
+}
+
+impl Queue {
+    /// Hands a line to the writer thread; a full queue drops it.
+    fn push(&self, line: &[u8]) {
+        if self.bytes.fetch_add(line.len(), Ordering::Relaxed) > MAX_QUEUED_BYTES {
+            self.bytes.fetch_sub(line.len(), Ordering::Relaxed);
+            self.dropped.increment(1);
             return;
         }
-        let line = self.formatter.line(record);
-        if queue.bytes.fetch_add(line.len(), Ordering::Relaxed) > MAX_QUEUED_BYTES {
-            queue.bytes.fetch_sub(line.len(), Ordering::Relaxed);
-            queue.dropped.increment(1);
-            return;
-        }
-        match queue.sender.try_send(Message::Line(Box::from(line))) {
+        match self.sender.try_send(Message::Line(Box::from(line))) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                queue.bytes.fetch_sub(line.len(), Ordering::Relaxed);
-                queue.dropped.increment(1);
+                self.bytes.fetch_sub(line.len(), Ordering::Relaxed);
+                self.dropped.increment(1);
             }
         }
     }
@@ -175,10 +189,14 @@ impl AccessLogWriter {
 fn wanted(params: &AccessLogParams, record: &AccessRecord<'_>, rng: &mut fastrand::Rng) -> bool {
     // A route that answers by itself is no failure.
     let failed = record.status >= 500 || !matches!(record.flag, Flag::None | Flag::Direct);
+    passes(params, failed, record.duration, rng)
+}
+
+fn passes(params: &AccessLogParams, failed: bool, duration: Duration, rng: &mut fastrand::Rng) -> bool {
     let passes = match params.only {
         AccessLogFilter::All => true,
         AccessLogFilter::Errors => false,
-        AccessLogFilter::Slow => record.duration > params.slow,
+        AccessLogFilter::Slow => duration > params.slow,
     };
     failed || (passes && (params.sample >= 1.0 || rng.f64() < params.sample))
 }

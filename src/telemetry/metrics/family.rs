@@ -132,6 +132,14 @@ pub(super) static DOWNSTREAM_CONNECTIONS_TOTAL: Family = counter(
     "outrigger_downstream_connections_total",
     "Connections of clients, counted when their protocol is known or they are refused.",
 );
+pub(super) static TCP_BYTES: Family = counter(
+    "outrigger_tcp_bytes_total",
+    "Bytes of TCP connections that were passed on, received from clients or sent to them.",
+);
+pub(super) static TCP_CONNECTIONS: Family =
+    gauge("outrigger_tcp_connections", "TCP connections of clients that are open.");
+pub(super) static TCP_CONNECTIONS_TOTAL: Family =
+    counter("outrigger_tcp_connections_total", "TCP connections of clients, counted when they have ended.");
 pub(super) static HTTP_REJECTED: Family = counter(
     "outrigger_http_rejected_total",
     "Requests refused before routing because they were malformed, ambiguous or too large.",
@@ -178,7 +186,7 @@ pub(super) static PROCESS_START: Family =
     gauge("process_start_time_seconds", "Unix time at which the process started.");
 
 /// Families that the recorder of the metrics crate renders and must therefore know the help of.
-pub(super) static RECORDED: [&Family; 24] = [
+pub(super) static RECORDED: [&Family; 27] = [
     &REQUESTS,
     &IN_FLIGHT,
     &REQUEST_BYTES,
@@ -195,6 +203,9 @@ pub(super) static RECORDED: [&Family; 24] = [
     &HEALTH_CHECKS,
     &DOWNSTREAM_CONNECTIONS,
     &DOWNSTREAM_CONNECTIONS_TOTAL,
+    &TCP_BYTES,
+    &TCP_CONNECTIONS,
+    &TCP_CONNECTIONS_TOTAL,
     &HTTP_REJECTED,
     &RELOAD_SUCCESSFUL,
     &RELOAD_TIMESTAMP,

@@ -14,6 +14,7 @@ mod http;
 mod labels;
 mod listener;
 mod process;
+mod tcp;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +34,7 @@ pub use self::{
     http::{HttpMetrics, InFlight, RequestOutcome, RetryReason},
     labels::{LiveLabels, RouteLabels},
     listener::{ConnectionProtocol, ListenerMetrics, ListenerOutcome},
+    tcp::{TcpMetrics, TcpResult},
 };
 
 use self::{

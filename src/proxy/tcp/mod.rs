@@ -1,0 +1,11 @@
+//! Connections that are passed on as bytes: services of protocol `tcp`, behind listeners of their own or behind the
+//! inbound one. Who accepts is `listener`, one connection from accept to close is `session`, the copying is `relay`.
+//! Nothing in here knows HTTP.
+
+mod listener;
+mod params;
+mod relay;
+mod session;
+
+pub(crate) use listener::{Inbound, TcpListener};
+pub use params::TcpListenerParams;

@@ -1,0 +1,221 @@
+//! One TCP connection of a client, from accept to close: choose an endpoint, connect, copy, write down.
+
+use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+
+use http::{HeaderMap, Method};
+use tokio::net::TcpStream;
+
+use super::relay::{Broken, Flow, relay};
+use crate::{
+    net::Stream,
+    policy::{
+        balance::{BalanceParams, HashOn, hash_key},
+        classify::Outcome,
+        route::RequestView,
+    },
+    proxy::{gauge::Raised, worker::Worker},
+    rt::clock,
+    snapshot::{Admission, Cluster, Endpoint},
+    telemetry::{
+        access_log::TcpRecord,
+        metrics::{TcpMetrics, TcpResult},
+    },
+    types::{Direction, Mono},
+};
+
+/// Endpoints that are tried for one connection. Nothing was sent before one of them answers, so any number would be
+/// safe; the client waits meanwhile.
+const MAX_TRIES: usize = 3;
+
+/// How a connection came in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrival<'a> {
+    pub(crate) direction: Direction,
+    /// Name of the listener.
+    pub(crate) listener: &'a str,
+    pub(crate) peer: SocketAddr,
+    /// Bytes that were read from the client already, to find out where they go.
+    pub(crate) early: &'a [u8],
+    /// A connection on which nothing moves for this long is closed.
+    pub(crate) idle_timeout: Duration,
+}
+
+/// What is remembered of a connection, and written down exactly once, when it is dropped.
+struct Record<'a> {
+    worker: &'a Rc<Worker>,
+    arrival: Arrival<'a>,
+    metrics: &'a TcpMetrics,
+    service: Option<Arc<Cluster>>,
+    endpoint: Option<Arc<Endpoint>>,
+    started: Mono,
+    attempts: u32,
+    up: Flow,
+    down: Flow,
+    result: TcpResult,
+    _open: Raised,
+}
+
+impl Drop for Record<'_> {
+    fn drop(&mut self) {
+        self.metrics.ended(self.result);
+        let now = clock::now();
+        self.worker.access_log.borrow_mut().record_tcp(&TcpRecord {
+            at: self.worker.wall_at(now),
+            direction: self.arrival.direction,
+            listener: self.arrival.listener,
+            server_name: "",
+            service: self.service.as_ref().map_or("", |cluster| &cluster.params.name),
+            endpoint: self.endpoint.as_ref().map(|endpoint| &endpoint.address),
+            result: self.result.as_str(),
+            failed: self.result.is_failure(),
+            bytes_in: self.up.total(),
+            bytes_out: self.down.total(),
+            duration: now.since(self.started),
+            attempts: self.attempts,
+            client: self.arrival.peer.ip(),
+        });
+    }
+}
+
+/// Serves one accepted connection to its end. `cluster` is `None` if there is no service for it. Dropped before the
+/// end, the connection is cut, so that neither side takes what it got for all there was.
+pub(crate) async fn serve(
+    worker: &Rc<Worker>,
+    arrival: Arrival<'_>,
+    stream: TcpStream,
+    cluster: Option<Arc<Cluster>>,
+    metrics: &TcpMetrics,
+) {
+    let mut record = Record {
+        worker,
+        arrival,
+        metrics,
+        service: cluster.clone(),
+        endpoint: None,
+        started: clock::now(),
+        attempts: 0,
+        up: Flow::new(metrics.received()),
+        down: Flow::new(metrics.sent()),
+        // What it is if nobody says otherwise before the drop.
+        result: TcpResult::Draining,
+        _open: Raised::new(metrics.open()),
+    };
+    let mut client = Cut::new(Stream::Tcp(stream));
+    // Without it the last small segment waits for the other side's delayed ACK.
+    if let Stream::Tcp(stream) = &client.stream
+        && stream.set_nodelay(true).is_err()
+    {
+        record.result = TcpResult::DownstreamReset;
+        return;
+    }
+    let Some(cluster) = cluster else {
+        record.result = TcpResult::NoRoute;
+        return client.close();
+    };
+    let (stream, _admission) = match connect(worker, &cluster, &mut record).await {
+        Ok(connected) => connected,
+        Err(result) => {
+            record.result = result;
+            return client.close();
+        }
+    };
+    let mut endpoint = Cut::new(stream);
+    record.up.begin_with(Vec::new(), arrival.early);
+    let flows = (&mut record.up, &mut record.down);
+    let idle = arrival.idle_timeout;
+    let copied = relay(&mut client.stream, &mut endpoint.stream, flows, idle, &worker.clock).await;
+    record.result = match copied {
+        Ok(()) => TcpResult::Closed,
+        Err(Broken::Idle) => TcpResult::Idle,
+        Err(Broken::Client(error)) => {
+            tracing::debug!(%error, peer = %arrival.peer, "the client broke its connection");
+            TcpResult::DownstreamReset
+        }
+        Err(Broken::Endpoint(error)) => {
+            tracing::debug!(%error, service = %cluster.params.name, "the endpoint broke its connection");
+            TcpResult::UpstreamReset
+        }
+    };
+    if matches!(record.result, TcpResult::Closed | TcpResult::Idle) {
+        client.close();
+        endpoint.close();
+    }
+}
+
+/// A stream that is reset when it is dropped, unless it was closed: a stream that breaks off must not look complete.
+struct Cut {
+    stream: Stream,
+    orderly: bool,
+}
+
+impl Cut {
+    fn new(stream: Stream) -> Self {
+        Self { stream, orderly: false }
+    }
+
+    fn close(mut self) {
+        self.orderly = true;
+    }
+}
+
+impl Drop for Cut {
+    fn drop(&mut self) {
+        if let Stream::Tcp(stream) = &self.stream
+            && !self.orderly
+        {
+            // Fails only if the socket is dead already.
+            let _ = stream.set_zero_linger();
+        }
+    }
+}
+
+/// Connects to an endpoint of the service, and to another one if that fails.
+async fn connect(
+    worker: &Rc<Worker>,
+    cluster: &Arc<Cluster>,
+    record: &mut Record<'_>,
+) -> Result<(Stream, Admission), TcpResult> {
+    let key = affinity(cluster, record.arrival.peer);
+    let mut tried = [usize::MAX; MAX_TRIES];
+    let mut last = TcpResult::NoHealthyEndpoint;
+    for attempt in 0..MAX_TRIES {
+        let now = clock::now();
+        let picked = {
+            let rng = &mut *worker.rng.borrow_mut();
+            cluster.balancer.pick(&cluster.endpoints, &tried[..attempt], key, now, rng)
+        };
+        let Some(index) = picked else { return Err(last) };
+        tried[attempt] = index;
+        let endpoint = &cluster.endpoints[index];
+        if endpoint.live.in_flight() >= cluster.params.limits.max_connections {
+            last = TcpResult::UpstreamOverflow;
+            continue;
+        }
+        let Some(mut admission) = endpoint.admit(now) else { continue };
+        record.attempts += 1;
+        record.endpoint = Some(Arc::clone(endpoint));
+        match worker.pools.of(endpoint, cluster).dial(cluster).await {
+            Ok(stream) => {
+                admission.settle(Outcome::Success, None, clock::now());
+                return Ok((stream, admission));
+            }
+            Err(error) => {
+                tracing::debug!(service = %cluster.params.name, endpoint = %endpoint.label, %error, "no connection");
+                admission.settle(Outcome::LocalOrigin, None, clock::now());
+                last = TcpResult::UpstreamConnect;
+            }
+        }
+    }
+    Err(last)
+}
+
+/// What a hashing balancer places the connection by: of all that it may be told to hash, only the client's address
+/// exists here. Without a key it chooses at random.
+fn affinity(cluster: &Cluster, peer: SocketAddr) -> Option<u64> {
+    let BalanceParams::RingHash { hash_on: hash_on @ HashOn::SourceAddress } = &cluster.params.balance else {
+        return None;
+    };
+    let headers = HeaderMap::new();
+    let view = RequestView { host: "", path: "/", query: None, method: &Method::CONNECT, headers: &headers };
+    hash_key(hash_on, &view, peer.ip())
+}
