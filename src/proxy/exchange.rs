@@ -9,7 +9,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 
 use super::{
-    attempt::{self, Answer, Outgoing},
+    attempt::{Answer, Outgoing},
     body::{Replay, RequestBody, ResponseBody, Upload, UploadFault, UpstreamBody},
     connection::Downstream,
     deadline::{Deadline, Limits},
@@ -187,10 +187,10 @@ async fn forward(
     route.request_headers.apply(&mut head.headers);
 
     let from_http2 = head.version == Version::HTTP_2;
-    let sent_as = attempt::protocol(cluster.params.protocol, facts.upgrade.is_some(), from_http2);
-    // An HTTP/2 endpoint can say that it did not process a request whose bytes it has: then any may be sent again.
+    // An HTTP/2 endpoint, or the sidecar before an endpoint, can say that it did not process a request whose bytes it
+    // has: then any may be sent again, whatever its method.
     let grpc = record.is_grpc();
-    let again = route.retry.may_repeat(&head.method, grpc) || sent_as == Version::HTTP_2;
+    let again = route.retry.attempts > 0;
     let (body, upload) = request_body(body, again, route.retry.max_body);
     if let Some(upload) = &upload {
         record.uploads(Rc::clone(upload));

@@ -13,7 +13,8 @@ use super::{
 use crate::types::Flag;
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
-const FLAG_HEADER: HeaderName = HeaderName::from_static("x-outrigger-flag");
+/// Which [`Flag`] an answer of the proxy's own carries.
+pub(super) const FLAG_HEADER: HeaderName = HeaderName::from_static("x-outrigger-flag");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");

@@ -19,6 +19,7 @@ use super::{
     deadline::Deadline,
     error::ProxyError,
     record::RequestRecord,
+    reply,
 };
 use crate::{
     policy::{
@@ -28,7 +29,7 @@ use crate::{
     rt::clock,
     snapshot::{Admission, Cluster, Retrying},
     telemetry::metrics::{HedgeOutcome, LimitKind, RetryReason},
-    types::RetryDenied as Denied,
+    types::{Flag, RetryDenied as Denied},
 };
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -118,6 +119,7 @@ impl Tries<'_> {
                 }
             };
             record.retried(match &result {
+                Ok(_) if failure.is_unprocessed() => RetryReason::Refused,
                 Ok(_) => RetryReason::Status,
                 Err(error) => error.retry_reason(),
             });
@@ -369,12 +371,25 @@ fn can_hedge(outgoing: &Outgoing) -> bool {
 /// The answer as a failure, if a route may want to repeat it.
 fn judged(answer: &Answer, grpc: bool) -> Option<Failure> {
     let status = answer.response.status();
+    if is_unprocessed(answer) {
+        return Some(Failure::Unprocessed);
+    }
     if grpc && status == StatusCode::OK {
         // Only an answer without messages has its status here; of any other nothing can be taken back.
         let code = answer.response.headers().get(GRPC_STATUS)?.to_str().ok()?.parse().ok()?;
         return (code != 0_u8).then_some(Failure::AnsweredGrpc(code));
     }
     (status.is_client_error() || status.is_server_error()).then_some(Failure::Answered(status))
+}
+
+/// The sidecar of the endpoint says that the request did not reach its application. An application that says so
+/// itself only harms itself.
+fn is_unprocessed(answer: &Answer) -> bool {
+    answer.response.headers().get(reply::FLAG_HEADER).is_some_and(|flag| {
+        [Flag::UpstreamConnect, Flag::NoHealthyEndpoint, Flag::Draining]
+            .iter()
+            .any(|known| flag.as_bytes() == known.as_str().as_bytes())
+    })
 }
 
 /// What the endpoint said of when to come again, for its breaker and its share of the traffic.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     App, Client, Sidecar, get, ok, send,
-    sidecar::{api, with},
+    sidecar::{api, free_address, with},
     wait_until,
 };
 
@@ -40,6 +40,22 @@ async fn a_status_that_the_route_names_is_answered_by_another_endpoint() {
     }
     assert!(!sick.requests().is_empty());
     sidecar.until_metric("outrigger_retries_total", &["reason=\"status\""], 1.0).await;
+}
+
+#[tokio::test]
+async fn a_post_whose_sidecar_did_not_reach_its_application_goes_to_another_endpoint() {
+    let lonely = Sidecar::start(json!({ "service": { "address": free_address().to_string() } })).await;
+    let well = App::saying("well").await;
+    let config = with(
+        api(&[lonely.inbound().to_string(), well.endpoint()]),
+        json!({ "defaults": { "load_balancer": { "policy": "round_robin" } } }),
+    );
+    let sidecar = Sidecar::start(config).await;
+    for _ in 0..4 {
+        let post = "POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 0\r\n\r\n";
+        assert_eq!(send(sidecar.outbound(), post).await.text(), "well");
+    }
+    sidecar.until_metric("outrigger_retries_total", &["reason=\"refused\""], 1.0).await;
 }
 
 #[tokio::test]

@@ -126,12 +126,6 @@ impl RetryOn {
         self.words & (1 << word as u8) != 0
     }
 
-    /// Whether a code of gRPC is among them.
-    #[must_use]
-    pub const fn any_grpc(&self) -> bool {
-        self.grpc != 0
-    }
-
     /// Whether the failure is one of these.
     #[must_use]
     pub fn holds(&self, failure: Failure) -> bool {

@@ -92,21 +92,13 @@ impl RetryParams {
         }
     }
 
-    /// Whether a request with this method may be sent again after bytes of it were: only then its head and body
-    /// are worth keeping. `grpc`: the request is a gRPC call. Naming a code of gRPC in `retry_on` is the
-    /// statement that repeating a call is safe, since every call is a POST.
-    #[must_use]
-    pub fn may_repeat(&self, method: &Method, grpc: bool) -> bool {
-        self.attempts > 0
-            && (method.is_idempotent() || self.retry_non_idempotent || (grpc && self.retry_on.any_grpc()))
-    }
-
     /// Whether the route repeats an attempt that failed like this. `attempts` counts those made so far, the
     /// failed one included; `whole` says that the whole body can still be sent: there is none, it is kept, or
     /// nothing was taken from the client yet.
     ///
     /// What surely was not processed is repeated whatever its method. What may have been processed only if doing
-    /// it twice is doing it once (RFC 9110 §9.2.2), or if the route says so.
+    /// it twice is doing it once (RFC 9110 §9.2.2), or if the route says so. Naming a code of gRPC is saying so, since
+    /// every call is a POST.
     ///
     /// # Errors
     /// `None` if the failure is none that the route repeats, else the reason that stands against it.

@@ -99,7 +99,6 @@ fn naming_a_code_of_grpc_is_the_statement_that_a_call_may_be_repeated() {
     assert_eq!(named.judge(Failure::AnsweredGrpc(14), &Method::POST, true, 1), Ok(()));
     assert_eq!(named.judge(Failure::AnsweredGrpc(13), &Method::POST, true, 1), Err(None));
     assert_eq!(builtin().judge(Failure::AnsweredGrpc(14), &Method::POST, true, 1), Err(None));
-    assert!(named.may_repeat(&Method::POST, true) && !named.may_repeat(&Method::POST, false));
 }
 
 #[test]
