@@ -2,13 +2,15 @@
 //! Run with `cargo bench --bench policy`; what the figures are for is in benches/README.md.
 #![allow(missing_docs, reason = "criterion's macros make public items without documentation")]
 
-use std::{hint::black_box, sync::Arc};
+use std::{hint::black_box, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use outrigger::policy::{
-    balance::{BalanceParams, Balancer, Candidate, HashOn},
+    balance::{BalanceParams, Balancer, Candidate, HashOn, Hashing},
+    classify::{Outcome, Sample},
+    ewma::PeakEwma,
     retry::RetryParams,
     route::{
         Action, DirectResponse, HeaderEdits, HostPattern, PathPattern, RequestView, RouteMatch, RouteParams,
@@ -74,6 +76,7 @@ struct Endpoint {
     weight: u32,
     in_flight: u32,
     eligible: bool,
+    latency: PeakEwma,
 }
 
 impl Candidate for Endpoint {
@@ -89,9 +92,21 @@ impl Candidate for Endpoint {
         self.in_flight
     }
 
+    fn cost(&self, now: Mono) -> f32 {
+        self.latency.cost(self.in_flight, now)
+    }
+
     fn hash_identity(&self) -> &str {
         &self.address
     }
+}
+
+fn measured(millis: u64) -> PeakEwma {
+    let latency = PeakEwma::default();
+    let sample =
+        Sample { outcome: Outcome::Success, latency: Duration::from_millis(1 + millis), retry_after: None };
+    latency.observe(&sample, Mono::from_nanos(1_000_000_000));
+    latency
 }
 
 fn endpoints(count: usize, all_eligible: bool) -> Vec<Endpoint> {
@@ -100,8 +115,13 @@ fn endpoints(count: usize, all_eligible: bool) -> Vec<Endpoint> {
         weight: 1 + (index % 5) as u32,
         in_flight: (index * 7 % 13) as u32,
         eligible: all_eligible || !index.is_multiple_of(3),
+        latency: measured(index as u64),
     };
     (0..count).map(endpoint).collect()
+}
+
+fn by_path(max_load_percent: Option<u32>) -> Hashing {
+    Hashing { hash_on: HashOn::Path, max_load_percent }
 }
 
 fn pick(criterion: &mut Criterion) {
@@ -109,8 +129,13 @@ fn pick(criterion: &mut Criterion) {
         ("round_robin", BalanceParams::RoundRobin),
         ("weighted_round_robin", BalanceParams::WeightedRoundRobin),
         ("random", BalanceParams::Random),
-        ("least_request", BalanceParams::LeastRequest),
-        ("ring_hash", BalanceParams::RingHash { hash_on: HashOn::Path }),
+        ("least_request", BalanceParams::LeastRequest { full_scan: false }),
+        ("least_request_full_scan", BalanceParams::LeastRequest { full_scan: true }),
+        ("peak_ewma", BalanceParams::PeakEwma),
+        ("ring_hash", BalanceParams::RingHash(by_path(None))),
+        ("maglev", BalanceParams::Maglev(by_path(None))),
+        ("maglev_bounded", BalanceParams::Maglev(by_path(Some(125)))),
+        ("jump_hash", BalanceParams::JumpHash(by_path(None))),
     ];
     for (group, all_eligible) in [("pick_among_100", true), ("pick_among_100_third_down", false)] {
         let mut group = criterion.benchmark_group(group);
@@ -118,10 +143,12 @@ fn pick(criterion: &mut Criterion) {
         for (name, params) in &policies {
             let balancer = Balancer::new(params, &endpoints, 1);
             let mut rng = fastrand::Rng::with_seed(1);
+            // Two seconds after the samples: every look at a latency decays it.
+            let now = Mono::from_nanos(3_000_000_000);
             group.bench_function(*name, |bencher| {
                 bencher.iter(|| {
                     let key = rng.u64(..);
-                    balancer.pick(black_box(&endpoints), &[], Some(key), Mono::ZERO, &mut rng)
+                    balancer.pick(black_box(&endpoints), &[], Some(key), now, &mut rng)
                 });
             });
         }
@@ -135,7 +162,8 @@ fn build(criterion: &mut Criterion) {
     let endpoints = endpoints(100, true);
     for (name, params) in [
         ("weighted_round_robin", BalanceParams::WeightedRoundRobin),
-        ("ring_hash", BalanceParams::RingHash { hash_on: HashOn::Path }),
+        ("ring_hash", BalanceParams::RingHash(by_path(None))),
+        ("maglev", BalanceParams::Maglev(by_path(None))),
     ] {
         group.bench_function(name, |bencher| {
             bencher.iter(|| Balancer::new(&params, black_box(&endpoints), 1));

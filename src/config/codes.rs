@@ -81,10 +81,11 @@ codes! {
         checked and loaded twice. Give it a higher `weight` if it should get more requests.";
     NO_WEIGHT = "OR204", "All weights of a `split` are 0, so no service would get any request. Give at least one of them \
         a weight above 0.";
-    HASH_ON_MISSING = "OR205", "`ring_hash` needs to know what of a request is hashed: give `hash_on` with one of \
-        `header`, `cookie`, `path`, `query` or `source_address`.";
-    HASH_ON_UNUSED = "OR206", "`hash_on` is given, but the policy does not hash. Choose `policy: ring_hash`, or remove \
-        `hash_on`.";
+    HASH_ON_MISSING = "OR205", "`ring_hash`, `maglev` and `jump_hash` need to know what of a request is hashed: give \
+        `hash_on` with one of `header`, `cookie`, `path`, `query` or `source_address`.";
+    HASH_ON_UNUSED = "OR206", "The key belongs to another load-balancing policy: `hash_on` and `max_load` to those that \
+        hash (`ring_hash`, `maglev`, `jump_hash`), `full_scan` to `least_request`. Choose such a policy, or remove \
+        the key.";
     ADDRESS_CLASH = "OR207", "Two listeners would have to bind the same port of the same address. The second one could \
         not start.";
     ADMIN_EXPOSED = "OR208", "The admin API has no authentication in this version, so it listens on loopback addresses \

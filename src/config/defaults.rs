@@ -79,7 +79,7 @@ impl Inherited {
             timeout: Some(TIMEOUT),
             connect_timeout: CONNECT_TIMEOUT,
             idle_timeout: UPSTREAM_IDLE_TIMEOUT,
-            balance: BalanceParams::LeastRequest,
+            balance: BalanceParams::PeakEwma,
             retry: RetryParams {
                 attempts: 1,
                 retry_on: RetryOn::builtin(),

@@ -3,6 +3,7 @@
 //! Every struct is taken apart completely, so that a new field of some params does not compile before it is
 //! shown here (and compared by `diff`).
 
+mod load_balancer;
 mod retry;
 
 use http::{HeaderName, HeaderValue};
@@ -17,12 +18,9 @@ use super::{
 use crate::{
     admin::AdminParams,
     directory::{DirectoryParams, LocalServiceParams},
-    policy::{
-        balance::{BalanceParams, HashOn},
-        route::{
-            Action, DirectResponse, HeaderEdits, HostPattern, PathPattern, PathRewrite, Redirect, Rewrite,
-            RouteMatch, RouteParams, Target, ValueMatch,
-        },
+    policy::route::{
+        Action, DirectResponse, HeaderEdits, HostPattern, PathPattern, PathRewrite, Redirect, Rewrite,
+        RouteMatch, RouteParams, Target, ValueMatch,
     },
     proxy::{ListenerParams, ListenersParams, TcpListenerParams},
     rt::ShutdownParams,
@@ -310,7 +308,7 @@ fn cluster(cluster: &ClusterParams) -> Value {
     } = cluster;
     let mut fields = object(json!({
         "protocol": protocol(*spoken),
-        "load_balancer": load_balancer(balance),
+        "load_balancer": load_balancer::load_balancer(balance),
         "connect_timeout": show_duration(*connect_timeout),
         "idle_timeout": show_duration(*idle_timeout),
         "limits": limits_section(limits),
@@ -336,26 +334,6 @@ fn endpoint(EndpointParams { address, weight }: &EndpointParams) -> Value {
         1 => Value::from(address.to_string()),
         weight => json!({ "address": address.to_string(), "weight": weight }),
     }
-}
-
-fn load_balancer(balance: &BalanceParams) -> Value {
-    let policy = match balance {
-        BalanceParams::RoundRobin => "round_robin",
-        BalanceParams::WeightedRoundRobin => "weighted_round_robin",
-        BalanceParams::Random => "random",
-        BalanceParams::LeastRequest => "least_request",
-        BalanceParams::RingHash { hash_on } => {
-            let hash_on = match hash_on {
-                HashOn::Header(name) => json!({ "header": name.as_str() }),
-                HashOn::Cookie(name) => json!({ "cookie": name }),
-                HashOn::Path => json!({ "path": true }),
-                HashOn::Query(name) => json!({ "query": name }),
-                HashOn::SourceAddress => json!({ "source_address": true }),
-            };
-            return json!({ "policy": "ring_hash", "hash_on": hash_on });
-        }
-    };
-    json!({ "policy": policy })
 }
 
 fn limits_section(limits: &Limits) -> Value {

@@ -360,7 +360,7 @@ pub(super) static ENDPOINT: Section = Section {
 pub(super) static LOAD_BALANCER: Section = Section {
     name: "load_balancer",
     example: "policy: round_robin",
-    known: &["policy", "hash_on"],
+    known: &["policy", "hash_on", "max_load", "full_scan"],
     later: NONE,
     aliases: &[("algorithm", "policy"), ("strategy", "policy"), ("type", "policy"), ("hash_key", "hash_on")],
 };

@@ -4,6 +4,7 @@
 pub mod balance;
 pub mod classify;
 pub mod deadline;
+pub mod ewma;
 pub mod health;
 pub mod latency;
 pub mod panic_threshold;

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     policy::{
-        balance::{BalanceParams, hash_key},
+        balance::hash_key,
         deadline,
         route::{self, RequestOrigin, RequestView, pick_target},
     },
@@ -174,12 +174,9 @@ async fn forward(
     };
     record.occupies(active);
 
-    let key = match &cluster.params.balance {
-        BalanceParams::RingHash { hash_on } => {
-            hash_key(hash_on, &view(&head, &facts.authority), downstream.peer.ip())
-        }
-        _ => None,
-    };
+    let hashing = cluster.params.balance.hashing();
+    let key = hashing
+        .and_then(|hashing| hash_key(&hashing.hash_on, &view(&head, &facts.authority), downstream.peer.ip()));
     let mut authority = facts.authority;
     if let Err(error) = rewrite(forward, route, &mut head, &mut authority) {
         return reply::answer(&Reason::from(&error), record);

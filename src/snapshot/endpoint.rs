@@ -13,6 +13,7 @@ use crate::{
     policy::{
         balance::Candidate,
         classify::{Outcome, Sample},
+        ewma::PeakEwma,
     },
     types::{EndpointAddress, Mono},
 };
@@ -32,6 +33,7 @@ pub struct EndpointLive {
     in_flight: AtomicU32,
     /// Attempts settled since the endpoint is known, by [`Outcome`].
     outcomes: [AtomicU64; Outcome::ALL.len()],
+    latency: PeakEwma,
     /// For people; never read by requests.
     verdict: Mutex<Verdict>,
 }
@@ -56,6 +58,7 @@ impl EndpointLive {
             retired: AtomicBool::new(false),
             in_flight: AtomicU32::new(0),
             outcomes: Default::default(),
+            latency: PeakEwma::default(),
             verdict: Mutex::default(),
         }
     }
@@ -118,7 +121,14 @@ impl EndpointLive {
         self.outcomes[outcome as usize].load(Relaxed)
     }
 
-    fn learn(&self, sample: Sample) {
+    /// Its latency as its callers feel it.
+    #[must_use]
+    pub fn latency(&self) -> &PeakEwma {
+        &self.latency
+    }
+
+    fn learn(&self, sample: &Sample, now: Mono) {
+        self.latency.observe(sample, now);
         self.outcomes[sample.outcome as usize].fetch_add(1, Relaxed);
     }
 }
@@ -163,6 +173,10 @@ impl Candidate for Arc<Endpoint> {
         self.live.in_flight()
     }
 
+    fn cost(&self, now: Mono) -> f32 {
+        self.live.latency.cost(self.live.in_flight(), now)
+    }
+
     fn hash_identity(&self) -> &str {
         &self.label
     }
@@ -182,7 +196,7 @@ impl Admission {
     /// Tells the endpoint's policies what came of the attempt. Only the first call counts.
     pub fn settle(&mut self, outcome: Outcome, retry_after: Option<Duration>, now: Mono) {
         if !std::mem::replace(&mut self.settled, true) {
-            self.live.learn(Sample { outcome, latency: now.since(self.began), retry_after });
+            self.live.learn(&Sample { outcome, latency: now.since(self.began), retry_after }, now);
         }
     }
 }

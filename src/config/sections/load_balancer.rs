@@ -10,50 +10,91 @@ use crate::{
         tree::Node,
         value,
     },
-    policy::balance::{BalanceParams, HashOn},
+    policy::balance::{BalanceParams, HashOn, Hashing},
 };
+
+const MAX_LOAD: u32 = 10_000;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Policy {
+    PeakEwma,
+    LeastRequest,
     RoundRobin,
     WeightedRoundRobin,
     Random,
-    LeastRequest,
     RingHash,
+    Maglev,
+    JumpHash,
 }
 
-const POLICIES: [(&str, Policy); 5] = [
+impl Policy {
+    const fn hashes(self) -> bool {
+        matches!(self, Self::RingHash | Self::Maglev | Self::JumpHash)
+    }
+}
+
+const POLICIES: [(&str, Policy); 8] = [
+    ("peak_ewma", Policy::PeakEwma),
     ("least_request", Policy::LeastRequest),
     ("round_robin", Policy::RoundRobin),
     ("weighted_round_robin", Policy::WeightedRoundRobin),
     ("random", Policy::Random),
     ("ring_hash", Policy::RingHash),
+    ("maglev", Policy::Maglev),
+    ("jump_hash", Policy::JumpHash),
 ];
 
 pub(in crate::config) fn read(node: &Node, report: &mut Report) -> Option<BalanceParams> {
     let fields = Fields::open(node, &schema::LOAD_BALANCER, report)?;
-    let policy_node = fields.require("policy", "policy: least_request", report)?;
-    let policy = value::word(policy_node, &POLICIES, &["peak_ewma", "maglev"], report)?;
-    let hash_on = fields.get("hash_on");
-    match (policy, hash_on) {
-        (Policy::RingHash, Some(hash_on)) => {
-            read_hash_on(hash_on, report).map(|hash_on| BalanceParams::RingHash { hash_on })
+    let policy_node = fields.require("policy", "policy: peak_ewma", report)?;
+    let policy = value::word(policy_node, &POLICIES, &[], report)?;
+    let full_scan = fields.or("full_scan", false, report, value::flag);
+    if policy != Policy::LeastRequest {
+        refuse_unused(&fields, "full_scan", "only `least_request` can scan", policy_node, report);
+    }
+    if !policy.hashes() {
+        let hashes = "only `ring_hash`, `maglev` and `jump_hash` hash";
+        let unused = refuse_unused(&fields, "hash_on", hashes, policy_node, report)
+            | refuse_unused(&fields, "max_load", hashes, policy_node, report);
+        if unused {
+            return None;
         }
-        (Policy::RingHash, None) => report.add(
-            error(codes::HASH_ON_MISSING, policy_node.span, "`ring_hash` needs `hash_on`")
+    }
+    Some(match policy {
+        Policy::PeakEwma => BalanceParams::PeakEwma,
+        Policy::LeastRequest => BalanceParams::LeastRequest { full_scan },
+        Policy::RoundRobin => BalanceParams::RoundRobin,
+        Policy::WeightedRoundRobin => BalanceParams::WeightedRoundRobin,
+        Policy::Random => BalanceParams::Random,
+        Policy::RingHash => BalanceParams::RingHash(hashing(&fields, policy_node, report)?),
+        Policy::Maglev => BalanceParams::Maglev(hashing(&fields, policy_node, report)?),
+        Policy::JumpHash => BalanceParams::JumpHash(hashing(&fields, policy_node, report)?),
+    })
+}
+
+/// Reports the key if it is there, and says whether it is.
+fn refuse_unused(fields: &Fields<'_>, key: &str, why: &str, policy: &Node, report: &mut Report) -> bool {
+    let Some(node) = fields.get(key) else { return false };
+    let message = format!("`{key}` has no effect with this policy");
+    report.add::<()>(
+        error(codes::HASH_ON_UNUSED, node.span, message)
+            .label(why)
+            .also(policy.span, "this policy makes no use of it"),
+    );
+    true
+}
+
+fn hashing(fields: &Fields<'_>, policy: &Node, report: &mut Report) -> Option<Hashing> {
+    let max_load_percent =
+        fields.optional("max_load", report, |node, report| value::number_u32(node, 100..=MAX_LOAD, report));
+    let Some(hash_on) = fields.get("hash_on") else {
+        return report.add(
+            error(codes::HASH_ON_MISSING, policy.span, "this policy needs `hash_on`")
                 .label("what of a request is hashed?")
                 .help("for example `hash_on: { header: x-user-id }`"),
-        ),
-        (_, Some(hash_on)) => report.add(
-            error(codes::HASH_ON_UNUSED, hash_on.span, "`hash_on` has no effect with this policy")
-                .label("only `ring_hash` hashes")
-                .also(policy_node.span, "this policy does not hash"),
-        ),
-        (Policy::RoundRobin, None) => Some(BalanceParams::RoundRobin),
-        (Policy::WeightedRoundRobin, None) => Some(BalanceParams::WeightedRoundRobin),
-        (Policy::Random, None) => Some(BalanceParams::Random),
-        (Policy::LeastRequest, None) => Some(BalanceParams::LeastRequest),
-    }
+        );
+    };
+    Some(Hashing { hash_on: read_hash_on(hash_on, report)?, max_load_percent })
 }
 
 fn read_hash_on(node: &Node, report: &mut Report) -> Option<HashOn> {

@@ -16,6 +16,7 @@ use crate::{
         value,
     },
     directory::LocalServiceParams,
+    policy::balance::BalanceParams,
     snapshot::{ClusterParams, EndpointParams, EndpointSource, Limits, Protocol},
     types::EndpointAddress,
 };
@@ -66,7 +67,12 @@ fn service(entry: &Entry, inherited: &Inherited, report: &mut Report) -> Option<
     let fields = Fields::open(&entry.value, &schema::CLUSTER, report)?;
     let source = source(&fields, report);
     let protocol = fields.or("protocol", Protocol::Auto, report, protocol);
-    let balance = fields.or("load_balancer", inherited.balance.clone(), report, load_balancer::read);
+    // A connection that stays open for hours has no latency to go by.
+    let usual = match protocol {
+        Protocol::Tcp => BalanceParams::LeastRequest { full_scan: false },
+        Protocol::Auto | Protocol::Http1 | Protocol::Http2 => inherited.balance.clone(),
+    };
+    let balance = fields.or("load_balancer", usual, report, load_balancer::read);
     let connect_timeout = fields.or("connect_timeout", inherited.connect_timeout, report, value::wait);
     let idle_timeout = fields.or("idle_timeout", inherited.idle_timeout, report, idle_timeout);
     let limits = fields.get("limits").map_or_else(builtin_limits, |node| limits(node, report));

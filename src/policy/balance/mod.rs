@@ -1,11 +1,16 @@
 //! Picks one endpoint of a service for one attempt. Generic over what an endpoint is: the policies see its
 //! weight, its load and whether it may be used, through [`Candidate`]. One file per policy.
 
+mod bounded;
 mod hash;
+mod jump_hash;
 mod least_request;
+mod maglev;
+mod peak_ewma;
 mod random;
 mod ring;
 mod round_robin;
+mod two_choices;
 mod weighted;
 
 pub use hash::hash_key;
@@ -14,7 +19,9 @@ use std::{ops::Deref, sync::Arc};
 
 use http::HeaderName;
 
-use self::{random::Weights, ring::Ring, round_robin::Cursor, weighted::Schedule};
+use self::{
+    bounded::Bound, maglev::Table, random::Weights, ring::Ring, round_robin::Cursor, weighted::Schedule,
+};
 use crate::types::Mono;
 
 /// Which policy, with its parameters.
@@ -27,12 +34,43 @@ pub enum BalanceParams {
     /// Each with a probability in proportion to its weight.
     Random,
     /// The less loaded (requests in flight ÷ weight) of two that were chosen at random.
-    LeastRequest,
-    /// Consistent hashing with 160 points for each unit of weight.
-    RingHash {
-        /// What of the request is hashed.
-        hash_on: HashOn,
+    LeastRequest {
+        /// Of all instead of two: exact, and a herd where many sidecars choose at the same time.
+        full_scan: bool,
     },
+    /// Of two that were chosen at random, the one where one more request costs less: latency × requests there.
+    PeakEwma,
+    /// Consistent hashing with 160 points for each unit of weight.
+    RingHash(Hashing),
+    /// Consistent hashing with a table of 65537 slots.
+    Maglev(Hashing),
+    /// Consistent hashing for a list that only grows at its end; weights are ignored.
+    JumpHash(Hashing),
+}
+
+/// Parameters of the policies that hash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hashing {
+    /// What of the request is hashed.
+    pub hash_on: HashOn,
+    /// No endpoint takes more than this percentage of the average load, at least 100; further keys go where their
+    /// hash leads next ("Consistent Hashing with Bounded Loads", Mirrokni et al., 2016). `None` sets no bound.
+    pub max_load_percent: Option<u32>,
+}
+
+impl BalanceParams {
+    /// The parameters of hashing, if the policy hashes.
+    #[must_use]
+    pub const fn hashing(&self) -> Option<&Hashing> {
+        match self {
+            Self::RingHash(hashing) | Self::Maglev(hashing) | Self::JumpHash(hashing) => Some(hashing),
+            Self::RoundRobin
+            | Self::WeightedRoundRobin
+            | Self::Random
+            | Self::LeastRequest { .. }
+            | Self::PeakEwma => None,
+        }
+    }
 }
 
 /// What of a request is hashed. A request that lacks it gets a random endpoint.
@@ -58,6 +96,9 @@ pub trait Candidate {
     fn weight(&self) -> u32;
     /// Requests that this process has in flight to it.
     fn in_flight(&self) -> u32;
+    /// What one more request would cost at `now`, in seconds: its latency times the requests there, that one
+    /// included.
+    fn cost(&self, now: Mono) -> f32;
     /// What it is placed by on a hash ring: stable across processes and reloads (its address).
     fn hash_identity(&self) -> &str;
     /// Share of its usual traffic that it is to get at `now`, above 0 and at most 1: less than 1 while it warms up.
@@ -78,6 +119,10 @@ impl<C: Candidate + ?Sized> Candidate for Arc<C> {
 
     fn in_flight(&self) -> u32 {
         self.deref().in_flight()
+    }
+
+    fn cost(&self, now: Mono) -> f32 {
+        self.deref().cost(now)
     }
 
     fn hash_identity(&self) -> &str {
@@ -102,8 +147,17 @@ enum Policy {
     RoundRobin(Cursor),
     WeightedRoundRobin(Schedule),
     Random(Weights),
-    LeastRequest,
-    RingHash { ring: Ring, keyless: Weights },
+    LeastRequest { full_scan: bool },
+    PeakEwma,
+    Hashing { places: Places, max_load_percent: Option<u32>, keyless: Weights },
+}
+
+/// Where the keys are.
+#[derive(Debug)]
+enum Places {
+    Ring(Ring),
+    Maglev(Table),
+    Jump,
 }
 
 impl Balancer {
@@ -115,10 +169,19 @@ impl Balancer {
             BalanceParams::RoundRobin => Policy::RoundRobin(Cursor::new(seed, candidates.len())),
             BalanceParams::WeightedRoundRobin => Policy::WeightedRoundRobin(Schedule::new(candidates, seed)),
             BalanceParams::Random => Policy::Random(Weights::new(candidates)),
-            BalanceParams::LeastRequest => Policy::LeastRequest,
-            BalanceParams::RingHash { hash_on: _ } => {
-                Policy::RingHash { ring: Ring::new(candidates), keyless: Weights::new(candidates) }
-            }
+            BalanceParams::LeastRequest { full_scan } => Policy::LeastRequest { full_scan: *full_scan },
+            BalanceParams::PeakEwma => Policy::PeakEwma,
+            BalanceParams::RingHash(hashing)
+            | BalanceParams::Maglev(hashing)
+            | BalanceParams::JumpHash(hashing) => Policy::Hashing {
+                places: match params {
+                    BalanceParams::RingHash(_) => Places::Ring(Ring::new(candidates)),
+                    BalanceParams::Maglev(_) => Places::Maglev(Table::new(candidates)),
+                    _ => Places::Jump,
+                },
+                max_load_percent: hashing.max_load_percent,
+                keyless: Weights::new(candidates),
+            },
         })
     }
 
@@ -140,11 +203,18 @@ impl Balancer {
             Policy::RoundRobin(cursor) => round_robin::pick(cursor, &choice),
             Policy::WeightedRoundRobin(schedule) => schedule.pick(&choice, rng),
             Policy::Random(weights) => weights.pick(&choice, rng),
-            Policy::LeastRequest => least_request::pick(&choice, rng),
-            Policy::RingHash { ring, keyless } => match key {
-                Some(key) => ring.pick(&choice, key, rng),
-                None => keyless.pick(&choice, rng),
-            },
+            Policy::LeastRequest { full_scan } => least_request::pick(&choice, *full_scan, rng),
+            Policy::PeakEwma => peak_ewma::pick(&choice, rng),
+            Policy::Hashing { places, max_load_percent, keyless } => {
+                let Some(key) = key else { return keyless.pick(&choice, rng) };
+                let bound = max_load_percent.map(|percent| Bound::new(&choice, percent));
+                let full = |index| bound.as_ref().is_some_and(|bound| bound.is_full(&choice, index));
+                match places {
+                    Places::Ring(ring) => ring.pick(&choice, key, full, rng),
+                    Places::Maglev(table) => table.pick(&choice, key, full, rng),
+                    Places::Jump => jump_hash::pick(&choice, key, full, rng),
+                }
+            }
         }
     }
 }
@@ -182,5 +252,7 @@ fn weight(candidate: &impl Candidate) -> u64 {
     u64::from(candidate.weight().max(1))
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

@@ -48,13 +48,16 @@ impl Ring {
         &self,
         choice: &Choice<'_, C>,
         key: u64,
+        full: impl Fn(usize) -> bool,
         rng: &mut fastrand::Rng,
     ) -> Option<usize> {
         // A second hash per probe, since the ring cannot be walked: its own way to the next candidates copies
         // all points on each call.
         let probed = (0..MAX_PROBES).filter_map(|attempt| self.0.get(&Probe { key, attempt }));
-        let found = probed.map(|node| node.endpoint as usize).find(|&endpoint| choice.open(endpoint));
-        found.or_else(|| least_request::pick(choice, rng))
+        let found = probed
+            .map(|node| node.endpoint as usize)
+            .find(|&endpoint| choice.open(endpoint) && !full(endpoint));
+        found.or_else(|| least_request::pick(choice, false, rng))
     }
 
     #[cfg(test)]
@@ -125,7 +128,7 @@ mod tests {
 
     fn owner(ring: &Ring, candidates: &[Endpoint], key: u64) -> usize {
         let choice = Choice { candidates, tried: &[], now: crate::types::Mono::ZERO };
-        ring.pick(&choice, key, &mut fastrand::Rng::with_seed(0)).unwrap()
+        ring.pick(&choice, key, |_| false, &mut fastrand::Rng::with_seed(0)).unwrap()
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub(super) struct Endpoint {
     pub(super) eligible: bool,
     pub(super) weight: u32,
     pub(super) in_flight: u32,
+    pub(super) latency: f32,
 }
 
 impl Candidate for Endpoint {
@@ -23,6 +24,10 @@ impl Candidate for Endpoint {
         self.in_flight
     }
 
+    fn cost(&self, _now: Mono) -> f32 {
+        self.latency * (self.in_flight as f32 + 1.0)
+    }
+
     fn hash_identity(&self) -> &str {
         &self.name
     }
@@ -35,17 +40,26 @@ pub(super) fn endpoints(weights: &[u32]) -> Vec<Endpoint> {
         eligible: true,
         weight,
         in_flight: 0,
+        latency: 0.01,
     };
     weights.iter().enumerate().map(endpoint).collect()
 }
 
-fn all_policies() -> [BalanceParams; 5] {
+pub(super) fn by_path() -> Hashing {
+    Hashing { hash_on: HashOn::Path, max_load_percent: None }
+}
+
+fn all_policies() -> [BalanceParams; 9] {
     [
         BalanceParams::RoundRobin,
         BalanceParams::WeightedRoundRobin,
         BalanceParams::Random,
-        BalanceParams::LeastRequest,
-        BalanceParams::RingHash { hash_on: HashOn::Path },
+        BalanceParams::LeastRequest { full_scan: false },
+        BalanceParams::LeastRequest { full_scan: true },
+        BalanceParams::PeakEwma,
+        BalanceParams::RingHash(by_path()),
+        BalanceParams::Maglev(by_path()),
+        BalanceParams::JumpHash(by_path()),
     ]
 }
 
@@ -162,7 +176,7 @@ fn random_and_keyless_ring_picks_follow_weights() {
     for seed in 0..200 {
         let mut rng = fastrand::Rng::with_seed(seed);
         let weights: Vec<u32> = (0..rng.usize(1..8)).map(|_| rng.u32(1..5)).collect();
-        for params in [BalanceParams::Random, BalanceParams::RingHash { hash_on: HashOn::Path }] {
+        for params in [BalanceParams::Random, BalanceParams::RingHash(by_path())] {
             let drawn = picks(&params, &endpoints(&weights), seed, 2000);
             assert_shares(&shares(&drawn, weights.len()), &weights, &format!("seed {seed}"));
         }
@@ -187,7 +201,8 @@ fn least_request_prefers_the_idle() {
         for candidate in &mut candidates[1..] {
             candidate.in_flight = 10;
         }
-        let shares = shares(&picks(&BalanceParams::LeastRequest, &candidates, seed, 1000), 10);
+        let shares =
+            shares(&picks(&BalanceParams::LeastRequest { full_scan: false }, &candidates, seed, 1000), 10);
         // It is in the sample of two with probability 1/5, and then always wins.
         assert!((140..=260).contains(&shares[0]), "seed {seed}: {shares:?}");
         assert!(shares[1..].iter().all(|share| *share < shares[0]), "seed {seed}: {shares:?}");
@@ -198,7 +213,10 @@ fn least_request_prefers_the_idle() {
 fn least_request_never_takes_the_busiest_of_all() {
     let mut candidates = endpoints(&[1; 5]);
     candidates[4].in_flight = 1;
-    assert_eq!(shares(&picks(&BalanceParams::LeastRequest, &candidates, 1, 1000), 5)[4], 0);
+    assert_eq!(
+        shares(&picks(&BalanceParams::LeastRequest { full_scan: false }, &candidates, 1, 1000), 5)[4],
+        0
+    );
 }
 
 #[test]
@@ -207,10 +225,16 @@ fn least_request_weighs_load_by_weight() {
     candidates[0].in_flight = 1;
     candidates[1].in_flight = 6;
     // 2/1 against 7/4.
-    assert_eq!(shares(&picks(&BalanceParams::LeastRequest, &candidates, 1, 100), 2), [0, 100]);
+    assert_eq!(
+        shares(&picks(&BalanceParams::LeastRequest { full_scan: false }, &candidates, 1, 100), 2),
+        [0, 100]
+    );
     candidates[1].in_flight = 8;
     // 2/1 against 9/4.
-    assert_eq!(shares(&picks(&BalanceParams::LeastRequest, &candidates, 1, 100), 2), [100, 0]);
+    assert_eq!(
+        shares(&picks(&BalanceParams::LeastRequest { full_scan: false }, &candidates, 1, 100), 2),
+        [100, 0]
+    );
 }
 
 #[test]
@@ -219,14 +243,14 @@ fn least_request_is_fair_among_the_idle_even_when_it_has_to_scan() {
     for candidate in &mut candidates[4..] {
         candidate.eligible = false;
     }
-    let shares = shares(&picks(&BalanceParams::LeastRequest, &candidates, 9, 8000), 4);
+    let shares = shares(&picks(&BalanceParams::LeastRequest { full_scan: false }, &candidates, 9, 8000), 4);
     assert_shares(&shares, &[1; 4], "least request");
 }
 
 #[test]
 fn the_second_attempt_of_a_key_is_as_stable_as_the_first() {
     let candidates = endpoints(&[1; 8]);
-    let balancer = Balancer::new(&BalanceParams::RingHash { hash_on: HashOn::Path }, &candidates, 0);
+    let balancer = Balancer::new(&BalanceParams::RingHash(by_path()), &candidates, 0);
     for key in 0..200 {
         let pick = |tried: &[usize], seed| {
             let mut rng = fastrand::Rng::with_seed(seed);

@@ -9,7 +9,7 @@ use super::relay::{Broken, Flow, relay};
 use crate::{
     net::Stream,
     policy::{
-        balance::{BalanceParams, HashOn, hash_key},
+        balance::{HashOn, Hashing, hash_key},
         classify::Outcome,
         route::RequestView,
     },
@@ -212,7 +212,8 @@ async fn connect(
 /// What a hashing balancer places the connection by: of all that it may be told to hash, only the client's address
 /// exists here. Without a key it chooses at random.
 fn affinity(cluster: &Cluster, peer: SocketAddr) -> Option<u64> {
-    let BalanceParams::RingHash { hash_on: hash_on @ HashOn::SourceAddress } = &cluster.params.balance else {
+    let Some(Hashing { hash_on: hash_on @ HashOn::SourceAddress, .. }) = cluster.params.balance.hashing()
+    else {
         return None;
     };
     let headers = HeaderMap::new();
