@@ -3,6 +3,7 @@
 mod accept;
 mod dial;
 mod listen;
+pub mod proxy_protocol;
 mod stream;
 
 pub use accept::Accepting;

@@ -4,9 +4,11 @@
 mod address;
 mod flag;
 mod live;
+mod proxy_version;
 mod time;
 
 pub use address::{AddressError, EndpointAddress};
 pub use flag::{Direction, Flag, RetryDenied};
 pub use live::Live;
+pub use proxy_version::ProxyVersion;
 pub use time::Mono;
