@@ -66,7 +66,7 @@ fn strip(document: &mut Value, path: &[&str], keys: &[&str]) {
 fn the_values_in_reference_yaml_are_the_defaults_of_the_code() {
     let mut stripped: Value = serde_yaml::from_str(REFERENCE).unwrap();
     // The list itself is an example; what its items leave out has defaults.
-    strip(&mut stripped, &["listeners", "tcp", "0"], &["idle_timeout", "max_connections"]);
+    strip(&mut stripped, &["listeners", "tcp", "0"], &["proxy_protocol", "idle_timeout", "max_connections"]);
     let tcp = stripped["listeners"]["tcp"].clone();
     strip(&mut stripped, &[], &["listeners", "defaults", "admin", "telemetry", "reload", "shutdown"]);
     stripped["listeners"]["tcp"] = tcp;

@@ -121,6 +121,7 @@ mtls: { mode: disabled }
                 "listeners.inbound.address",
                 "listeners.inbound.connection_balance",
                 "listeners.inbound.enabled",
+                "listeners.inbound.proxy_protocol",
                 "service.name",
                 "workers",
             ]

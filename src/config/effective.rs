@@ -22,7 +22,7 @@ use crate::{
         Action, DirectResponse, HeaderEdits, HostPattern, PathPattern, PathRewrite, Redirect, Rewrite,
         RouteMatch, RouteParams, Target, ValueMatch,
     },
-    proxy::{ListenerParams, ListenersParams, TcpListenerParams},
+    proxy::{ListenerParams, ListenersParams, ServerNameRoute, TcpListenerParams},
     rt::ShutdownParams,
     snapshot::{
         ClusterParams, EndpointParams, EndpointSource, HealthCheckKind, HealthCheckParams, Limits, Protocol,
@@ -31,6 +31,7 @@ use crate::{
     telemetry::{
         AccessLogFilter, AccessLogParams, AccessLogSink, LogFormat, LogParams, Propagation, TelemetryParams,
     },
+    types::ProxyVersion,
 };
 
 /// The configuration in force, secrets masked, as JSON in the shape of the file.
@@ -167,22 +168,53 @@ fn listeners_section(listeners: &ListenersParams) -> Value {
 }
 
 fn tcp_listener(listener: &TcpListenerParams) -> Value {
-    let TcpListenerParams { name, address, service, idle_timeout, max_connections } = listener;
-    json!({
+    let TcpListenerParams {
+        name,
+        address,
+        requires_proxy_header,
+        routes,
+        service,
+        idle_timeout,
+        max_connections,
+    } = listener;
+    let mut fields = object(json!({
         "name": &**name,
         "address": address.to_string(),
-        "service": &**service,
+        "proxy_protocol": proxy_protocol(*requires_proxy_header),
         "idle_timeout": show_duration(*idle_timeout),
         "max_connections": max_connections,
-    })
+    }));
+    put_list(&mut fields, "routes", routes.iter().map(server_name_route));
+    put(&mut fields, "service", service.as_deref());
+    Value::Object(fields)
+}
+
+fn server_name_route(ServerNameRoute { names, service }: &ServerNameRoute) -> Value {
+    json!({ "sni": names.iter().map(host_pattern).collect::<Vec<_>>(), "service": &**service })
+}
+
+fn host_pattern(host: &HostPattern) -> String {
+    match host {
+        HostPattern::Exact(host) => host.clone(),
+        HostPattern::Suffix(suffix) => format!("*{suffix}"),
+    }
+}
+
+fn proxy_protocol(required: bool) -> &'static str {
+    if required { "required" } else { "none" }
 }
 
 fn listener(listener: Option<&ListenerParams>) -> Value {
-    let Some(ListenerParams { address, balance_connections }) = listener else {
+    let Some(ListenerParams { address, balance_connections, requires_proxy_header }) = listener else {
         return json!({ "enabled": false });
     };
     let balance = if *balance_connections { "exact" } else { "kernel" };
-    json!({ "enabled": true, "address": address.to_string(), "connection_balance": balance })
+    json!({
+        "enabled": true,
+        "address": address.to_string(),
+        "connection_balance": balance,
+        "proxy_protocol": proxy_protocol(*requires_proxy_header),
+    })
 }
 
 fn route(route: &RouteParams) -> Value {
@@ -225,12 +257,8 @@ fn target(Target { service, weight }: &Target) -> Value {
 
 fn route_match(matcher: &RouteMatch) -> Value {
     let RouteMatch { hosts, path, methods, headers, query } = matcher;
-    let host = |host: &HostPattern| match host {
-        HostPattern::Exact(host) => host.clone(),
-        HostPattern::Suffix(suffix) => format!("*{suffix}"),
-    };
     let mut fields = Map::new();
-    put_list(&mut fields, "hosts", hosts.iter().map(host));
+    put_list(&mut fields, "hosts", hosts.iter().map(host_pattern));
     put_list(&mut fields, "methods", methods.iter().map(http::Method::as_str));
     put_list(&mut fields, "headers", headers.iter().map(|c| condition(c.name.as_str(), &c.value)));
     put_list(&mut fields, "query", query.iter().map(|c| condition(&c.name, &c.value)));
@@ -298,6 +326,7 @@ fn cluster(cluster: &ClusterParams) -> Value {
         name: _,
         source,
         protocol: spoken,
+        send_proxy,
         balance,
         connect_timeout,
         idle_timeout,
@@ -315,6 +344,11 @@ fn cluster(cluster: &ClusterParams) -> Value {
         "retry_budget": retry::budget(*retry_budget),
         "panic_threshold": panic_threshold_percent,
     }));
+    let version = send_proxy.map(|version| match version {
+        ProxyVersion::V1 => "v1",
+        ProxyVersion::V2 => "v2",
+    });
+    put(&mut fields, "send_proxy_protocol", version);
     match source {
         EndpointSource::Static(endpoints) => {
             put(&mut fields, "endpoints", Some(endpoints.iter().map(endpoint).collect::<Vec<_>>()));

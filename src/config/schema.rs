@@ -121,7 +121,7 @@ pub(super) static LISTENERS: Section = Section {
 pub(super) static LISTENER: Section = Section {
     name: "listener",
     example: "address: \"0.0.0.0:15006\"",
-    known: &["enabled", "address", "connection_balance"],
+    known: &["enabled", "address", "connection_balance", "proxy_protocol"],
     later: NONE,
     aliases: &[
         ("bind", "address"),
@@ -134,7 +134,7 @@ pub(super) static LISTENER: Section = Section {
 pub(super) static TCP_LISTENER: Section = Section {
     name: "tcp",
     example: "name: db, address: 127.0.0.1:15432, service: postgres",
-    known: &["name", "address", "service", "idle_timeout", "max_connections"],
+    known: &["name", "address", "proxy_protocol", "service", "routes", "idle_timeout", "max_connections"],
     later: NONE,
     aliases: &[
         ("bind", "address"),
@@ -145,6 +145,14 @@ pub(super) static TCP_LISTENER: Section = Section {
         ("maxconn", "max_connections"),
         ("timeout", "idle_timeout"),
     ],
+};
+
+pub(super) static SERVER_NAME_ROUTE: Section = Section {
+    name: "route by server name",
+    example: "sni: [db.example], service: postgres",
+    known: &["sni", "service"],
+    later: NONE,
+    aliases: &[("server_names", "sni"), ("hosts", "sni"), ("names", "sni"), ("cluster", "service")],
 };
 
 pub(super) static DEFAULTS: Section = Section {
@@ -271,6 +279,7 @@ pub(super) static CLUSTER: Section = Section {
         "dns",
         "dns_refresh",
         "protocol",
+        "send_proxy_protocol",
         "load_balancer",
         "connect_timeout",
         "idle_timeout",
@@ -469,7 +478,7 @@ pub(super) static SHUTDOWN: Section = Section {
 mod tests {
     use super::*;
 
-    const ALL: [&Section; 35] = [
+    const ALL: [&Section; 36] = [
         &ROOT,
         &SERVICE,
         &HEALTH_CHECK,
@@ -477,6 +486,7 @@ mod tests {
         &LISTENERS,
         &LISTENER,
         &TCP_LISTENER,
+        &SERVER_NAME_ROUTE,
         &DEFAULTS,
         &ROUTE,
         &MATCH,

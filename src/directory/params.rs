@@ -66,6 +66,7 @@ impl LocalServiceParams {
             name: Arc::clone(&self.name),
             source: EndpointSource::Static(vec![EndpointParams { address: self.address.clone(), weight: 1 }]),
             protocol: self.protocol,
+            send_proxy: None,
             balance: BalanceParams::RoundRobin,
             connect_timeout: self.connect_timeout,
             idle_timeout: self.idle_timeout,

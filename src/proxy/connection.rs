@@ -21,6 +21,7 @@ use super::{
     exchange,
     framing::{ConnState, Detected, GuardedIo},
     gauge::Raised,
+    origin::{self, Origin},
     tcp::Inbound,
     tunnel::{self, TunnelPlan},
     worker::Worker,
@@ -56,18 +57,31 @@ impl Downstream {
 }
 
 /// Serves one accepted connection to its end.
-pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, side: Direction) {
+pub(crate) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: SocketAddr, side: Direction) {
+    let limits = worker.limits.load();
+    let mut origin = Origin { source: peer, destination: None };
+    if limits.requires_proxy_header(side) {
+        match Box::pin(origin::read(&mut stream, peer, limits.header_timeout)).await {
+            Ok(found) => origin = found,
+            Err(error) => {
+                tracing::debug!(%error, %peer, "a connection without a PROXY header");
+                let metrics = worker.listener_metrics(side);
+                metrics.opened(ConnectionProtocol::Unknown, ListenerOutcome::Refused);
+                return metrics.rejected("proxy_protocol");
+            }
+        }
+    }
+    let peer = origin.source;
     if Inbound::takes_all(side, &worker.snapshot.peek()) {
         let inbound = Arc::clone(&worker.inbound_tcp);
         // Boxed: it must not make room in the future of every HTTP connection.
-        return Box::pin(inbound.serve(worker, stream, peer)).await;
+        return Box::pin(inbound.serve(worker, stream, origin)).await;
     }
     // Without it the last small segment of an answer waits for the client's delayed ACK.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "connection died before it was served");
         return;
     }
-    let limits = worker.limits.load();
     let state = ConnState::new(Rc::clone(&worker.clock));
     if worker.drain.phase() >= Phase::Draining {
         state.request_graceful();

@@ -2,6 +2,7 @@
 
 pub mod framing;
 pub mod health;
+pub mod tcp;
 
 mod attempt;
 mod body;
@@ -12,6 +13,7 @@ mod error;
 mod exchange;
 mod gauge;
 mod headers;
+mod origin;
 mod overload;
 mod params;
 mod path;
@@ -20,11 +22,10 @@ mod pool;
 mod record;
 mod reply;
 mod sweep;
-mod tcp;
 mod tries;
 mod tunnel;
 mod worker;
 
 pub use params::{ListenerParams, ListenersParams};
 pub use plane::{DataPlane, PlaneParams, StartError};
-pub use tcp::TcpListenerParams;
+pub use tcp::{ServerNameRoute, TcpListenerParams};

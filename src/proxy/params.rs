@@ -6,6 +6,7 @@ use super::{
     framing::{HeadLimits, TimeLimits},
     tcp::TcpListenerParams,
 };
+use crate::types::Direction;
 
 /// Both listeners and what they have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,9 +40,20 @@ pub struct ListenerParams {
     pub address: SocketAddr,
     /// Hands an accepted connection to the worker with the fewest, rather than to whom the kernel chose.
     pub balance_connections: bool,
+    /// Connections must begin with a PROXY header, which tells whose they are.
+    pub requires_proxy_header: bool,
 }
 
 impl ListenersParams {
+    /// Whether connections on `side` must begin with a PROXY header.
+    pub(crate) fn requires_proxy_header(&self, side: Direction) -> bool {
+        let listener = match side {
+            Direction::Inbound => &self.inbound,
+            Direction::Outbound => &self.outbound,
+        };
+        listener.as_ref().is_some_and(|listener| listener.requires_proxy_header)
+    }
+
     /// What the framing guard enforces on heads.
     pub(crate) fn head_limits(&self) -> Rc<HeadLimits> {
         Rc::new(HeadLimits {

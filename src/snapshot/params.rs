@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue};
 
 use crate::{
     policy::{balance::BalanceParams, retry::BudgetParams},
-    types::EndpointAddress,
+    types::{EndpointAddress, ProxyVersion},
 };
 
 /// One service (Envoy: cluster).
@@ -18,6 +18,8 @@ pub struct ClusterParams {
     pub source: EndpointSource,
     /// What its endpoints speak.
     pub protocol: Protocol,
+    /// The PROXY header that is put in front of TCP connections; `None` puts none.
+    pub send_proxy: Option<ProxyVersion>,
     /// How one is chosen.
     pub balance: BalanceParams,
     /// Limit of one attempt to connect.

@@ -37,3 +37,5 @@ mod routing;
 mod slow;
 #[cfg(test)]
 mod tcp;
+#[cfg(test)]
+mod tcp_origin;

@@ -92,6 +92,7 @@ fn listener(
     report: &mut Report,
 ) -> Option<ListenerParams> {
     let mut span = absent;
+    let mut requires_proxy_header = false;
     if let Some(fields) = node.and_then(|node| Fields::open(node, &schema::LISTENER, report)) {
         let enabled = fields.or("enabled", true, report, value::flag);
         address = fields.or("address", address, report, form::listen_address);
@@ -100,12 +101,18 @@ fn listener(
         balance_connections = fields.or("connection_balance", balance_connections, report, |node, report| {
             value::word(node, &words, &[], report)
         });
+        requires_proxy_header = fields.or("proxy_protocol", false, report, proxy_protocol);
         if !enabled {
             return None;
         }
     }
     bound.push(Bound { name, address, span });
-    Some(ListenerParams { address, balance_connections })
+    Some(ListenerParams { address, balance_connections, requires_proxy_header })
+}
+
+/// Whether a PROXY header must come first.
+pub(super) fn proxy_protocol(node: &Node, report: &mut Report) -> Option<bool> {
+    value::word(node, &[("none", false), ("required", true)], &[], report)
 }
 
 pub(in crate::config) fn admin(

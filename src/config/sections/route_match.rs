@@ -36,7 +36,7 @@ pub(in crate::config) fn read(node: &Node, report: &mut Report) -> Option<RouteM
 }
 
 /// A host, or `*.suffix`.
-fn host_pattern(node: &Node, report: &mut Report) -> Option<HostPattern> {
+pub(super) fn host_pattern(node: &Node, report: &mut Report) -> Option<HostPattern> {
     let text = value::text(node, report)?;
     match text.strip_prefix('*') {
         None => form::host(node, report).map(HostPattern::Exact),

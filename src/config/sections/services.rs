@@ -18,7 +18,7 @@ use crate::{
     directory::LocalServiceParams,
     policy::balance::BalanceParams,
     snapshot::{ClusterParams, EndpointParams, EndpointSource, Limits, Protocol},
-    types::EndpointAddress,
+    types::{EndpointAddress, ProxyVersion},
 };
 
 const MAX_WEIGHT: u32 = 1000;
@@ -29,6 +29,9 @@ const PROTOCOLS: [(&str, Protocol); 4] = [
     ("http2", Protocol::Http2),
     ("tcp", Protocol::Tcp),
 ];
+
+const SENT_HEADERS: [(&str, Option<ProxyVersion>); 3] =
+    [("none", None), ("v1", Some(ProxyVersion::V1)), ("v2", Some(ProxyVersion::V2))];
 
 /// A service with the places that later checks point at.
 #[derive(Debug)]
@@ -73,6 +76,15 @@ fn service(entry: &Entry, inherited: &Inherited, report: &mut Report) -> Option<
         Protocol::Auto | Protocol::Http1 | Protocol::Http2 => inherited.balance.clone(),
     };
     let balance = fields.or("load_balancer", usual, report, load_balancer::read);
+    let send_proxy = fields.or("send_proxy_protocol", None, report, |node, report| {
+        value::word(node, &SENT_HEADERS, &[], report)
+    });
+    if let (Some(_), Some(node)) = (send_proxy, fields.get("send_proxy_protocol"))
+        && protocol != Protocol::Tcp
+    {
+        let message = "`send_proxy_protocol` has no effect on a service that speaks HTTP";
+        report.add::<()>(error(codes::CHOICE, node.span, message).label("only for `protocol: tcp`"));
+    }
     let connect_timeout = fields.or("connect_timeout", inherited.connect_timeout, report, value::wait);
     let idle_timeout = fields.or("idle_timeout", inherited.idle_timeout, report, idle_timeout);
     let limits = fields.get("limits").map_or_else(builtin_limits, |node| limits(node, report));
@@ -91,6 +103,7 @@ fn service(entry: &Entry, inherited: &Inherited, report: &mut Report) -> Option<
         name: entry.key.as_str().into(),
         source,
         protocol,
+        send_proxy,
         balance,
         connect_timeout,
         idle_timeout,

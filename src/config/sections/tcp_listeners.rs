@@ -2,11 +2,15 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{listeners::Bound, services::Services};
+use super::{
+    listeners::{self, Bound},
+    route_match,
+    services::Services,
+};
 use crate::{
     config::{
         codes,
-        fields::{Fields, list},
+        fields::{Fields, each, list},
         form,
         report::{Report, error},
         schema,
@@ -15,7 +19,7 @@ use crate::{
         tree::Node,
         value,
     },
-    proxy::{ListenersParams, TcpListenerParams},
+    proxy::{ListenersParams, ServerNameRoute, TcpListenerParams},
     snapshot::Protocol,
 };
 
@@ -64,8 +68,16 @@ fn listener(
     let name = name_node.and_then(|node| form::listener_name(node, report));
     let address_node = fields.require("address", "address: 127.0.0.1:15432", report);
     let address = address_node.and_then(|node| form::listen_address(node, report));
-    let service_node = fields.require("service", "service: postgres", report);
-    let service = service_node.and_then(|node| form::service_name(node, report));
+    let requires_proxy_header = fields.or("proxy_protocol", false, report, listeners::proxy_protocol);
+    let routes = fields.optional("routes", report, |node, report| {
+        each(node, "routes", report, |node, report| server_name_route(node, forwards, report))
+    });
+    let service = match &routes {
+        Some(_) => fields.get("service"),
+        None => fields.require("service", "service: postgres", report),
+    };
+    let lacks_service = service.is_none() && routes.is_none();
+    let service = service.and_then(|node| forward(node, forwards, report));
     let idle_timeout = fields.or("idle_timeout", common.tcp_idle_timeout, report, value::wait);
     let max_connections = fields.or("max_connections", common.max_connections, report, |node, report| {
         value::number_u32(node, 1..=1_000_000, report)
@@ -73,17 +85,39 @@ fn listener(
     if let (Some(address), Some(node)) = (address, address_node) {
         bound.push(Bound { name: "listeners.tcp", address, span: node.span });
     }
-    if let (Some(service), Some(node)) = (&service, service_node) {
-        forwards.push(Forwards { service: Arc::clone(service), span: node.span });
+    if lacks_service {
+        return None;
     }
     let listener = TcpListenerParams {
         name: name?,
         address: address?,
-        service: service?,
+        requires_proxy_header,
+        routes: routes.unwrap_or_default(),
+        service,
         idle_timeout,
         max_connections,
     };
     Some((listener, name_node.map_or(fields.span, |node| node.span)))
+}
+
+fn server_name_route(
+    node: &Node,
+    forwards: &mut Vec<Forwards>,
+    report: &mut Report,
+) -> Option<ServerNameRoute> {
+    let fields = Fields::open(node, &schema::SERVER_NAME_ROUTE, report)?;
+    let names = fields.require("sni", "sni: [db.example]", report);
+    let names = names.and_then(|node| each(node, "names", report, route_match::host_pattern));
+    let service = fields.require("service", "service: postgres", report);
+    let service = service.and_then(|node| forward(node, forwards, report));
+    Some(ServerNameRoute { names: names?, service: service? })
+}
+
+/// The name of a service, remembered for the check that it exists.
+fn forward(node: &Node, forwards: &mut Vec<Forwards>, report: &mut Report) -> Option<Arc<str>> {
+    let service = form::service_name(node, report)?;
+    forwards.push(Forwards { service: Arc::clone(&service), span: node.span });
+    Some(service)
 }
 
 /// Reports every service that a TCP listener names and that nobody defines, or that is not of `protocol: tcp`.

@@ -2,10 +2,13 @@
 //! inbound one. Who accepts is `listener`, one connection from accept to close is `session`, the copying is `relay`.
 //! Nothing in here knows HTTP.
 
+pub mod client_hello;
+
 mod listener;
 mod params;
 mod relay;
+mod server_names;
 mod session;
 
 pub(crate) use listener::{Inbound, TcpListener};
-pub use params::TcpListenerParams;
+pub use params::{ServerNameRoute, TcpListenerParams};

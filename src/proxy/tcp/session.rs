@@ -7,13 +7,16 @@ use tokio::net::TcpStream;
 
 use super::relay::{Broken, Flow, relay};
 use crate::{
-    net::Stream,
+    net::{
+        Stream,
+        proxy_protocol::{self, Addresses},
+    },
     policy::{
         balance::{HashOn, Hashing, hash_key},
         classify::Outcome,
         route::RequestView,
     },
-    proxy::{gauge::Raised, worker::Worker},
+    proxy::{gauge::Raised, origin::Origin, worker::Worker},
     rt::clock,
     snapshot::{Admission, Cluster, Endpoint},
     telemetry::{
@@ -33,7 +36,11 @@ pub(crate) struct Arrival<'a> {
     pub(crate) direction: Direction,
     /// Name of the listener.
     pub(crate) listener: &'a str,
-    pub(crate) peer: SocketAddr,
+    pub(crate) origin: Origin,
+    /// Server name that the client asked for; empty if none was looked for or found.
+    pub(crate) server_name: &'a str,
+    /// When it was accepted.
+    pub(crate) started: Mono,
     /// Bytes that were read from the client already, to find out where they go.
     pub(crate) early: &'a [u8],
     /// A connection on which nothing moves for this long is closed.
@@ -47,12 +54,28 @@ struct Record<'a> {
     metrics: &'a TcpMetrics,
     service: Option<Arc<Cluster>>,
     endpoint: Option<Arc<Endpoint>>,
-    started: Mono,
     attempts: u32,
     up: Flow,
     down: Flow,
     result: TcpResult,
     _open: Raised,
+}
+
+impl<'a> Record<'a> {
+    fn new(worker: &'a Rc<Worker>, arrival: Arrival<'a>, metrics: &'a TcpMetrics, result: TcpResult) -> Self {
+        Self {
+            worker,
+            arrival,
+            metrics,
+            service: None,
+            endpoint: None,
+            attempts: 0,
+            up: Flow::new(metrics.received()),
+            down: Flow::new(metrics.sent()),
+            result,
+            _open: Raised::new(metrics.open()),
+        }
+    }
 }
 
 impl Drop for Record<'_> {
@@ -63,18 +86,23 @@ impl Drop for Record<'_> {
             at: self.worker.wall_at(now),
             direction: self.arrival.direction,
             listener: self.arrival.listener,
-            server_name: "",
+            server_name: self.arrival.server_name,
             service: self.service.as_ref().map_or("", |cluster| &cluster.params.name),
             endpoint: self.endpoint.as_ref().map(|endpoint| &endpoint.address),
             result: self.result.as_str(),
             failed: self.result.is_failure(),
             bytes_in: self.up.total(),
             bytes_out: self.down.total(),
-            duration: now.since(self.started),
+            duration: now.since(self.arrival.started),
             attempts: self.attempts,
-            client: self.arrival.peer.ip(),
+            client: self.arrival.origin.source.ip(),
         });
     }
+}
+
+/// Writes down a connection that ended with `result` before it was known where it goes.
+pub(crate) fn refuse(worker: &Rc<Worker>, arrival: Arrival<'_>, metrics: &TcpMetrics, result: TcpResult) {
+    drop(Record::new(worker, arrival, metrics, result));
 }
 
 /// Serves one accepted connection to its end. `cluster` is `None` if there is no service for it. Dropped before the
@@ -86,20 +114,9 @@ pub(crate) async fn serve(
     cluster: Option<Arc<Cluster>>,
     metrics: &TcpMetrics,
 ) {
-    let mut record = Record {
-        worker,
-        arrival,
-        metrics,
-        service: cluster.clone(),
-        endpoint: None,
-        started: clock::now(),
-        attempts: 0,
-        up: Flow::new(metrics.received()),
-        down: Flow::new(metrics.sent()),
-        // What it is if nobody says otherwise before the drop.
-        result: TcpResult::Draining,
-        _open: Raised::new(metrics.open()),
-    };
+    // What it is if nobody says otherwise before the drop.
+    let mut record = Record::new(worker, arrival, metrics, TcpResult::Draining);
+    record.service.clone_from(&cluster);
     let mut client = Cut::new(Stream::Tcp(stream));
     // Without it the last small segment waits for the other side's delayed ACK.
     if let Stream::Tcp(stream) = &client.stream
@@ -120,7 +137,7 @@ pub(crate) async fn serve(
         }
     };
     let mut endpoint = Cut::new(stream);
-    record.up.begin_with(Vec::new(), arrival.early);
+    record.up.begin_with(preamble(&cluster, &arrival, &client.stream), arrival.early);
     let flows = (&mut record.up, &mut record.down);
     let idle = arrival.idle_timeout;
     let copied = relay(&mut client.stream, &mut endpoint.stream, flows, idle, &worker.clock).await;
@@ -128,7 +145,7 @@ pub(crate) async fn serve(
         Ok(()) => TcpResult::Closed,
         Err(Broken::Idle) => TcpResult::Idle,
         Err(Broken::Client(error)) => {
-            tracing::debug!(%error, peer = %arrival.peer, "the client broke its connection");
+            tracing::debug!(%error, peer = %arrival.origin.source, "the client broke its connection");
             TcpResult::DownstreamReset
         }
         Err(Broken::Endpoint(error)) => {
@@ -140,6 +157,16 @@ pub(crate) async fn serve(
         client.close();
         endpoint.close();
     }
+}
+
+/// What the endpoint is told of the connection before its bytes.
+fn preamble(cluster: &Cluster, arrival: &Arrival<'_>, client: &Stream) -> Vec<u8> {
+    let (Some(version), Stream::Tcp(client)) = (cluster.params.send_proxy, client) else { return Vec::new() };
+    let Origin { source, destination } = arrival.origin;
+    // Where the client connected to, unless somebody in front of us said otherwise. A socket that cannot tell is
+    // dead, and what is written here will not be read.
+    let destination = destination.or_else(|| client.local_addr().ok()).unwrap_or(source);
+    proxy_protocol::write(version, Addresses { source, destination })
 }
 
 /// A stream that is reset when it is dropped, unless it was closed: a stream that breaks off must not look complete.
@@ -175,7 +202,7 @@ async fn connect(
     cluster: &Arc<Cluster>,
     record: &mut Record<'_>,
 ) -> Result<(Stream, Admission), TcpResult> {
-    let key = affinity(cluster, record.arrival.peer);
+    let key = affinity(cluster, record.arrival.origin.source);
     let mut tried = [usize::MAX; MAX_TRIES];
     let mut last = TcpResult::NoHealthyEndpoint;
     for attempt in 0..MAX_TRIES {
