@@ -22,6 +22,8 @@ class Proxy:
 
     name = ""
     config = ""
+    # For scenarios that pass bytes on; None takes no part in them.
+    tcp_config = None
 
     def __init__(self, binary):
         self.binary = binary
@@ -35,8 +37,10 @@ class Proxy:
     def extra_fields(self):
         return {}
 
-    def start(self, app, http2, core, directory):
-        """Returns the `Process` (not yet entered) and the address it will listen on."""
+    def start(self, app, mode, core, directory):
+        """Returns the `Process` (not yet entered) and the address it will listen on. `mode`: http1, http2 or tcp."""
+        config = self.tcp_config if mode == "tcp" else self.config
+        http2 = mode == "http2"
         listen = f"127.0.0.1:{free_ports(1)[0]}"
         fields = {
             "DIR": directory, "NOFILE": NOFILE,
@@ -48,10 +52,10 @@ class Proxy:
             "OUTRIGGER_UPSTREAM": "http2" if http2 else "http1",
             **self.extra_fields(),
         }
-        text = (CONFIG / self.config).read_text(encoding="utf-8")
+        text = (CONFIG / config).read_text(encoding="utf-8")
         for field, value in fields.items():
             text = text.replace(f"@{field}@", str(value))
-        path = Path(directory) / self.config
+        path = Path(directory) / config
         path.write_text(text, encoding="utf-8")
         return Process(self.command(path, directory), core, Path(directory) / f"{self.name}.log"), listen
 
@@ -67,7 +71,7 @@ class Nginx(Proxy):
 
 
 class Haproxy(Proxy):
-    name, config = "haproxy", "haproxy.cfg"
+    name, config, tcp_config = "haproxy", "haproxy.cfg", "haproxy-tcp.cfg"
 
     def command(self, config_path, directory):
         return [self.binary, "-db", "-f", config_path]
@@ -88,7 +92,7 @@ class Envoy(Proxy):
 
 
 class Outrigger(Proxy):
-    name, config = "outrigger", "outrigger.yaml"
+    name, config, tcp_config = "outrigger", "outrigger.yaml", "outrigger-tcp.yaml"
 
     def command(self, config_path, directory):
         return [self.binary, "run", "--config", config_path]

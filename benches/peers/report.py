@@ -11,6 +11,8 @@ TITLES = {
     "h2": "HTTP/2, 16 connections x 16 streams, 52-byte answer",
     "conn": "HTTP/1.1, 64 clients, a new connection per request",
     "idle": "10 000 idle keep-alive connections",
+    "tcp": "bytes passed on, 64 connections, requests with a 52-byte answer",
+    "tcp-64k": "bytes passed on, 64 connections, requests with a 64 KiB answer",
 }
 # (scenario, measure, rival or None for an absolute figure, limit): the project's own aims.
 TARGETS = [
@@ -20,6 +22,8 @@ TARGETS = [
     ("h2", "cpu_us", "envoy", 0.6),
     ("idle", "rss_mib", None, 20),
     ("idle", "idle_kib", None, 20),
+    ("tcp", "cpu_us", "haproxy", 1.1),
+    ("tcp-64k", "cpu_us", "haproxy", 1.1),
 ]
 UNIT = {"cpu_us": "µs CPU per request", "rss_mib": "MiB RSS when idle", "idle_kib": "KiB per idle connection"}
 COLOURS = {"nginx": "#5b8c5a", "haproxy": "#3d6fa5", "envoy": "#a05195", "outrigger": "#d2691e"}

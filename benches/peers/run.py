@@ -23,7 +23,7 @@ from processes import Failure, Process, wait_until
 ROOT = Path(__file__).resolve().parents[2]
 WARM_UP_SECONDS = 1
 IDLE_CONNECTIONS = 10_000
-SCENARIOS = ["h1", "h1-64k", "h2", "conn", "idle"]
+SCENARIOS = ["h1", "h1-64k", "h2", "conn", "idle", "tcp", "tcp-64k"]
 
 
 @dataclass
@@ -132,6 +132,8 @@ def measure_all(arguments, contestants):
                 turn = number % len(contestants)
                 for scenario in arguments.scenarios:
                     for contestant in contestants[turn:] + contestants[:turn]:
+                        if scenario.startswith("tcp") and not contestant.tcp_config:
+                            continue
                         measure_into(results, scenario, contestant, address, arguments, directory, number)
     return results
 
@@ -153,8 +155,9 @@ def measure_into(results, scenario, contestant, app, arguments, directory, numbe
 def measure(scenario, contestant, app, arguments, directory):
     """Starts the proxy afresh, drives one scenario through it, and ends it."""
     http2 = scenario == "h2"
+    mode = "tcp" if scenario.startswith("tcp") else "http2" if http2 else "http1"
     with tempfile.TemporaryDirectory(dir=directory) as place:
-        process, listen = contestant.start(app, http2, arguments.proxy_core, place)
+        process, listen = contestant.start(app, mode, arguments.proxy_core, place)
         with process:
             proxies.wait_for_answers(process, listen, http2)
             if scenario == "idle":
@@ -175,7 +178,7 @@ def drive(scenario, listen, core, seconds):
     url = f"http://{listen}/"
     if scenario == "h2":
         return load.h2load(core, url, seconds)
-    if scenario == "h1-64k":
+    if scenario in ("h1-64k", "tcp-64k"):
         return load.wrk(core, f"{url}bytes/65536", seconds)
     return load.wrk(core, url, seconds, headers=["Connection: close"] if scenario == "conn" else [])
 
