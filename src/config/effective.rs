@@ -145,6 +145,7 @@ fn listeners_section(listeners: &ListenersParams) -> Value {
         outbound,
         tcp,
         tcp_idle_timeout,
+        detect_timeout,
         max_connections,
         header_timeout,
         idle_timeout,
@@ -156,6 +157,7 @@ fn listeners_section(listeners: &ListenersParams) -> Value {
         "inbound": listener(inbound.as_ref()),
         "outbound": listener(outbound.as_ref()),
         "tcp_idle_timeout": show_duration(*tcp_idle_timeout),
+        "detect_timeout": limit(*detect_timeout),
         "max_connections": max_connections,
         "header_timeout": show_duration(*header_timeout),
         "idle_timeout": show_duration(*idle_timeout),
@@ -205,16 +207,20 @@ fn proxy_protocol(required: bool) -> &'static str {
 }
 
 fn listener(listener: Option<&ListenerParams>) -> Value {
-    let Some(ListenerParams { address, balance_connections, requires_proxy_header }) = listener else {
+    let Some(ListenerParams { address, balance_connections, requires_proxy_header, detect }) = listener
+    else {
         return json!({ "enabled": false });
     };
     let balance = if *balance_connections { "exact" } else { "kernel" };
-    json!({
+    let mut fields = object(json!({
         "enabled": true,
         "address": address.to_string(),
         "connection_balance": balance,
         "proxy_protocol": proxy_protocol(*requires_proxy_header),
-    })
+    }));
+    // Only the inbound listener has the key.
+    put(&mut fields, "detect", detect.then_some(true));
+    Value::Object(fields)
 }
 
 fn route(route: &RouteParams) -> Value {

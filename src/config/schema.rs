@@ -100,6 +100,7 @@ pub(super) static LISTENERS: Section = Section {
         "outbound",
         "tcp",
         "tcp_idle_timeout",
+        "detect_timeout",
         "max_connections",
         "header_timeout",
         "idle_timeout",
@@ -121,7 +122,7 @@ pub(super) static LISTENERS: Section = Section {
 pub(super) static LISTENER: Section = Section {
     name: "listener",
     example: "address: \"0.0.0.0:15006\"",
-    known: &["enabled", "address", "connection_balance", "proxy_protocol"],
+    known: &["enabled", "address", "connection_balance", "proxy_protocol", "detect"],
     later: NONE,
     aliases: &[
         ("bind", "address"),

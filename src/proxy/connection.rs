@@ -22,7 +22,7 @@ use super::{
     framing::{ConnState, Detected, GuardedIo},
     gauge::Raised,
     origin::{self, Origin},
-    tcp::Inbound,
+    tcp::{self, Inbound, Speaks},
     tunnel::{self, TunnelPlan},
     worker::Worker,
 };
@@ -72,7 +72,11 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Socke
         }
     }
     let peer = origin.source;
-    if Inbound::takes_all(side, &worker.snapshot.peek()) {
+    let mut only_bytes = Inbound::takes_all(side, &worker.snapshot.peek());
+    if !only_bytes && limits.detects(side) {
+        only_bytes = Box::pin(speaks_other(&stream, &limits)).await;
+    }
+    if only_bytes {
         let inbound = Arc::clone(&worker.inbound_tcp);
         // Boxed: it must not make room in the future of every HTTP connection.
         return Box::pin(inbound.serve(worker, stream, origin)).await;
@@ -113,6 +117,11 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Socke
             metrics.opened(ConnectionProtocol::Unknown, ListenerOutcome::Error);
         }
     }
+}
+
+/// Whether the connection speaks anything but HTTP.
+async fn speaks_other(stream: &TcpStream, limits: &ListenersParams) -> bool {
+    tcp::detect(stream, limits.detect_timeout, limits.header_timeout).await == Speaks::Other
 }
 
 async fn serve_http1(downstream: Rc<Downstream>, io: GuardedIo<TcpStream>) {

@@ -19,6 +19,9 @@ pub struct ListenersParams {
     pub tcp: Vec<TcpListenerParams>,
     /// An inbound connection that is passed on as bytes, and on which nothing moves for this long, is closed.
     pub tcp_idle_timeout: Duration,
+    /// Where protocols are detected, a client that says nothing for this long is taken to wait for the other side to
+    /// speak first; `None` takes it for a slow client of HTTP.
+    pub detect_timeout: Option<Duration>,
     /// Most connections per listener; further ones are answered 503 and closed.
     pub max_connections: u32,
     /// From the first byte of a head to its last, and from accept to the first byte.
@@ -42,9 +45,16 @@ pub struct ListenerParams {
     pub balance_connections: bool,
     /// Connections must begin with a PROXY header, which tells whose they are.
     pub requires_proxy_header: bool,
+    /// Connections that do not begin with HTTP are passed on as bytes. Only of meaning on the inbound side.
+    pub detect: bool,
 }
 
 impl ListenersParams {
+    /// Whether connections on `side` may speak something else than HTTP.
+    pub(crate) fn detects(&self, side: Direction) -> bool {
+        side == Direction::Inbound && self.inbound.as_ref().is_some_and(|listener| listener.detect)
+    }
+
     /// Whether connections on `side` must begin with a PROXY header.
     pub(crate) fn requires_proxy_header(&self, side: Direction) -> bool {
         let listener = match side {

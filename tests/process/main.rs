@@ -38,4 +38,6 @@ mod slow;
 #[cfg(test)]
 mod tcp;
 #[cfg(test)]
+mod tcp_detect;
+#[cfg(test)]
 mod tcp_origin;

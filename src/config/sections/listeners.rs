@@ -52,6 +52,7 @@ pub(in crate::config) fn read(
         ),
         tcp: Vec::new(),
         tcp_idle_timeout: defaults::TCP_IDLE_TIMEOUT,
+        detect_timeout: None,
         max_connections: defaults::MAX_LISTENER_CONNECTIONS,
         header_timeout: defaults::HEADER_TIMEOUT,
         idle_timeout: defaults::DOWNSTREAM_IDLE_TIMEOUT,
@@ -76,6 +77,7 @@ pub(in crate::config) fn read(
             value::number_u32(node, 1..=1000, report)
         });
         params.tcp_idle_timeout = fields.or("tcp_idle_timeout", params.tcp_idle_timeout, report, value::wait);
+        params.detect_timeout = fields.or("detect_timeout", None, report, value::limit);
         if let Some(node) = fields.get("tcp") {
             params.tcp = tcp_listeners::read(node, &params, bound, forwards, report);
         }
@@ -92,7 +94,7 @@ fn listener(
     report: &mut Report,
 ) -> Option<ListenerParams> {
     let mut span = absent;
-    let mut requires_proxy_header = false;
+    let (mut requires_proxy_header, mut detect) = (false, false);
     if let Some(fields) = node.and_then(|node| Fields::open(node, &schema::LISTENER, report)) {
         let enabled = fields.or("enabled", true, report, value::flag);
         address = fields.or("address", address, report, form::listen_address);
@@ -101,13 +103,22 @@ fn listener(
         balance_connections = fields.or("connection_balance", balance_connections, report, |node, report| {
             value::word(node, &words, &[], report)
         });
+        detect = fields.or("detect", false, report, value::flag);
+        if let Some(node) = fields.get("detect").filter(|_| name != "listeners.inbound") {
+            let message = "`detect` has no effect here: what is sent to services is routed by its content";
+            report.add::<()>(
+                error(codes::CHOICE, node.span, message)
+                    .label("only for `listeners.inbound`")
+                    .help("a TCP service has a listener of its own under `listeners.tcp`"),
+            );
+        }
         requires_proxy_header = fields.or("proxy_protocol", false, report, proxy_protocol);
         if !enabled {
             return None;
         }
     }
     bound.push(Bound { name, address, span });
-    Some(ListenerParams { address, balance_connections, requires_proxy_header })
+    Some(ListenerParams { address, balance_connections, requires_proxy_header, detect })
 }
 
 /// Whether a PROXY header must come first.

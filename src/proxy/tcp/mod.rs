@@ -4,11 +4,13 @@
 
 pub mod client_hello;
 
+mod detect;
 mod listener;
 mod params;
 mod relay;
 mod server_names;
 mod session;
 
+pub(crate) use detect::{Speaks, detect};
 pub(crate) use listener::{Inbound, TcpListener};
 pub use params::{ServerNameRoute, TcpListenerParams};
