@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use super::{
     deadline::{Deadline, Expired},
     error::BoxError,
+    flow::{self, Flow},
     headers,
     pool::{H1Lease, H2Lease},
     record::RequestRecord,
@@ -36,6 +37,7 @@ pub(crate) struct Upload {
     /// Somebody wants the next bytes, and the client has not sent them.
     starved: Cell<bool>,
     waiting: RefCell<Option<Waker>>,
+    flow: Flow,
 }
 
 /// Why a body did not come to its end.
@@ -87,6 +89,11 @@ impl Upload {
         self.bytes.get()
     }
 
+    /// How it moves on towards the endpoint.
+    pub(crate) fn flow(&self) -> &Flow {
+        &self.flow
+    }
+
     /// Silence counts from `now` on.
     pub(crate) fn begin(&self, now: Mono) {
         self.last.set(now);
@@ -107,6 +114,7 @@ impl Upload {
 
     fn watch<T>(&self, polled: Poll<T>) -> Poll<T> {
         self.starved.set(polled.is_pending());
+        self.flow.asked();
         polled
     }
 
@@ -117,6 +125,7 @@ impl Upload {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     self.bytes.set(self.bytes.get() + data.len() as u64);
+                    self.flow.handed_out(now);
                 }
             }
             Some(Err(error)) => self.fault.set(Some(UploadFault::of(error))),
@@ -128,6 +137,12 @@ impl Upload {
                 waker.wake();
             }
         }
+    }
+}
+
+impl AsRef<Flow> for Upload {
+    fn as_ref(&self) -> &Flow {
+        &self.flow
     }
 }
 
@@ -163,6 +178,7 @@ impl Body for RequestBody {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Once(incoming, upload) => {
+                flow::offer(upload);
                 let frame = ready!(upload.watch(Pin::new(&mut *incoming).poll_frame(cx)));
                 upload.passed(frame.as_ref(), incoming.is_end_stream());
                 Poll::Ready(frame.map(|frame| frame.map(headers::clean_trailers).map_err(Into::into)))
@@ -184,6 +200,14 @@ impl Body for RequestBody {
             Self::Empty => SizeHint::with_exact(0),
             Self::Once(incoming, _) => incoming.size_hint(),
             Self::Again(replay) => replay.size,
+        }
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if !matches!(self, Self::Empty) {
+            flow::withdraw();
         }
     }
 }
@@ -248,8 +272,10 @@ impl Replay {
         if source.attempt != self.attempt {
             return Poll::Ready(Some(Err("another attempt has taken the body over".into())));
         }
+        flow::offer(&self.upload);
         if let Some(kept) = source.kept.get(self.next) {
             self.next += 1;
+            self.upload.flow.handed_out(clock::now());
             return Poll::Ready(Some(Ok(Frame::data(kept.clone()))));
         }
         let frame = ready!(self.upload.watch(Pin::new(&mut source.incoming).poll_frame(cx)));
@@ -324,6 +350,17 @@ impl UpstreamBody {
         self.record.fail(flag);
         self.lease = None;
         self.admission = None;
+    }
+}
+
+impl ResponseBody {
+    /// It is given up for the reason `flag`; what follows is not the client's doing.
+    pub(crate) fn abandon(&mut self, flag: Flag) {
+        if let Self::Upstream(body) = self
+            && body.lease.is_some()
+        {
+            body.fail(flag);
+        }
     }
 }
 

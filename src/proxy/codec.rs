@@ -1,21 +1,113 @@
 //! The only builder of hyper connections, so that every knob is set in one place, with its reason beside it.
 
-use std::{future::Future, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    future::{Future, poll_fn},
+    pin::pin,
+    rc::Rc,
+    task::Waker,
+    time::Duration,
+};
 
 use hyper::{client::conn as client, rt::Executor, server::conn as server};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::body::RequestBody;
+use super::{
+    body::RequestBody,
+    flow::{self, Flow, Flows},
+};
 use crate::proxy::ListenersParams;
 
-/// Runs hyper's tasks on the worker that owns the connection.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct OnThisWorker;
+/// Runs the streams of one client's HTTP/2 connection on its worker, under the eyes of the sweeper.
+#[derive(Clone)]
+pub(crate) struct StreamTasks {
+    flows: Rc<Flows>,
+    next: Rc<Cell<Option<Rc<Flow>>>>,
+}
 
-impl<F: Future + 'static> Executor<F> for OnThisWorker {
+impl StreamTasks {
+    pub(crate) fn new(flows: Rc<Flows>) -> Self {
+        Self { flows, next: Rc::default() }
+    }
+
+    /// The next task carries this flow. hyper starts the task of a request as soon as the service took the request.
+    pub(crate) fn announce(&self, flow: Rc<Flow>) {
+        self.next.set(Some(flow));
+    }
+}
+
+impl<F: Future + 'static> Executor<F> for StreamTasks {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
+        let task = tokio::task::spawn_local(future).abort_handle();
+        if let Some(flow) = self.next.take() {
+            self.flows.watch(flow, task);
+        }
+    }
+}
+
+/// Runs what hyper wants to run beside an HTTP/2 connection to an endpoint: waits for responses, and uploads, which
+/// the sweeper watches. The connection must be polled within [`flow::offering`].
+#[derive(Clone)]
+pub(crate) struct UploadTasks {
+    flows: Rc<Flows>,
+    driver: Rc<DriverWaker>,
+}
+
+impl<F: Future + 'static> Executor<F> for UploadTasks {
+    fn execute(&self, future: F) {
+        if !self.driver.reads.replace(true) {
+            let driver = Rc::clone(&self.driver);
+            tokio::task::spawn_local(driver.woken_by(future));
+            return;
+        }
+        let task = tokio::task::spawn_local(future).abort_handle();
+        if let Some(upload) = flow::take_offered() {
+            self.flows.watch(upload, task);
+        }
+    }
+}
+
+/// Wakes the driver of an HTTP/2 connection to an endpoint, which alone can say how many streams the endpoint
+/// allows, but is not woken when that changes: another task, the first that hyper starts, reads the socket.
+#[derive(Default)]
+pub(crate) struct DriverWaker {
+    waker: RefCell<Option<Waker>>,
+    /// The task that reads has been started.
+    reads: Cell<bool>,
+    /// The endpoint has sent its SETTINGS: there is no more news worth waking for at every read.
+    settled: Cell<bool>,
+}
+
+impl DriverWaker {
+    /// Remembers whom to wake.
+    pub(crate) fn register(&self, waker: &Waker) {
+        let mut known = self.waker.borrow_mut();
+        if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *known = Some(waker.clone());
+        }
+    }
+
+    pub(crate) fn wake(&self) {
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+
+    pub(crate) fn settle(&self) {
+        self.settled.set(true);
+    }
+
+    async fn woken_by<F: Future>(self: Rc<Self>, reading: F) {
+        let mut reading = pin!(reading);
+        poll_fn(|cx| {
+            let polled = reading.as_mut().poll(cx);
+            if !self.settled.get() {
+                self.wake();
+            }
+            polled.map(drop)
+        })
+        .await;
     }
 }
 
@@ -29,6 +121,9 @@ const H2_STREAM_WINDOW: u32 = 256 * 1024;
 const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Bytes buffered per stream towards a peer that does not read.
 const H2_SEND_BUFFER: usize = 64 * 1024;
+/// What [`client::http2::Connection::current_max_send_streams`] says before the endpoint has sent its SETTINGS: a
+/// number that no endpoint can send.
+pub(crate) const H2_UNTOLD: usize = usize::MAX - 1;
 /// A peer that leaves a PING unanswered for this long is gone.
 const H2_PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a quiet HTTP/2 connection is asked whether it still lives.
@@ -49,8 +144,8 @@ pub(crate) fn h1_server(limits: &ListenersParams) -> server::http1::Builder {
 }
 
 /// Server side of HTTP/2 (prior knowledge).
-pub(crate) fn h2_server(limits: &ListenersParams) -> server::http2::Builder<OnThisWorker> {
-    let mut builder = server::http2::Builder::new(OnThisWorker);
+pub(crate) fn h2_server(limits: &ListenersParams, tasks: StreamTasks) -> server::http2::Builder<StreamTasks> {
+    let mut builder = server::http2::Builder::new(tasks);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(H2_MAX_STREAMS)
@@ -79,15 +174,18 @@ where
 /// Client side of an HTTP/2 connection (prior knowledge) and the future that drives it.
 pub(crate) async fn h2_client<S>(
     stream: S,
+    flows: Rc<Flows>,
+    driver: Rc<DriverWaker>,
 ) -> hyper::Result<(
     client::http2::SendRequest<RequestBody>,
-    client::http2::Connection<TokioIo<S>, RequestBody, OnThisWorker>,
+    client::http2::Connection<TokioIo<S>, RequestBody, UploadTasks>,
 )>
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    client::http2::Builder::new(OnThisWorker)
+    client::http2::Builder::new(UploadTasks { flows, driver })
         .timer(TokioTimer::new())
+        .initial_max_send_streams(H2_UNTOLD)
         .initial_stream_window_size(H2_STREAM_WINDOW)
         .initial_connection_window_size(H2_CONNECTION_WINDOW)
         .max_send_buf_size(H2_SEND_BUFFER)

@@ -3,6 +3,7 @@
 
 use std::{
     cell::Cell,
+    convert::Infallible,
     future::{Future, poll_fn},
     net::SocketAddr,
     pin::pin,
@@ -16,9 +17,11 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::{
-    ListenersParams, codec,
+    ListenersParams,
+    codec::{self, StreamTasks},
     deadline::SpareTimer,
     exchange,
+    flow::{Flow, WatchedBody},
     framing::{ConnState, Detected, GuardedIo},
     gauge::Raised,
     origin::{self, Origin},
@@ -156,8 +159,20 @@ async fn serve_http1(downstream: Rc<Downstream>, io: GuardedIo<TcpStream>) {
 async fn serve_http2(downstream: Rc<Downstream>, io: GuardedIo<TcpStream>) {
     let state = Rc::clone(&downstream.state);
     let shared = Rc::clone(&downstream);
-    let service = service_fn(move |request| Box::pin(exchange::serve(Rc::clone(&shared), request)));
-    let mut driver = pin!(codec::h2_server(&downstream.limits).serve_connection(TokioIo::new(io), service));
+    let tasks = StreamTasks::new(Rc::clone(downstream.worker.sweeper.flows()));
+    let announced = tasks.clone();
+    let service = service_fn(move |request| {
+        let flow = Flow::limited(shared.limits.stream_idle_timeout);
+        announced.announce(Rc::clone(&flow));
+        let clock = Rc::clone(&shared.worker.clock);
+        let served = exchange::serve(Rc::clone(&shared), request);
+        Box::pin(async move {
+            let response = served.await?;
+            Ok::<_, Infallible>(response.map(|body| WatchedBody::new(body, flow, clock)))
+        })
+    });
+    let builder = codec::h2_server(&downstream.limits, tasks);
+    let mut driver = pin!(builder.serve_connection(TokioIo::new(io), service));
     let mut leaving = false;
     let served = poll_fn(|cx| {
         if !leaving && state.poll_graceful_wanted(cx).is_ready() {

@@ -70,6 +70,9 @@ impl Deadline {
         clock: Rc<Cell<Mono>>,
         spare: SpareTimer,
     ) -> Self {
+        if let Some(upload) = &upload {
+            upload.flow().limit(limits.idle);
+        }
         Self {
             limits,
             began,
@@ -135,6 +138,9 @@ impl Deadline {
     /// Something came from the endpoint.
     pub(crate) fn progress(&mut self) {
         self.progress = self.progress.max(self.clock.get());
+        if let Some(upload) = &self.upload {
+            upload.flow().other_side_moved(self.progress);
+        }
     }
 
     /// When it ends, by what is known now.

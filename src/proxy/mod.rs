@@ -11,6 +11,7 @@ mod connection;
 mod deadline;
 mod error;
 mod exchange;
+mod flow;
 mod gauge;
 mod headers;
 mod origin;

@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     ListenersParams,
+    flow::Flows,
     framing::{ConnState, TimeLimits},
     pool::Pools,
 };
@@ -19,10 +20,11 @@ const TICK: Duration = Duration::from_millis(100);
 /// Ticks between looks at the pools.
 const POOL_TICKS: u32 = 10;
 
-/// All client connections of one worker.
-#[derive(Debug, Default)]
+/// All client connections of one worker, and the bodies that wait in HTTP/2 streams.
+#[derive(Default)]
 pub(crate) struct Sweeper {
     connections: RefCell<Vec<Watched>>,
+    flows: Rc<Flows>,
 }
 
 #[derive(Debug)]
@@ -38,6 +40,11 @@ impl Sweeper {
         self.connections.borrow_mut().push(Watched { state: Rc::downgrade(state), limits });
     }
 
+    /// The bodies that wait in HTTP/2 streams.
+    pub(crate) fn flows(&self) -> &Rc<Flows> {
+        &self.flows
+    }
+
     /// Asks every connection to finish what it has begun and close.
     pub(crate) fn ask_all_to_leave(&self) {
         for watched in self.connections.borrow().iter() {
@@ -48,6 +55,7 @@ impl Sweeper {
     }
 
     fn sweep(&self, now: Mono) {
+        self.flows.sweep(now);
         self.connections.borrow_mut().retain(|watched| match watched.state.upgrade() {
             Some(state) => {
                 if let Some(expired) = state.sweep(now, &watched.limits) {

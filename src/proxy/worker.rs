@@ -179,14 +179,15 @@ pub(super) fn start(index: usize, shared: Shared, doors: Vec<Door>) -> io::Resul
 }
 
 async fn run(index: usize, shared: Shared, doors: Vec<Door>) {
+    let sweeper = Rc::<Sweeper>::default();
     let worker = Rc::new(Worker {
         snapshot: Arc::clone(&shared.snapshot),
         limits: Arc::clone(&shared.limits),
-        pools: Rc::new(Pools::new(shared.workers)),
+        pools: Rc::new(Pools::new(shared.workers, Rc::clone(sweeper.flows()))),
         rng: RefCell::new(random::seeded(index as u64)),
         clock: Rc::new(Cell::new(clock::now())),
         epoch: Rc::new(Cell::new(clock::epoch())),
-        sweeper: Rc::default(),
+        sweeper,
         access_log: RefCell::new(shared.access_log.writer(random::seeded(index as u64 + 0x1000))),
         drain: shared.drain.clone(),
         inbound_metrics: Arc::clone(&shared.inbound_metrics),

@@ -3,10 +3,11 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::VecDeque,
     future::{Future, poll_fn},
     pin::Pin,
     rc::Rc,
-    task::Waker,
+    sync::Arc,
     time::Duration,
 };
 
@@ -17,8 +18,9 @@ use super::EndpointPool;
 use crate::{
     proxy::{
         body::RequestBody,
-        codec,
+        codec::{self, DriverWaker},
         error::ProxyError,
+        flow,
         gauge::{ConnectionGauge, Raised},
     },
     rt::clock,
@@ -30,22 +32,37 @@ use crate::{
 /// Most requests on one connection, whatever the endpoint allows: beyond it one slow TCP stream holds up too
 /// many.
 const MAX_STREAMS: usize = 100;
+/// How long a fresh connection is waited for to say how many streams it takes. It is the first thing an endpoint
+/// sends; one that does not is shared as if it took a single stream.
+const SETTINGS_WAIT: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 pub(super) struct H2Pool {
     connections: RefCell<Vec<Rc<Connection>>>,
     /// Someone is opening a connection; others wait for it rather than open one each.
     opening: Cell<bool>,
-    waiting: RefCell<Vec<oneshot::Sender<bool>>>,
+    waiting: RefCell<VecDeque<oneshot::Sender<Grant>>>,
     streams: Cell<u32>,
+    /// As of the last request that had to wait: whoever frees a place has no snapshot at hand.
+    cluster: RefCell<Option<Arc<Cluster>>>,
+}
+
+/// What a waiting request gets.
+enum Grant {
+    /// A place on an open connection.
+    Enter(H2Lease),
+    /// The right to open one.
+    Open(Opening),
+    /// The connection that it waited for could not be opened, and there is no other.
+    Failed,
 }
 
 struct Connection {
     sender: SendRequest<RequestBody>,
-    /// Streams that the endpoint allows, as its SETTINGS say.
+    /// Streams that the endpoint allows, as its SETTINGS say; [`codec::H2_UNTOLD`] until they came.
     capacity: Rc<Cell<usize>>,
     /// Wakes the driver, which alone can read that.
-    driver: Rc<RefCell<Option<Waker>>>,
+    driver: Rc<DriverWaker>,
     streams: Cell<u32>,
     served: Cell<u32>,
     opened: Mono,
@@ -55,9 +72,19 @@ struct Connection {
 
 impl Connection {
     fn is_usable(&self) -> bool {
-        // One stream is always allowed: an endpoint that says 0 for the moment makes it wait, not fail.
-        let capacity = self.capacity.get().clamp(1, MAX_STREAMS);
+        let capacity = match self.capacity.get() {
+            // Whoever opened it need not wait. All others do: a burst onto an endpoint that allows fewer streams
+            // than we hoped would stand in line inside h2, where no other connection is looked for.
+            codec::H2_UNTOLD => 1,
+            // One stream is always allowed: an endpoint that says 0 for the moment makes it wait, not fail.
+            told => told.clamp(1, MAX_STREAMS),
+        };
         (self.streams.get() as usize) < capacity
+    }
+
+    /// Will soon tell how many streams it takes.
+    fn is_settling(&self, now: Mono) -> bool {
+        self.capacity.get() == codec::H2_UNTOLD && now.since(self.opened) < SETTINGS_WAIT
     }
 
     /// Takes no request any more.
@@ -69,24 +96,25 @@ impl Connection {
     }
 }
 
+/// Drops connections that are closed, or had no request for `idle_timeout`. A connection that still has streams
+/// lives on until they end.
+pub(super) fn sweep(pool: &Rc<EndpointPool>, now: Mono, idle_timeout: Duration) {
+    let mut dropped = Vec::new();
+    pool.h2.connections.borrow_mut().retain(|connection| {
+        let idle = connection.streams.get() == 0 && now.since(connection.idle_since.get()) >= idle_timeout;
+        let keep = !connection.sender.is_closed() && !idle;
+        if !keep {
+            dropped.push(Rc::clone(connection));
+        }
+        keep
+    });
+    drop(dropped);
+    serve_waiting(pool);
+}
+
 impl H2Pool {
     pub(super) fn is_empty(&self) -> bool {
         self.streams.get() == 0 && self.connections.borrow().is_empty()
-    }
-
-    /// Drops connections that are closed, or had no request for `idle_timeout`. A connection that still has
-    /// streams lives on until they end.
-    pub(super) fn sweep(&self, now: Mono, idle_timeout: Duration) {
-        let mut dropped = Vec::new();
-        self.connections.borrow_mut().retain(|connection| {
-            let idle =
-                connection.streams.get() == 0 && now.since(connection.idle_since.get()) >= idle_timeout;
-            let keep = !connection.sender.is_closed() && !idle;
-            if !keep {
-                dropped.push(Rc::clone(connection));
-            }
-            keep
-        });
     }
 
     fn usable(&self, cluster: &Cluster, now: Mono) -> Option<Rc<Connection>> {
@@ -94,6 +122,45 @@ impl H2Pool {
         // What can take no request any more leaves the list; requests on it hold it until they end.
         connections.retain(|connection| !connection.is_spent(cluster, now));
         connections.iter().find(|connection| connection.is_usable()).map(Rc::clone)
+    }
+
+    /// Whether a connection more is allowed, and the best that can be done now.
+    fn may_open(&self, most: u32, now: Mono) -> bool {
+        let connections = self.connections.borrow();
+        !self.opening.get()
+            && connections.len() < most as usize
+            && !connections.iter().any(|connection| connection.is_settling(now))
+    }
+
+    fn pop_waiting(&self) -> Option<oneshot::Sender<Grant>> {
+        loop {
+            let waiter = self.waiting.borrow_mut().pop_front()?;
+            if !waiter.is_closed() {
+                return Some(waiter);
+            }
+        }
+    }
+}
+
+/// Gives what is free to those who have waited longest. Called whenever something may have become free.
+fn serve_waiting(pool: &Rc<EndpointPool>) {
+    if pool.h2.waiting.borrow().is_empty() {
+        return;
+    }
+    let Some(cluster) = pool.h2.cluster.borrow().clone() else { return };
+    let now = clock::now();
+    loop {
+        let connection = pool.h2.usable(&cluster, now);
+        if connection.is_none() && !pool.h2.may_open(pool.max_connections(&cluster), now) {
+            return;
+        }
+        let Some(waiter) = pool.h2.pop_waiting() else { return };
+        let grant = match connection {
+            Some(connection) => Grant::Enter(H2Lease::enter(pool, connection, true)),
+            None => Grant::Open(Opening::begin(pool)),
+        };
+        // If the waiter goes away before it looks, dropping the grant passes it on.
+        drop(waiter.send(grant));
     }
 }
 
@@ -106,25 +173,27 @@ pub(crate) struct H2Lease {
 }
 
 impl H2Lease {
-    /// Takes a place on an open connection, or opens another. Cancel-safe.
-    pub(crate) async fn checkout(pool: &Rc<EndpointPool>, cluster: &Cluster) -> Result<Self, ProxyError> {
+    /// Takes a place on an open connection, or opens another, or waits in the queue for either. Cancel-safe.
+    pub(crate) async fn checkout(
+        pool: &Rc<EndpointPool>,
+        cluster: &Arc<Cluster>,
+    ) -> Result<Self, ProxyError> {
         pool.idle_timeout.set(cluster.params.idle_timeout);
-        loop {
-            let now = clock::now();
+        let now = clock::now();
+        if pool.h2.waiting.borrow().is_empty() {
             if let Some(connection) = pool.h2.usable(cluster, now) {
                 return Ok(Self::enter(pool, connection, true));
             }
-            if pool.h2.opening.get() {
-                // Boxed, as opening is: both are rare, and their room would be copied with every request's future.
-                Box::pin(wait_for_opening(pool, cluster)).await?;
-                continue;
+            if pool.h2.may_open(pool.max_connections(cluster), now) {
+                return Box::pin(open(pool, cluster, Opening::begin(pool))).await;
             }
-            if pool.h2.connections.borrow().len() >= pool.max_connections(cluster) as usize {
-                pool.metrics.limit_reached(LimitKind::PendingRequests);
-                return Err(ProxyError::overflow());
-            }
-            let connection = Box::pin(open(pool, cluster)).await?;
-            return Ok(Self::enter(pool, connection, false));
+        }
+        // Boxed, as opening is: both are rare, and their room would be copied with every request's future.
+        match Box::pin(wait_in_queue(pool, cluster)).await? {
+            Grant::Enter(lease) => Ok(lease),
+            Grant::Open(opening) => Box::pin(open(pool, cluster, opening)).await,
+            // Nobody tries again for the others: they would stand in line for the same refusal.
+            Grant::Failed => Err(ProxyError::shared_dial()),
         }
     }
 
@@ -152,86 +221,109 @@ impl Drop for H2Lease {
         self.connection.streams.set(self.connection.streams.get() - 1);
         self.pool.h2.streams.set(self.pool.h2.streams.get() - 1);
         // SETTINGS may have come meanwhile; the driver learns of them only when it runs.
-        if let Some(waker) = self.connection.driver.borrow().as_ref() {
-            waker.wake_by_ref();
-        }
+        self.connection.driver.wake();
         if self.connection.streams.get() == 0 {
             self.connection.idle_since.set(clock::now());
             self.connection.gauge.set_idle(true);
         }
+        serve_waiting(&self.pool);
     }
 }
 
-/// Ends the state "someone is opening" however the opening ends, and lets the others look again.
-struct Opening<'a> {
-    pool: &'a H2Pool,
-    /// `None` if whoever opens goes away before it is known.
-    succeeded: Option<bool>,
+/// The right to open a connection. However it ends, the others look again.
+struct Opening {
+    pool: Rc<EndpointPool>,
+    failed: bool,
 }
 
-impl Drop for Opening<'_> {
+impl Opening {
+    fn begin(pool: &Rc<EndpointPool>) -> Self {
+        pool.h2.opening.set(true);
+        Self { pool: Rc::clone(pool), failed: false }
+    }
+}
+
+impl Drop for Opening {
     fn drop(&mut self) {
-        self.pool.opening.set(false);
-        for waiter in self.pool.waiting.take() {
-            // A waiter that went away needs no news.
-            let _ = waiter.send(self.succeeded.unwrap_or(true));
+        self.pool.h2.opening.set(false);
+        // A request that is cancelled in between says nothing of the endpoint: then one of the others opens.
+        if self.failed && self.pool.h2.connections.borrow().is_empty() {
+            for waiter in self.pool.h2.waiting.take() {
+                // A waiter that went away needs no news.
+                drop(waiter.send(Grant::Failed));
+            }
         }
+        serve_waiting(&self.pool);
     }
 }
 
-async fn wait_for_opening(pool: &Rc<EndpointPool>, cluster: &Cluster) -> Result<(), ProxyError> {
-    let opened = {
+async fn wait_in_queue(pool: &Rc<EndpointPool>, cluster: &Arc<Cluster>) -> Result<Grant, ProxyError> {
+    let limits = &cluster.params.limits;
+    pool.h2.cluster.replace(Some(Arc::clone(cluster)));
+    let grant = {
         let mut waiting = pool.h2.waiting.borrow_mut();
         waiting.retain(|waiter| !waiter.is_closed());
-        if waiting.len() >= cluster.params.limits.max_pending_requests as usize {
+        if waiting.len() >= limits.max_pending_requests as usize {
             pool.metrics.limit_reached(LimitKind::PendingRequests);
             return Err(ProxyError::overflow());
         }
         let (give, take) = oneshot::channel();
-        waiting.push(give);
+        waiting.push_back(give);
         take
     };
+    // If all who waited before have gone, nothing would come to serve this one.
+    serve_waiting(pool);
     let _pending = Raised::new(pool.metrics.pending());
-    match tokio::time::timeout(cluster.params.limits.queue_timeout, opened).await {
-        Ok(Ok(true)) => Ok(()),
-        // Nobody tries again for the others: they would stand in line for the same refusal.
-        Ok(Ok(false) | Err(_)) => Err(ProxyError::shared_dial()),
-        Err(_) => {
+    match tokio::time::timeout(limits.queue_timeout, grant).await {
+        Ok(Ok(grant)) => Ok(grant),
+        Ok(Err(_)) | Err(_) => {
             pool.metrics.limit_reached(LimitKind::QueueTimeout);
             Err(ProxyError::overflow())
         }
     }
 }
 
-async fn open(pool: &Rc<EndpointPool>, cluster: &Cluster) -> Result<Rc<Connection>, ProxyError> {
-    pool.h2.opening.set(true);
-    let mut opening = Opening { pool: &pool.h2, succeeded: None };
+async fn open(
+    pool: &Rc<EndpointPool>,
+    cluster: &Arc<Cluster>,
+    mut opening: Opening,
+) -> Result<H2Lease, ProxyError> {
+    let waker: Rc<DriverWaker> = Rc::default();
     let opened = match pool.dial(cluster).await {
-        Ok(stream) => codec::h2_client(stream).await.map_err(ProxyError::handshake),
+        Ok(stream) => codec::h2_client(stream, Rc::clone(&pool.flows), Rc::clone(&waker))
+            .await
+            .map_err(ProxyError::handshake),
         Err(error) => Err(error),
     };
-    // A request that is cancelled in between says nothing of the endpoint: then one of the others opens.
-    opening.succeeded = Some(opened.is_ok());
+    opening.failed = opened.is_err();
     let (sender, mut driver) = opened?;
     let gauge = Rc::new(ConnectionGauge::new(&pool.metrics, ConnectionProtocol::Http2));
     let shown = Rc::clone(&gauge);
     let capacity = Rc::new(Cell::new(driver.current_max_send_streams()));
     let told = Rc::clone(&capacity);
-    let waker: Rc<RefCell<Option<Waker>>> = Rc::default();
     let asked = Rc::clone(&waker);
+    let home = Rc::downgrade(pool);
     tokio::task::spawn_local(async move {
         let _shown = shown;
         let driven = poll_fn(|cx| {
-            let polled = Pin::new(&mut driver).poll(cx);
-            told.set(driver.current_max_send_streams());
-            let mut waker = asked.borrow_mut();
-            if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
-                *waker = Some(cx.waker().clone());
+            let polled = flow::offering(|| Pin::new(&mut driver).poll(cx));
+            let now_told = driver.current_max_send_streams();
+            asked.register(cx.waker());
+            if now_told != codec::H2_UNTOLD {
+                asked.settle();
+            }
+            if (told.replace(now_told) != now_told || polled.is_ready())
+                && let Some(pool) = home.upgrade()
+            {
+                serve_waiting(&pool);
             }
             polled
         });
         if let Err(error) = driven.await {
             tracing::debug!(%error, "upstream connection ended");
+        }
+        if let Some(pool) = home.upgrade() {
+            serve_waiting(&pool);
         }
     });
     let now = clock::now();
@@ -246,5 +338,8 @@ async fn open(pool: &Rc<EndpointPool>, cluster: &Cluster) -> Result<Rc<Connectio
         gauge,
     });
     pool.h2.connections.borrow_mut().push(Rc::clone(&connection));
-    Ok(connection)
+    // Before the others look again: its first place belongs to who opened it.
+    let lease = H2Lease::enter(pool, connection, false);
+    drop(opening);
+    Ok(lease)
 }

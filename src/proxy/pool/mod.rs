@@ -16,7 +16,7 @@ use rustc_hash::FxHashMap;
 pub(crate) use h1::{H1Lease, TunnelParts};
 pub(crate) use h2::H2Lease;
 
-use super::error::ProxyError;
+use super::{error::ProxyError, flow::Flows};
 use crate::{
     net::{DialError, Stream, dial, dial_either},
     rt::clock,
@@ -29,12 +29,15 @@ use crate::{
 pub(crate) struct Pools {
     endpoints: RefCell<FxHashMap<EndpointId, Rc<EndpointPool>>>,
     workers: u32,
+    flows: Rc<Flows>,
 }
 
 impl Pools {
-    /// No connections yet. `workers` shares out what is configured per process.
-    pub(crate) fn new(workers: usize) -> Self {
-        Self { endpoints: RefCell::default(), workers: u32::try_from(workers).unwrap_or(u32::MAX).max(1) }
+    /// No connections yet. `workers` shares out what is configured per process; uploads over HTTP/2 are watched in
+    /// `flows`.
+    pub(crate) fn new(workers: usize, flows: Rc<Flows>) -> Self {
+        let workers = u32::try_from(workers).unwrap_or(u32::MAX).max(1);
+        Self { endpoints: RefCell::default(), workers, flows }
     }
 
     /// The pool of `endpoint`; made at its first use.
@@ -47,8 +50,7 @@ impl Pools {
             }
             return Rc::clone(pool);
         }
-        let pool =
-            Rc::new(EndpointPool::new(Arc::clone(endpoint), Arc::clone(&cluster.metrics), self.workers));
+        let pool = Rc::new(EndpointPool::new(Arc::clone(endpoint), cluster, self.workers, &self.flows));
         self.endpoints.borrow_mut().insert(id, Rc::clone(&pool));
         pool
     }
@@ -59,7 +61,7 @@ impl Pools {
         self.endpoints.borrow_mut().retain(|_, pool| {
             let gone = pool.is_retired();
             pool.h1.sweep(now, if gone { Duration::ZERO } else { pool.idle_timeout.get() });
-            pool.h2.sweep(now, if gone { Duration::ZERO } else { pool.idle_timeout.get() });
+            h2::sweep(pool, now, if gone { Duration::ZERO } else { pool.idle_timeout.get() });
             !(gone && pool.h1.is_empty() && pool.h2.is_empty())
         });
     }
@@ -72,19 +74,21 @@ pub(crate) struct EndpointPool {
     workers: u32,
     /// As of the last request: the sweeper has no snapshot at hand.
     idle_timeout: Cell<Duration>,
+    flows: Rc<Flows>,
     h1: h1::H1Pool,
     h2: h2::H2Pool,
 }
 
 impl EndpointPool {
-    fn new(endpoint: Arc<Endpoint>, metrics: Arc<ClusterMetrics>, workers: u32) -> Self {
+    fn new(endpoint: Arc<Endpoint>, cluster: &Cluster, workers: u32, flows: &Rc<Flows>) -> Self {
         Self {
             endpoint: RefCell::new(endpoint),
             workers,
             idle_timeout: Cell::new(Duration::from_secs(30)),
             h1: h1::H1Pool::default(),
             h2: h2::H2Pool::default(),
-            metrics,
+            flows: Rc::clone(flows),
+            metrics: Arc::clone(&cluster.metrics),
         }
     }
 
