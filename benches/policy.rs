@@ -2,6 +2,9 @@
 //! Run with `cargo bench --bench policy`; what the figures are for is in benches/README.md.
 #![allow(missing_docs, reason = "criterion's macros make public items without documentation")]
 
+#[path = "policy/limit.rs"]
+mod limit;
+
 use std::{hint::black_box, sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -16,6 +19,7 @@ use outrigger::policy::{
         Action, DirectResponse, HeaderEdits, HostPattern, PathPattern, RequestView, RouteMatch, RouteParams,
         RouteTable,
     },
+    traffic::TrafficParams,
 };
 use outrigger::types::Mono;
 
@@ -28,6 +32,7 @@ fn route(host: HostPattern, path: PathPattern) -> RouteParams {
         retry: RetryParams::none(),
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
+        traffic: TrafficParams::default(),
     }
 }
 
@@ -198,6 +203,6 @@ criterion_group! {
     config = Criterion::default()
         .warm_up_time(std::time::Duration::from_millis(500))
         .measurement_time(std::time::Duration::from_secs(1));
-    targets = route_find, pick, build, header_edits
+    targets = route_find, pick, build, header_edits, limit::check
 }
 criterion_main!(benches);

@@ -116,7 +116,7 @@ error[OR104]: unknown key `timeOut`
   |                                                ^^^^^^^ not a key of `service`
   |
   = help: did you mean `timeout`?
-  = note: keys of `service`: name, address, protocol, health_check, timeout
+  = note: keys of `service`: name, address, protocol, health_check, timeout, rate_limit
 
 error[OR108]: `30` has no unit
  --> outrigger.yaml:3:30
@@ -265,6 +265,22 @@ fn every_mistake_in_meaning_has_its_code_and_place() {
         ("routes: [{ name: on, service: api }]", "OR301 5:18"),
         ("defaults: { idle_timeout: 2m }", "OR302 5:27"),
         ("routes: [{ service: api }, { service: api }]", "OR310 5:28"),
+    ];
+    assert_each(&cases, "services: { api: { endpoints: [10.0.0.1:80] } }\n");
+}
+
+#[test]
+fn every_mistake_in_the_tools_of_a_route_has_its_code_and_place() {
+    let cases = [
+        ("routes: [{ service: api, rate_limit: { rate: 100 } }]", "OR107 5:46"),
+        ("routes: [{ service: api, rate_limit: [{ rate: 100/d }] }]", "OR108 5:47"),
+        ("routes: [{ service: api, rate_limit: { burst: 1 } }]", "OR106 5:38"),
+        ("routes: [{ service: api, rate_limit: { rate: 1/s, key: source_service } }]", "OR110 5:56"),
+        ("routes: [{ service: api, fault: { percent: 1 } }]", "OR114 5:33"),
+        ("routes: [{ service: api, fault: { abort: 200 } }]", "OR111 5:42"),
+        ("routes: [{ service: api, mirror: { service: shadow } }]", "OR201 5:45"),
+        ("routes: [{ service: api, sticky: { header: x-user } }]", "OR114 5:34"),
+        ("routes: [{ direct_response: { status: 200 }, mirror: { service: api } }]", "OR114 5:54"),
     ];
     assert_each(&cases, "services: { api: { endpoints: [10.0.0.1:80] } }\n");
 }

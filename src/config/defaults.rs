@@ -38,6 +38,8 @@ pub(super) const MAX_RETRIES: u32 = 128;
 pub(super) const RETRY_BUDGET: BudgetParams = BudgetParams { percent: 20, min_per_second: 3 };
 /// linkerd2-proxy's limit.
 const MAX_RETRY_BODY: u32 = 64 * 1024;
+/// A few megabytes at most.
+pub(super) const MAX_RATE_LIMIT_KEYS: u32 = 100_000;
 pub(super) const MAX_CONNECTIONS: u32 = 1024;
 pub(super) const MAX_PENDING_REQUESTS: u32 = 1024;
 pub(super) const QUEUE_TIMEOUT: Duration = Duration::from_secs(1);

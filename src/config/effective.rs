@@ -5,6 +5,7 @@
 
 mod load_balancer;
 mod retry;
+mod traffic;
 
 use http::{HeaderName, HeaderValue};
 use serde_json::{Map, Value, json};
@@ -128,6 +129,7 @@ fn local_service(local: &LocalServiceParams) -> Value {
         connect_timeout: _,
         idle_timeout: _,
         health_check: check,
+        traffic: tools,
     } = local;
     let mut fields = object(json!({
         "name": &**name,
@@ -136,6 +138,7 @@ fn local_service(local: &LocalServiceParams) -> Value {
         "timeout": limit(*timeout),
     }));
     put(&mut fields, "health_check", check.as_ref().map(health_check));
+    traffic::put_traffic(&mut fields, tools);
     Value::Object(fields)
 }
 
@@ -224,8 +227,16 @@ fn listener(listener: Option<&ListenerParams>) -> Value {
 }
 
 fn route(route: &RouteParams) -> Value {
-    let RouteParams { name, matcher, action, timeout, retry: repeated, request_headers, response_headers } =
-        route;
+    let RouteParams {
+        name,
+        matcher,
+        action,
+        timeout,
+        retry: repeated,
+        request_headers,
+        response_headers,
+        traffic: tools,
+    } = route;
     let mut fields = object(json!({
         "name": &**name,
         "match": route_match(matcher),
@@ -238,6 +249,7 @@ fn route(route: &RouteParams) -> Value {
             .map(|(side, edits)| (side.to_owned(), Value::Object(edits)))
             .collect();
     put(&mut fields, "headers", (!edits.is_empty()).then_some(edits));
+    traffic::put_traffic(&mut fields, tools);
     match action {
         Action::Forward { targets, rewrite: changes } => {
             put(&mut fields, "retry", Some(retry::retry(repeated)));

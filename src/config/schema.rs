@@ -1,5 +1,9 @@
 //! The keys: which may stand where, which belong to a later version, and what other tools call them.
 
+mod traffic;
+
+pub(super) use traffic::*;
+
 /// A mapping of the configuration.
 #[derive(Debug)]
 pub(super) struct Section {
@@ -52,7 +56,7 @@ pub(super) static ROOT: Section = Section {
 pub(super) static SERVICE: Section = Section {
     name: "service",
     example: "name: web, address: 127.0.0.1:8080",
-    known: &["name", "address", "protocol", "health_check", "timeout"],
+    known: &["name", "address", "protocol", "health_check", "timeout", "rate_limit"],
     later: &["tags"],
     aliases: &[("upstream", "address"), ("app", "address"), ("port", "address"), ("id", "name")],
 };
@@ -178,8 +182,12 @@ pub(super) static ROUTE: Section = Section {
         "timeout",
         "retry",
         "headers",
+        "rate_limit",
+        "fault",
+        "mirror",
+        "sticky",
     ],
-    later: &["rate_limit", "mirror", "fault", "subset"],
+    later: &["subset"],
     aliases: &[
         ("cluster", "service"),
         ("backend", "service"),
@@ -479,7 +487,7 @@ pub(super) static SHUTDOWN: Section = Section {
 mod tests {
     use super::*;
 
-    const ALL: [&Section; 36] = [
+    const ALL: [&Section; 40] = [
         &ROOT,
         &SERVICE,
         &HEALTH_CHECK,
@@ -516,6 +524,10 @@ mod tests {
         &TRACING,
         &RELOAD,
         &SHUTDOWN,
+        &RATE_LIMIT,
+        &RATE_LIMIT_KEY,
+        &FAULT,
+        &MIRROR,
     ];
 
     #[test]

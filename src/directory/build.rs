@@ -1,5 +1,7 @@
 //! Builds a snapshot. Pure: the same inputs give the same snapshot, and nothing is read, waited for or started.
 
+mod traffic;
+
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -148,6 +150,7 @@ impl Builder<'_> {
             retry: params.retry.clone(),
             request_headers: params.request_headers.clone(),
             response_headers: params.response_headers.clone(),
+            traffic: self.traffic(&params.name, Direction::Outbound, &params.traffic, clusters),
         }
     }
 
@@ -156,6 +159,7 @@ impl Builder<'_> {
         let cluster = Arc::new(self.cluster(&local.cluster(), true));
         let metrics = HttpMetrics::resolve(self.registry, Direction::Inbound, &local.name, INBOUND_ROUTE);
         let name: Arc<str> = INBOUND_ROUTE.into();
+        let traffic = self.traffic(&name, Direction::Inbound, &local.traffic, &[]);
         let route = Arc::new(Route {
             hits: self.live.hits(&name),
             name,
@@ -170,6 +174,7 @@ impl Builder<'_> {
             retry: local.retry(),
             request_headers: HeaderEdits::default(),
             response_headers: HeaderEdits::default(),
+            traffic,
         });
         InboundApp { route, cluster }
     }

@@ -5,13 +5,18 @@ use std::sync::{Arc, atomic::AtomicU64};
 use rustc_hash::FxHashMap;
 
 use crate::{
-    snapshot::{ClusterLive, EndpointLive},
-    types::EndpointAddress,
+    policy::limit::{LimitKey, Period, RateLimitParams},
+    snapshot::{ClusterLive, EndpointLive, KeyStore},
+    types::{Direction, EndpointAddress},
 };
 
 /// Which of the two listeners a service belongs to: the local application may also be a service that others,
 /// and the application itself, call through the outbound listener.
 type ClusterKey = (bool, Arc<str>);
+
+/// What makes two rate limits the same one: with another key or period the state of one means nothing to the other,
+/// with another rate or burst it does, and forgetting it would be a free refill.
+type LimitIdentity = (Direction, Arc<str>, LimitKey, Period);
 
 /// Everything that must survive a reload.
 #[derive(Debug, Default)]
@@ -19,6 +24,7 @@ pub struct LiveTable {
     endpoints: FxHashMap<(ClusterKey, EndpointAddress), Arc<EndpointLive>>,
     clusters: FxHashMap<ClusterKey, Arc<ClusterLive>>,
     hits: FxHashMap<Arc<str>, Arc<AtomicU64>>,
+    limits: FxHashMap<LimitIdentity, Arc<KeyStore>>,
 }
 
 impl LiveTable {
@@ -45,6 +51,12 @@ impl LiveTable {
         Arc::clone(self.hits.entry(Arc::clone(route)).or_default())
     }
 
+    /// The buckets of a rate limit.
+    pub(super) fn limit(&mut self, side: Direction, params: &RateLimitParams) -> Arc<KeyStore> {
+        let identity = (side, Arc::clone(&params.name), params.key.clone(), params.rate.per);
+        Arc::clone(self.limits.entry(identity).or_default())
+    }
+
     /// Lets go of everything that the latest snapshot, and no other holder, uses. Pools learn of it by the mark.
     pub(super) fn forget_unused(&mut self, used: &[Arc<EndpointLive>]) {
         let used: rustc_hash::FxHashSet<_> = used.iter().map(|live| live.id()).collect();
@@ -55,6 +67,7 @@ impl LiveTable {
             }
             keep
         });
+        self.limits.retain(|_, store| Arc::strong_count(store) > 1);
         self.hits.retain(|_, hits| Arc::strong_count(hits) > 1);
         self.clusters.retain(|_, live| Arc::strong_count(live) > 1);
     }

@@ -7,6 +7,7 @@ use crate::{
         balance::BalanceParams,
         retry::{Backoff, BudgetParams, RetryOn, RetryParams},
         route::RouteParams,
+        traffic::TrafficParams,
     },
     snapshot::{ClusterParams, EndpointParams, EndpointSource, HealthCheckParams, Limits, Protocol},
     types::EndpointAddress,
@@ -40,6 +41,8 @@ pub struct LocalServiceParams {
     pub idle_timeout: Duration,
     /// Active check of the application; `None` trusts it.
     pub health_check: Option<HealthCheckParams>,
+    /// Rate limits of what comes in. It has no split to make sticky and nobody to copy to.
+    pub traffic: TrafficParams,
 }
 
 /// Only what surely was not processed is sent to the application again; that much cannot hurt it.

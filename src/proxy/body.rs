@@ -267,6 +267,11 @@ impl Replay {
         }
     }
 
+    /// A way to the body after the request has been answered.
+    pub(crate) fn tap(&self) -> Tap {
+        Tap { source: Rc::clone(&self.source), upload: Rc::clone(&self.upload), size: self.size }
+    }
+
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let source = &mut *self.source.borrow_mut();
         if source.attempt != self.attempt {
@@ -300,6 +305,24 @@ impl Replay {
     fn is_end_stream(&self) -> bool {
         let source = self.source.borrow();
         self.next >= source.kept.len() && source.incoming.is_end_stream()
+    }
+}
+
+/// Reads a kept body once more when nobody else does any longer.
+pub(crate) struct Tap {
+    source: Rc<RefCell<Source>>,
+    upload: Rc<Upload>,
+    size: SizeHint,
+}
+
+impl Tap {
+    /// The body from its beginning; `None` if it did not come to its end, or not all of it was kept. Copies that
+    /// were made for attempts can read nothing any more.
+    pub(crate) fn replay(self) -> Option<Replay> {
+        self.upload.ended()?;
+        let Self { source, upload, size } = self;
+        let replay = Replay { source, upload, size, next: 0, attempt: 0 };
+        replay.is_whole().then(|| replay.for_attempt())
     }
 }
 

@@ -16,6 +16,7 @@ use super::{
     error::ProxyError,
     framing::REJECT_METHOD,
     headers::{self, Refused, RequestFacts},
+    limits, mirror,
     record::RequestRecord,
     reply::{self, Reason},
     tries::Tries,
@@ -73,6 +74,15 @@ pub(crate) async fn serve(
         return Ok(reply::answer(&Reason::no_route(), record));
     };
     route.hit();
+    let guarded = if route.traffic.guards() {
+        Box::pin(limits::guard(&downstream, &route, &head, &facts, record)).await
+    } else {
+        Ok(record)
+    };
+    let mut record = match guarded {
+        Ok(record) => record,
+        Err(response) => return Ok(response),
+    };
     match &route.action {
         RouteAction::Forward(forward) => {
             Ok(self::forward(downstream, &route, forward, head, facts, body, record).await)
@@ -158,12 +168,10 @@ async fn forward(
     body: Incoming,
     mut record: Box<RequestRecord>,
 ) -> Response<ResponseBody> {
-    let worker = &downstream.worker;
     let chosen = if forward.shares.len() == 1 {
         0
     } else {
-        let roll = worker.rng.borrow_mut().u32(0..forward.total_weight.max(1));
-        pick_target(&forward.shares, roll)
+        pick_target(&forward.shares, split_roll(&downstream, route, forward, &view(&head, &facts.authority)))
     };
     let (cluster, metrics) = &forward.clusters[chosen];
     record.routed(route, Some(&cluster.params.name));
@@ -188,7 +196,9 @@ async fn forward(
     // has: then any may be sent again, whatever its method.
     let grpc = record.is_grpc();
     let again = route.retry.attempts > 0;
-    let (body, upload) = request_body(body, again, route.retry.max_body);
+    let mirrored = facts.upgrade.is_none() && mirror::wanted(&downstream, route);
+    let most = if mirrored { route.retry.max_body.max(mirror::MAX_BODY) } else { route.retry.max_body };
+    let (body, upload) = request_body(body, again || mirrored, most);
     if let Some(upload) = &upload {
         record.uploads(Rc::clone(upload));
     }
@@ -206,6 +216,7 @@ async fn forward(
         head,
     };
     outgoing.head.extensions.clear();
+    let copy = if mirrored { mirror::begin(&downstream, route, &outgoing) } else { None };
     let mut deadline = deadline(&downstream, route, &outgoing, upload.clone(), record.started());
     cluster.live.budget().deposit(record.started());
     let tries = Tries {
@@ -216,12 +227,26 @@ async fn forward(
         grpc,
         is_repetition: facts.attempt > 1,
     };
-    match tries.run(&mut outgoing, &mut deadline, &mut record).await {
+    let answered = tries.run(&mut outgoing, &mut deadline, &mut record).await;
+    if let Some(copy) = copy {
+        copy.send();
+    }
+    match answered {
         Ok(answer) => deliver(&downstream, route, answer, &outgoing, deadline, record),
         Err(error) => {
             tracing::debug!(service = %cluster.params.name, %error, "request failed");
             answer_failure(&downstream, &error, upload, record)
         }
+    }
+}
+
+/// The number that chooses among the services of a split: chance, or what the split is to stick to.
+fn split_roll(downstream: &Downstream, route: &Route, forward: &Forward, view: &RequestView<'_>) -> u32 {
+    let total = forward.total_weight.max(1);
+    let sticky = route.traffic.sticky.as_ref();
+    match sticky.and_then(|hash_on| hash_key(hash_on, view, downstream.peer.ip())) {
+        Some(key) => u32::try_from(key % u64::from(total)).unwrap_or_default(),
+        None => downstream.worker.rng.borrow_mut().u32(0..total),
     }
 }
 
@@ -272,7 +297,7 @@ fn deadline(
 }
 
 /// How much time the caller has left, by what it says.
-fn callers_deadline(head: &Parts, grpc: bool) -> Option<Duration> {
+pub(super) fn callers_deadline(head: &Parts, grpc: bool) -> Option<Duration> {
     if grpc {
         let value = head.headers.get(deadline::GRPC_TIMEOUT)?;
         return deadline::parse_grpc_timeout(value.as_bytes());

@@ -14,7 +14,7 @@ use http::{
 use http_body::Frame;
 
 use super::{framing, path};
-use crate::policy::deadline;
+use crate::policy::{deadline, fault::AskedFault};
 
 /// Why a head that was well-formed is refused all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub(crate) struct RequestFacts {
     pub(crate) wants_trailers: bool,
     /// Which attempt of the caller this is, from 1.
     pub(crate) attempt: u32,
+    /// A fault that the caller asks for. Whether it may is the route's business.
+    pub(crate) asked_fault: AskedFault,
 }
 
 /// Fields that need attention, found in one pass over the names: most requests have none, and a pass is cheaper
@@ -108,12 +110,13 @@ pub(crate) fn clean_request(parts: &mut request::Parts) -> Result<RequestFacts, 
         // hyper answers 100 by itself as soon as the body is asked for; asking upstream too would be twice.
         parts.headers.remove(header::EXPECT);
     }
-    let mut attempt = 1;
+    let (mut attempt, mut asked_fault) = (1, AskedFault::default());
     if found.reserved {
         attempt = callers_attempt(&parts.headers);
+        asked_fault = super::fault::asked(&parts.headers);
         drop_reserved(&mut parts.headers);
     }
-    Ok(RequestFacts { authority, upgrade, wants_trailers, attempt })
+    Ok(RequestFacts { authority, upgrade, wants_trailers, attempt, asked_fault })
 }
 
 /// Cleans a response head in place. `switching` keeps what a 101 needs.

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::Cluster;
+use super::{Cluster, Traffic};
 use crate::{
     policy::{
         retry::RetryParams,
@@ -93,6 +93,8 @@ pub struct Route {
     pub request_headers: HeaderEdits,
     /// Edits on the way down.
     pub response_headers: HeaderEdits,
+    /// Rate limits, faults, copies, sticky splits.
+    pub traffic: Traffic,
     /// Requests that this route took, for the route table of the admin API.
     pub hits: Arc<AtomicU64>,
 }

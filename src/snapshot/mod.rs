@@ -3,13 +3,17 @@
 
 mod cluster;
 mod endpoint;
+mod limiter;
 mod mesh;
 mod params;
+mod traffic;
 
 pub use cluster::{ActiveRequest, Cluster, ClusterLive, Retrying};
 pub use endpoint::{Admission, Endpoint, EndpointId, EndpointLive, Verdict};
+pub use limiter::{KeyStore, Limited, RateLimiter};
 pub use mesh::{Forward, InboundApp, MeshSnapshot, Route, RouteAction, SnapshotCell, Unrouted};
 pub use params::{
     ClusterParams, EndpointParams, EndpointSource, HealthCheckKind, HealthCheckParams, Limits, Protocol,
     StatusRange,
 };
+pub use traffic::{Fault, Mirror, Traffic};

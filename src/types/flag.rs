@@ -56,11 +56,15 @@ pub enum Flag {
     Direct,
     /// A defect in the proxy itself.
     Internal,
+    /// The caller sends faster than a rate limit allows.
+    RateLimited,
+    /// The route injects faults, and this request met one.
+    Fault,
 }
 
 impl Flag {
     /// All flags, in the order of their discriminants.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::None,
         Self::NoRoute,
         Self::NoHealthyEndpoint,
@@ -76,6 +80,8 @@ impl Flag {
         Self::Overload,
         Self::Direct,
         Self::Internal,
+        Self::RateLimited,
+        Self::Fault,
     ];
 
     /// The word used in metrics, logs and headers; empty for [`Flag::None`].
@@ -97,6 +103,8 @@ impl Flag {
             Self::Overload => "overload",
             Self::Direct => "direct",
             Self::Internal => "internal",
+            Self::RateLimited => "rate_limited",
+            Self::Fault => "fault",
         }
     }
 
@@ -118,6 +126,8 @@ impl Flag {
             Self::Draining => "DR",
             Self::Overload => "OM",
             Self::Internal => "IE",
+            Self::RateLimited => "RL",
+            Self::Fault => "FI",
         }
     }
 }

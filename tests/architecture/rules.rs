@@ -374,6 +374,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("httparse", &["src/proxy/", "src/app/demo/client.rs"]),
     ("serde_yaml", &["src/config/"]),
     ("saphyr_parser", &["src/config/"]),
+    ("governor", &["src/policy/limit"]),
     ("hashring", &["src/policy/balance"]),
     ("hickory_resolver", &["src/directory/dns"]),
     ("socket2", &["src/net/"]),
@@ -419,6 +420,10 @@ pub(crate) const SPAWNING_FILES: &[Exception] = &[
     Exception {
         place: "src/proxy/codec.rs",
         reason: "tasks of hyper on the worker's runtime, which drops them with itself",
+    },
+    Exception {
+        place: "src/proxy/mirror.rs",
+        reason: "copies of requests on the worker's runtime, bounded in number and time",
     },
     Exception {
         place: "src/proxy/overload.rs",

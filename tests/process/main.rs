@@ -34,6 +34,8 @@ mod retries;
 #[cfg(test)]
 mod routing;
 #[cfg(test)]
+mod shield;
+#[cfg(test)]
 mod slow;
 #[cfg(test)]
 mod tcp;

@@ -21,14 +21,14 @@ pub(super) fn load_balancer(balance: &BalanceParams) -> Value {
         put(&mut fields, "full_scan", Some(*full_scan));
     }
     if let Some(Hashing { hash_on, max_load_percent }) = balance.hashing() {
-        put(&mut fields, "hash_on", Some(hashed(hash_on)));
+        put(&mut fields, "hash_on", Some(self::hash_on(hash_on)));
         put(&mut fields, "max_load", *max_load_percent);
     }
     Value::Object(fields)
 }
 
-fn hashed(hash_on: &HashOn) -> Value {
-    match hash_on {
+pub(super) fn hash_on(hashed: &HashOn) -> Value {
+    match hashed {
         HashOn::Header(name) => json!({ "header": name.as_str() }),
         HashOn::Cookie(name) => json!({ "cookie": name }),
         HashOn::Path => json!({ "path": true }),

@@ -97,7 +97,7 @@ fn hashing(fields: &Fields<'_>, policy: &Node, report: &mut Report) -> Option<Ha
     Some(Hashing { hash_on: read_hash_on(hash_on, report)?, max_load_percent })
 }
 
-fn read_hash_on(node: &Node, report: &mut Report) -> Option<HashOn> {
+pub(in crate::config) fn read_hash_on(node: &Node, report: &mut Report) -> Option<HashOn> {
     let fields = Fields::open(node, &schema::HASH_ON, report)?;
     let keys = ["header", "cookie", "query", "path", "source_address"];
     let (key, node) = fields.one_of(&keys, MayLack::No, report)?;

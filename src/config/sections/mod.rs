@@ -11,3 +11,4 @@ pub(super) mod routes;
 pub(super) mod services;
 pub(super) mod tcp_listeners;
 pub(super) mod telemetry;
+pub(super) mod traffic;

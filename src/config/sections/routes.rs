@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use http::StatusCode;
 
-use super::{http_edits, retry, route_match, services::Service};
+use super::{http_edits, load_balancer, retry, route_match, services::Service, traffic};
 use crate::{
     config::{
         codes,
@@ -23,8 +23,12 @@ use crate::{
         tree::Node,
         value,
     },
-    policy::route::{
-        Action, DirectResponse, PathPattern, PathRewrite, Redirect, Rewrite, RouteMatch, RouteParams, Target,
+    policy::{
+        route::{
+            Action, DirectResponse, PathPattern, PathRewrite, Redirect, Rewrite, RouteMatch, RouteParams,
+            Target,
+        },
+        traffic::{MirrorParams, TrafficParams},
     },
     snapshot::Protocol,
 };
@@ -106,10 +110,56 @@ fn route(
     retry::check_per_try(retry_node, &retry, timeout, report);
     let (request_headers, response_headers) =
         fields.optional("headers", report, http_edits::read).unwrap_or_default();
+    let mut tools = traffic(&fields, references, report);
     let action = action?;
     let name = name.unwrap_or_else(|| default_name(&action, number));
-    let params = RouteParams { name, matcher, action, timeout, retry, request_headers, response_headers };
+    if let Some(node) = fields.get("rate_limit") {
+        let limit_name = |number| if number == 1 { name.to_string() } else { format!("{name}#{number}") };
+        tools.limits = traffic::rate_limits(node, limit_name, report);
+    }
+    let params = RouteParams {
+        name,
+        matcher,
+        action,
+        timeout,
+        retry,
+        request_headers,
+        response_headers,
+        traffic: tools,
+    };
     Some(Named { params, name_span: fields.get("name").map_or(node.span, |node| node.span) })
+}
+
+/// Everything that stands beside the action, but for rate limits, which are called after the route.
+fn traffic(fields: &Fields<'_>, references: &mut Vec<Reference>, report: &mut Report) -> TrafficParams {
+    for key in ["mirror", "sticky"] {
+        let (Some(node), None, None) = (fields.get(key), fields.get("service"), fields.get("split")) else {
+            continue;
+        };
+        report.add::<()>(
+            error(codes::CHOICE, node.span, format!("`{key}` has no effect here"))
+                .label("nothing is sent to a service"),
+        );
+    }
+    let mirror = fields.optional("mirror", report, traffic::mirror).and_then(|(node, percent)| {
+        let reference = Reference::read(node, report)?;
+        let service = reference.service.clone();
+        references.push(reference);
+        Some(MirrorParams { service, percent })
+    });
+    let sticky = fields.optional("sticky", report, load_balancer::read_hash_on);
+    if let (Some(node), Some(_)) = (fields.get("sticky"), fields.get("service")) {
+        report.add::<()>(
+            error(codes::CHOICE, node.span, "`sticky` has no effect with `service`")
+                .label("only a `split` has something to stick to"),
+        );
+    }
+    TrafficParams {
+        limits: Vec::new(),
+        fault: fields.optional("fault", report, traffic::fault),
+        mirror,
+        sticky,
+    }
 }
 
 /// `<service>-<n>`, shortened so that it stays a name.

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{health_check, load_balancer, process::idle_timeout, retry};
+use super::{health_check, load_balancer, process::idle_timeout, retry, traffic};
 use crate::{
     config::{
         codes, defaults,
@@ -16,7 +16,7 @@ use crate::{
         value,
     },
     directory::LocalServiceParams,
-    policy::balance::BalanceParams,
+    policy::{balance::BalanceParams, traffic::TrafficParams},
     snapshot::{ClusterParams, EndpointParams, EndpointSource, Limits, Protocol},
     types::{EndpointAddress, ProxyVersion},
 };
@@ -251,6 +251,10 @@ pub(in crate::config) fn local(
     let health_check = fields.optional("health_check", report, |node, report| {
         health_check::read(node, defaults::LOCAL_HEALTH_INTERVAL, report)
     });
+    let limits = fields
+        .get("rate_limit")
+        .map(|node| traffic::rate_limits(node, |number| format!("inbound#{number}"), report));
+    let traffic = TrafficParams { limits: limits.unwrap_or_default(), ..TrafficParams::default() };
     let params = LocalServiceParams {
         name: name?,
         address: address?,
@@ -259,6 +263,7 @@ pub(in crate::config) fn local(
         connect_timeout: inherited.connect_timeout,
         idle_timeout: inherited.idle_timeout,
         health_check,
+        traffic,
     };
     Some((params, address_node.map_or(node.span, |node| node.span)))
 }

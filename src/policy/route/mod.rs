@@ -20,7 +20,7 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use regex::Regex;
 
-use super::retry::RetryParams;
+use super::{retry::RetryParams, traffic::TrafficParams};
 
 /// One route as configured: what it matches and what it does.
 #[derive(Clone, Debug)]
@@ -39,6 +39,8 @@ pub struct RouteParams {
     pub request_headers: HeaderEdits,
     /// Edits of the response head on its way down.
     pub response_headers: HeaderEdits,
+    /// Rate limits, faults, copies, sticky splits.
+    pub traffic: TrafficParams,
 }
 
 /// All conditions must hold; an empty list holds for every request.

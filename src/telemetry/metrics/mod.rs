@@ -14,6 +14,7 @@ mod http;
 mod labels;
 mod listener;
 mod process;
+mod shield;
 mod tcp;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ pub use self::{
     http::{HttpMetrics, InFlight, RequestOutcome, RetryReason},
     labels::{LiveLabels, RouteLabels},
     listener::{ConnectionProtocol, ListenerMetrics, ListenerOutcome},
+    shield::{FaultMetrics, LimitDecision, MirrorMetrics, MirrorOutcome, RateLimitMetrics},
     tcp::{TcpMetrics, TcpResult},
 };
 
@@ -77,7 +79,7 @@ impl Registry {
     #[must_use]
     pub fn new(max_series_per_metric: usize, workers: usize) -> Arc<Self> {
         let recorder = PrometheusBuilder::new().build_recorder();
-        for family in family::RECORDED {
+        for family in family::RECORDED.into_iter().chain(shield::RECORDED) {
             let (name, help) = (family.name.into(), family.help.into());
             match family.kind {
                 Kind::Counter => recorder.describe_counter(name, None, help),

@@ -10,6 +10,7 @@ use super::*;
 use crate::policy::route::{
     Action, DirectResponse, HeaderEdits, HeaderMatch, PrecedenceRow, QueryMatch, ValueMatch,
 };
+use crate::policy::traffic::TrafficParams;
 
 fn route(matcher: RouteMatch) -> RouteParams {
     RouteParams {
@@ -20,6 +21,7 @@ fn route(matcher: RouteMatch) -> RouteParams {
         retry: crate::policy::retry::RetryParams::none(),
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
+        traffic: TrafficParams::default(),
     }
 }
 

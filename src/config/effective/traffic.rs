@@ -1,0 +1,47 @@
+//! Rate limits, faults, copies and sticky splits as they are in force.
+
+use serde_json::{Map, Value, json};
+
+use super::{load_balancer::hash_on, object, put};
+use crate::{
+    config::value::show_duration,
+    policy::{
+        fault::FaultParams,
+        limit::{LimitKey, Period, Rate, RateLimitParams},
+        traffic::{MirrorParams, TrafficParams},
+    },
+};
+
+/// Adds what there is.
+pub(super) fn put_traffic(fields: &mut Map<String, Value>, params: &TrafficParams) {
+    let TrafficParams { limits, fault: faults, mirror, sticky } = params;
+    super::put_list(fields, "rate_limit", limits.iter().map(rate_limit));
+    put(fields, "fault", faults.as_ref().map(fault));
+    let mirror = mirror.as_ref();
+    put(
+        fields,
+        "mirror",
+        mirror.map(|MirrorParams { service, percent }| json!({ "service": &**service, "percent": percent })),
+    );
+    put(fields, "sticky", sticky.as_ref().map(hash_on));
+}
+
+fn rate_limit(params: &RateLimitParams) -> Value {
+    // The name comes from the place.
+    let RateLimitParams { name: _, rate: Rate { count, per }, burst, key, shadow, max_keys } = params;
+    let unit = Period::WORDS.iter().find(|(_, period)| period == per).map_or("s", |(word, _)| word);
+    let key = match key {
+        LimitKey::Route => json!("route"),
+        LimitKey::SourceAddress => json!("source_address"),
+        LimitKey::Header(name) => json!({ "header": name.as_str() }),
+    };
+    json!({ "rate": format!("{count}/{unit}"), "burst": burst, "key": key, "shadow": shadow, "max_keys": max_keys })
+}
+
+fn fault(params: &FaultParams) -> Value {
+    let FaultParams { delay, abort, percent, headers } = params;
+    let mut fields = object(json!({ "percent": percent, "headers": headers }));
+    put(&mut fields, "delay", delay.map(show_duration));
+    put(&mut fields, "abort", abort.map(|status| status.as_u16()));
+    Value::Object(fields)
+}

@@ -1,0 +1,47 @@
+//! Keys of rate limits, faults, copies.
+
+use super::{NO_ALIASES, NONE, Section};
+
+pub(in crate::config) static RATE_LIMIT: Section = Section {
+    name: "rate_limit",
+    example: "rate: 100/s, burst: 50, key: source_address",
+    known: &["rate", "burst", "key", "shadow", "max_keys"],
+    later: NONE,
+    aliases: &[
+        ("requests_per_unit", "rate"),
+        ("limit", "rate"),
+        ("average", "rate"),
+        ("max_tokens", "burst"),
+        ("descriptor", "key"),
+        ("dry_run", "shadow"),
+    ],
+};
+
+pub(in crate::config) static RATE_LIMIT_KEY: Section = Section {
+    name: "key",
+    example: "header: x-tenant",
+    known: &["header"],
+    later: NONE,
+    aliases: NO_ALIASES,
+};
+
+pub(in crate::config) static FAULT: Section = Section {
+    name: "fault",
+    example: "delay: 200ms, percent: 1",
+    known: &["delay", "abort", "percent", "headers"],
+    later: NONE,
+    aliases: &[
+        ("fixed_delay", "delay"),
+        ("http_status", "abort"),
+        ("status", "abort"),
+        ("percentage", "percent"),
+    ],
+};
+
+pub(in crate::config) static MIRROR: Section = Section {
+    name: "mirror",
+    example: "service: api-shadow, percent: 5",
+    known: &["service", "percent"],
+    later: NONE,
+    aliases: &[("cluster", "service"), ("backend", "service"), ("percentage", "percent")],
+};

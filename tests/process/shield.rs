@@ -1,0 +1,187 @@
+//! What protects services and callers from each other, and the tools that stand beside a route: rate limits, faults,
+//! copies, sticky splits.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    App, Sidecar, get, ok, send,
+    sidecar::{api, with},
+    wait_until,
+};
+
+/// The one route with more keys.
+fn route(app: &App, keys: Value) -> Value {
+    let route = with(json!({ "name": "all", "service": "api" }), keys);
+    with(api(&[app.endpoint()]), json!({ "routes": [route] }))
+}
+
+fn as_user(user: &str) -> String {
+    format!("GET / HTTP/1.1\r\nhost: h\r\nx-user: {user}\r\n\r\n")
+}
+
+#[tokio::test]
+async fn a_caller_beyond_its_rate_is_told_when_to_come_again_and_others_are_not_touched() {
+    let app = App::saying("yes").await;
+    let limit = json!({ "rate": "1/h", "burst": 2, "key": { "header": "x-user" } });
+    let sidecar = Sidecar::start(route(&app, json!({ "rate_limit": limit }))).await;
+    for _ in 0..2 {
+        assert_eq!(send(sidecar.outbound(), as_user("greedy")).await.status, 200);
+    }
+    let refused = send(sidecar.outbound(), as_user("greedy")).await;
+    assert_eq!((refused.status, refused.flag()), (429, "rate_limited"));
+    let wait: u64 = refused.field("retry-after").unwrap().parse().unwrap();
+    assert!((3500..=3600).contains(&wait), "{wait}");
+    assert_eq!(refused.field("ratelimit-policy"), Some("\"all\";q=2;w=7200"));
+    assert_eq!(refused.field("ratelimit").unwrap(), format!("\"all\";r=0;t={wait}"));
+    assert!(refused.field("proxy-status").unwrap().contains("http_request_denied"));
+    assert_eq!(send(sidecar.outbound(), as_user("modest")).await.status, 200);
+    assert_eq!(app.requests().len(), 3);
+    let of = async |decision| {
+        let labels = ["limit=\"all\"", decision];
+        sidecar.metric("outrigger_rate_limit_decisions_total", &labels).await
+    };
+    assert_eq!((of("decision=\"allow\"").await, of("decision=\"deny\"").await), (3.0, 1.0));
+    assert_eq!(sidecar.metric("outrigger_rate_limit_keys", &["limit=\"all\""]).await, 2.0);
+    let counted = ["status=\"429\"", "flag=\"rate_limited\"", "route=\"all\""];
+    sidecar.until_metric("outrigger_http_requests_total", &counted, 1.0).await;
+}
+
+#[tokio::test]
+async fn a_grpc_caller_beyond_its_rate_gets_resource_exhausted() {
+    let app = App::saying("yes").await;
+    let sidecar = Sidecar::start(route(&app, json!({ "rate_limit": { "rate": "1/h" } }))).await;
+    assert_eq!(get(sidecar.outbound(), "h", "/").await.status, 200);
+    let call = "GET /s/m HTTP/1.1\r\nhost: h\r\ncontent-type: application/grpc\r\n\r\n";
+    let refused = send(sidecar.outbound(), call).await;
+    assert_eq!((refused.status, refused.field("grpc-status")), (200, Some("8")));
+}
+
+#[tokio::test]
+async fn a_limit_in_shadow_mode_only_counts() {
+    let app = App::saying("yes").await;
+    let limit = json!({ "rate": "1/h", "shadow": true });
+    let sidecar = Sidecar::start(route(&app, json!({ "rate_limit": limit }))).await;
+    for _ in 0..3 {
+        assert_eq!(get(sidecar.outbound(), "h", "/").await.status, 200);
+    }
+    let would = ["decision=\"would_deny\""];
+    assert_eq!(sidecar.metric("outrigger_rate_limit_decisions_total", &would).await, 2.0);
+}
+
+#[tokio::test]
+async fn a_reload_is_no_refill_of_a_limit() {
+    let app = App::saying("yes").await;
+    let with_limit = |limit: Value| route(&app, json!({ "rate_limit": limit }));
+    let mut sidecar = Sidecar::start(with_limit(json!({ "rate": "1/h", "burst": 2 }))).await;
+    for expected in [200, 200, 429] {
+        assert_eq!(get(sidecar.outbound(), "h", "/").await.status, expected);
+    }
+    sidecar.edit(with_limit(json!({ "rate": "2/h", "burst": 2 })));
+    assert_eq!(sidecar.reload().await.0, 200);
+    assert_eq!(get(sidecar.outbound(), "h", "/").await.status, 429);
+}
+
+#[tokio::test]
+async fn the_application_is_kept_from_callers_that_are_too_fast() {
+    let app = App::saying("yes").await;
+    let service =
+        json!({ "address": app.endpoint(), "rate_limit": { "rate": "1/h", "key": "source_address" } });
+    let sidecar = Sidecar::start(json!({ "service": service })).await;
+    assert_eq!(get(sidecar.inbound(), "h", "/").await.status, 200);
+    let refused = get(sidecar.inbound(), "h", "/").await;
+    assert_eq!((refused.status, refused.flag()), (429, "rate_limited"));
+    assert_eq!(app.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_fault_aborts_before_the_service_sees_anything() {
+    let app = App::saying("yes").await;
+    let sidecar = Sidecar::start(route(&app, json!({ "fault": { "abort": 418 } }))).await;
+    let aborted = get(sidecar.outbound(), "h", "/").await;
+    assert_eq!((aborted.status, aborted.flag()), (418, "fault"));
+    assert!(app.requests().is_empty());
+    assert_eq!(sidecar.metric("outrigger_faults_injected_total", &["kind=\"abort\""]).await, 1.0);
+}
+
+#[tokio::test]
+async fn a_fault_delays_but_never_beyond_the_time_of_the_request() {
+    let app = App::saying("yes").await;
+    let delayed = json!({ "fault": { "delay": "300ms" } });
+    let sidecar = Sidecar::start(route(&app, delayed)).await;
+    let began = Instant::now();
+    assert_eq!(get(sidecar.outbound(), "h", "/").await.status, 200);
+    assert!(began.elapsed() >= Duration::from_millis(300));
+    let endless = json!({ "fault": { "delay": "1h" }, "timeout": "200ms" });
+    let sidecar = Sidecar::start(route(&app, endless)).await;
+    let late = get(sidecar.outbound(), "h", "/").await;
+    assert_eq!((late.status, app.requests().len()), (504, 1));
+}
+
+#[tokio::test]
+async fn a_client_may_ask_for_a_fault_only_where_that_is_allowed() {
+    let app = App::saying("yes").await;
+    let asking = "GET / HTTP/1.1\r\nhost: h\r\nx-outrigger-fault-abort: 503\r\n\r\n";
+    let open = Sidecar::start(route(&app, json!({ "fault": { "headers": true } }))).await;
+    assert_eq!(send(open.outbound(), asking).await.flag(), "fault");
+    let closed = Sidecar::start(route(&app, json!({ "fault": { "delay": "1ms" } }))).await;
+    assert_eq!(send(closed.outbound(), asking).await.status, 200);
+    assert!(app.only_request().field("x-outrigger-fault-abort").is_none());
+}
+
+fn mirrored(app: &App, shadow: &App) -> Value {
+    let services = json!({ "services": { "shadow": { "endpoints": [shadow.endpoint()] } } });
+    with(route(app, json!({ "mirror": { "service": "shadow" } })), services)
+}
+
+#[tokio::test]
+async fn a_copy_goes_to_the_shadow_with_its_body_and_under_another_host() {
+    let (app, shadow) = (App::saying("real").await, App::saying("ignored").await);
+    let sidecar = Sidecar::start(mirrored(&app, &shadow)).await;
+    let post = "POST /p HTTP/1.1\r\nhost: api:80\r\ncontent-length: 5\r\n\r\nhello";
+    assert_eq!(send(sidecar.outbound(), post).await.text(), "real");
+    wait_until("the copy arrives", || shadow.requests().len() == 1).await;
+    let copy = shadow.only_request();
+    assert_eq!((copy.target(), copy.field("host")), ("/p", Some("api-shadow:80")));
+    assert_eq!(copy.body.data, b"hello");
+    assert_eq!(app.only_request().body.data, b"hello");
+    assert_eq!(get(sidecar.outbound(), "h", "/").await.text(), "real");
+    sidecar.until_metric("outrigger_mirrored_requests_total", &["outcome=\"answered\""], 2.0).await;
+    assert_eq!(shadow.accepted(), 1, "the connection was used again");
+}
+
+#[tokio::test]
+async fn a_shadow_that_is_gone_or_a_body_too_long_is_seen_in_the_metrics_only() {
+    let (app, shadow) = (App::saying("real").await, App::answering(|_| ok("x")).await);
+    let config = mirrored(&app, &shadow);
+    shadow.stop().await;
+    let sidecar = Sidecar::start(config).await;
+    assert_eq!(get(sidecar.outbound(), "h", "/").await.text(), "real");
+    let body = "x".repeat(65 * 1024);
+    let post = format!("POST / HTTP/1.1\r\nhost: h\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    assert_eq!(send(sidecar.outbound(), post).await.text(), "real");
+    assert_eq!(app.requests()[1].body.data.len(), body.len());
+    sidecar.until_metric("outrigger_mirrored_requests_total", &["outcome=\"failed\""], 1.0).await;
+    sidecar.until_metric("outrigger_mirrored_requests_total", &["outcome=\"body\""], 1.0).await;
+}
+
+#[tokio::test]
+async fn a_user_stays_on_one_side_of_a_sticky_split() {
+    let (one, two) = (App::saying("one").await, App::saying("two").await);
+    let split = json!([{ "service": "one", "weight": 1 }, { "service": "two", "weight": 1 }]);
+    let sidecar = Sidecar::start(json!({
+        "routes": [{ "name": "all", "split": split, "sticky": { "header": "x-user" } }],
+        "services": { "one": { "endpoints": [one.endpoint()] }, "two": { "endpoints": [two.endpoint()] } },
+    }))
+    .await;
+    let mut sides = std::collections::HashSet::new();
+    for user in 0..20 {
+        let first = send(sidecar.outbound(), as_user(&user.to_string())).await.text();
+        for _ in 0..3 {
+            assert_eq!(send(sidecar.outbound(), as_user(&user.to_string())).await.text(), first);
+        }
+        sides.insert(first);
+    }
+    assert_eq!(sides.len(), 2, "both sides have users");
+}
