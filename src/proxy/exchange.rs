@@ -4,13 +4,14 @@
 use std::{convert::Infallible, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, Version, request::Parts};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request::Parts};
 use http_body::Body;
 use hyper::body::Incoming;
 
 use super::{
     attempt::{Answer, Outgoing},
     body::{Replay, RequestBody, ResponseBody, Upload, UploadFault, UpstreamBody},
+    connect,
     connection::Downstream,
     deadline::{Deadline, Limits},
     error::ProxyError,
@@ -20,7 +21,7 @@ use super::{
     record::RequestRecord,
     reply::{self, Reason},
     tries::Tries,
-    tunnel::TunnelPlan,
+    tunnel::{TunnelPlan, TunnelUpstream},
 };
 use crate::{
     policy::{
@@ -60,6 +61,9 @@ pub(crate) async fn serve(
         return Ok(answer_reject(&downstream, record));
     }
     let snapshot = downstream.worker.snapshot.load();
+    if head.method == Method::CONNECT {
+        return Ok(Box::pin(connect::serve(&downstream, &head, &snapshot, record)).await);
+    }
     let facts = match headers::clean_request(&mut head) {
         Ok(facts) => facts,
         Err(refused) => {
@@ -342,7 +346,11 @@ fn deliver(
         if !record.active().grant_upgrade() {
             return reply::answer(&Reason::from(&ProxyError::bad_upgrade()), record);
         }
-        downstream.open_tunnel(TunnelPlan { upstream: tunnel, lease, admission, record });
+        downstream.open_tunnel(TunnelPlan {
+            upstream: TunnelUpstream::Switched(tunnel, lease),
+            admission,
+            record,
+        });
         return Response::from_parts(head, ResponseBody::Local(None, None));
     }
     if outgoing.upgrade.is_some() {

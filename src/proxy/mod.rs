@@ -7,6 +7,7 @@ pub mod tcp;
 mod attempt;
 mod body;
 mod codec;
+mod connect;
 mod connection;
 mod deadline;
 mod error;

@@ -40,6 +40,8 @@ mod slow;
 #[cfg(test)]
 mod tcp;
 #[cfg(test)]
+mod tcp_connect;
+#[cfg(test)]
 mod tcp_detect;
 #[cfg(test)]
 mod tcp_origin;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{Method, StatusCode};
 
 use super::{http_edits, load_balancer, retry, route_match, services::Service, traffic};
 use crate::{
@@ -52,12 +52,14 @@ struct Reference {
     service: Arc<str>,
     span: Span,
     secret: bool,
+    /// The route takes nothing but CONNECT.
+    connects: bool,
 }
 
 impl Reference {
     fn read(node: &Node, report: &mut Report) -> Option<Self> {
         let service = form::service_name(node, report)?;
-        Some(Self { service, span: node.span, secret: node.secret() })
+        Some(Self { service, span: node.span, secret: node.secret(), connects: false })
     }
 }
 
@@ -101,7 +103,11 @@ fn route(
     let fields = Fields::open(node, &schema::ROUTE, report)?;
     let name = fields.optional("name", report, form::route_name);
     let matcher = fields.optional("match", report, route_match::read).unwrap_or_default();
+    let first = references.len();
     let action = action(&fields, &matcher, references, report);
+    for reference in &mut references[first..] {
+        reference.connects = matcher.methods == [Method::CONNECT];
+    }
     let timeout = fields.or("timeout", inherited.timeout, report, value::limit);
     let retry_node = fields.get("retry");
     let retry = fields.or("retry", inherited.retry.clone(), report, |node, report| {
@@ -328,12 +334,12 @@ impl Routes {
         let is_tcp = |service: &&Service| service.params.protocol == Protocol::Tcp;
         let tcp: HashSet<&str> =
             services.iter().filter(is_tcp).map(|service| &*service.params.name).collect();
-        for Reference { service, span, .. } in &self.references {
+        for Reference { service, span, .. } in self.references.iter().filter(|one| !one.connects) {
             if tcp.contains(&**service) {
                 report.add::<()>(
                     error(codes::NOT_TCP, *span, format!("`{service}` is a TCP service"))
                         .label("requests cannot be routed to it")
-                        .help("point a listener under `listeners.tcp` at it"),
+                        .help("point a listener under `listeners.tcp` at it, or give the route `methods: [CONNECT]`"),
                 );
             }
         }
@@ -345,7 +351,7 @@ impl Reference {
     fn unknown(&self, names: &[&str], defined: &HashMap<&str, Span>) -> Finding {
         // Comparing with all of a great many names, for each of many routes, would keep a reload waiting.
         const MOST_COMPARED: usize = 1000;
-        let Self { service, span, secret } = self;
+        let Self { service, span, secret, connects: _ } = self;
         let label = if *secret { "no such service".to_owned() } else { format!("no `services.{service}`") };
         let finding =
             error(codes::UNKNOWN_SERVICE, *span, "route sends to a service that does not exist").label(label);

@@ -184,7 +184,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> GuardedIo<S> {
             self.state.note_heads(scan.heads, scan.upgrade);
         }
         match scan.rest {
-            Rest::Incomplete | Rest::Held => {}
+            Rest::Incomplete => {}
+            Rest::Held if left > 0 => self.state.note_early_data(),
+            Rest::Held => {}
             Rest::Ignored => {
                 self.ignored |= left > 0;
                 self.held.truncate(end);

@@ -8,7 +8,7 @@ use memchr::memchr;
 
 use super::{
     reject::{Reject, RejectReason},
-    target::{check_target, valid_authority},
+    target::{check_target, check_tunnel_target, valid_authority},
 };
 
 /// Bounds of a request head.
@@ -39,6 +39,8 @@ pub struct RequestFraming {
     /// HTTP/1.1, `Connection` lists `upgrade`, and an `Upgrade` field exists: after the message the protocol
     /// may change.
     pub upgrade: bool,
+    /// CONNECT: if no tunnel is granted, the connection ends with the answer. Implies `upgrade`.
+    pub connect: bool,
     /// Whether another request may follow on the connection.
     pub keep_alive: bool,
     /// Bytes from the first of the input through the empty line.
@@ -102,6 +104,7 @@ struct Fields {
     connection_keep_alive: bool,
     connection_upgrade: bool,
     upgrade: bool,
+    connect: bool,
 }
 
 impl HeadParser {
@@ -153,6 +156,7 @@ impl HeadParser {
             return Ok(());
         }
         self.fields.http11 = request_line(line)?;
+        self.fields.connect = line.starts_with(b"CONNECT ");
         self.has_request_line = true;
         Ok(())
     }
@@ -178,7 +182,8 @@ fn request_line(line: &[u8]) -> Result<bool, Reject> {
         _ => return Err(MALFORMED),
     };
     match method {
-        b"CONNECT" | b"TRACE" => return Err(Reject::new(RejectReason::Method).with_status(405)),
+        b"CONNECT" => check_tunnel_target(rest)?,
+        b"TRACE" => return Err(Reject::new(RejectReason::Method).with_status(405)),
         _ if method == REJECT_METHOD.as_bytes() => return Err(Reject::new(RejectReason::Method)),
         _ => check_target(method, rest)?,
     }
@@ -313,9 +318,14 @@ impl Fields {
             (false, None | Some(0)) => BodyFraming::None,
             (false, Some(length)) => BodyFraming::Length(length),
         };
+        // Nothing says what a body of CONNECT means (RFC 9110 §9.3.6), and HTTP/1.0 has no tunnels.
+        if self.connect && (!self.http11 || self.chunked || self.content_length.is_some()) {
+            return Err(Reject::new(RejectReason::Method));
+        }
         Ok(RequestFraming {
             body,
-            upgrade: self.http11 && self.upgrade && self.connection_upgrade,
+            connect: self.connect,
+            upgrade: self.connect || (self.http11 && self.upgrade && self.connection_upgrade),
             keep_alive: !self.connection_close && (self.http11 || self.connection_keep_alive),
             head_len,
         })

@@ -60,6 +60,8 @@ pub struct RequestScanner {
     next: Next,
     /// The head at hand has begun.
     begun: bool,
+    /// The last head asks for a tunnel: what follows is no request, whatever is decided.
+    connect: bool,
 }
 
 #[derive(Debug)]
@@ -139,7 +141,7 @@ impl RequestScanner {
     /// The protocol stays HTTP/1: what was held is read as the next request.
     pub fn release(&mut self) {
         if matches!(self.at, At::Held) {
-            self.at = At::default();
+            self.at = if self.connect { At::End(Rest::Ignored) } else { At::default() };
             self.begun = false;
         }
     }
@@ -165,6 +167,7 @@ impl RequestScanner {
 
     fn enter_body(&mut self, framing: &RequestFraming) {
         self.begun = false;
+        self.connect = framing.connect;
         self.next = match framing {
             RequestFraming { upgrade: true, .. } => Next::Hold,
             RequestFraming { keep_alive: true, .. } => Next::Head,
@@ -221,6 +224,17 @@ mod tests {
         let last = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
         let scan = RequestScanner::default().scan(&[last, GET].concat(), &LIMITS);
         assert_eq!((scan.pass, scan.heads, scan.rest), (last.len(), 1, Rest::Ignored));
+    }
+
+    #[test]
+    fn bytes_after_a_refused_connect_are_never_a_request() {
+        let connect = b"CONNECT b:80 HTTP/1.1\r\nHost: b:80\r\n\r\n";
+        let mut scanner = RequestScanner::default();
+        let scan = scanner.scan(&[connect, GET].concat(), &LIMITS);
+        assert_eq!((scan.pass, scan.rest), (connect.len(), Rest::Held));
+        scanner.release();
+        let scan = scanner.scan(GET, &LIMITS);
+        assert_eq!((scan.pass, scan.heads, scan.rest), (0, 0, Rest::Ignored));
     }
 
     #[test]

@@ -97,6 +97,8 @@ pub struct ConnState {
     /// Number of the request that asks for another protocol.
     upgrade: Cell<Option<u64>>,
     decision: Cell<Decision>,
+    /// Bytes came behind that request before it was decided.
+    early_data: Cell<bool>,
     graceful_since: Cell<Option<Mono>>,
 }
 
@@ -128,6 +130,7 @@ impl ConnState {
             last_end: Cell::new(now),
             upgrade: Cell::default(),
             decision: Cell::default(),
+            early_data: Cell::default(),
             graceful_since: Cell::default(),
         })
     }
@@ -374,7 +377,13 @@ impl ConnState {
         if upgrade {
             self.upgrade.set(heads.checked_sub(1));
             self.decision.set(Decision::Open);
+            self.early_data.set(false);
         }
+    }
+
+    /// Bytes came behind a request for another protocol.
+    pub(super) fn note_early_data(&self) {
+        self.early_data.set(true);
     }
 
     /// The made-up request that stands for a refused head takes the next number.
@@ -441,6 +450,12 @@ impl ActiveRequest {
     #[must_use]
     pub fn grant_upgrade(&self) -> bool {
         self.state.decide(self.number, Decision::Granted)
+    }
+
+    /// Whether the client sent anything behind this request before it was decided.
+    #[must_use]
+    pub fn has_early_data(&self) -> bool {
+        self.state.upgrade.get() == Some(self.number) && self.state.early_data.get()
     }
 
     /// Stays with HTTP/1: the bytes after the request are read as the next request.

@@ -44,6 +44,18 @@ pub(super) fn check_target(method: &[u8], target: &[u8]) -> Result<(), Reject> {
     if valid { Ok(()) } else { Err(Reject::new(RejectReason::Target)) }
 }
 
+/// Checks the target of CONNECT: an authority with its port, and nothing else.
+pub(super) fn check_tunnel_target(target: &[u8]) -> Result<(), Reject> {
+    let has_port = target.iter().rposition(|byte| *byte == b':').is_some_and(|colon| {
+        let port = &target[colon + 1..];
+        !port.is_empty() && port.iter().all(u8::is_ascii_digit)
+    });
+    if target.len() > MAX_TARGET_BYTES {
+        return Err(Reject::new(RejectReason::TargetTooLong));
+    }
+    if has_port && valid_authority(target) { Ok(()) } else { Err(Reject::new(RejectReason::Target)) }
+}
+
 fn valid_absolute_form(target: &[u8]) -> bool {
     let Some(rest) = strip_scheme(target, b"http://").or_else(|| strip_scheme(target, b"https://")) else {
         return false;

@@ -35,6 +35,12 @@ pub(crate) struct TunnelParts {
     pub(crate) stream: Stream,
     /// Bytes that were read too far: they belong to the tunnel.
     pub(crate) read: Bytes,
+    /// Keeps the connection counted.
+    pub(crate) open: TunnelSlot,
+}
+
+/// A connection that switched protocols counts as open until this is dropped.
+pub(crate) struct TunnelSlot {
     _open: (Slot, Rc<ConnectionGauge>),
 }
 
@@ -263,7 +269,11 @@ async fn open(pool: &Rc<EndpointPool>, cluster: &Cluster, slot: Slot) -> Result<
         if let Some(give) = port.take() {
             let parts = driver.into_parts();
             // Whoever asked may have gone; then the stream closes here.
-            drop(give.send(TunnelParts { stream: parts.io.into_inner(), read: parts.read_buf, _open: open }));
+            drop(give.send(TunnelParts {
+                stream: parts.io.into_inner(),
+                read: parts.read_buf,
+                open: TunnelSlot { _open: open },
+            }));
         }
     });
     let driver = Driver(driving.abort_handle());

@@ -13,7 +13,7 @@ use std::{
 
 use rustc_hash::FxHashMap;
 
-pub(crate) use h1::{H1Lease, TunnelParts};
+pub(crate) use h1::{H1Lease, TunnelParts, TunnelSlot};
 pub(crate) use h2::H2Lease;
 
 use super::{error::ProxyError, flow::Flows};

@@ -14,3 +14,4 @@ mod session;
 pub(crate) use detect::{Speaks, detect};
 pub(crate) use listener::{Inbound, TcpListener};
 pub use params::{ServerNameRoute, TcpListenerParams};
+pub(crate) use session::connect;

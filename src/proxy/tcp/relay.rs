@@ -1,6 +1,7 @@
 //! Copies bytes between two streams until both have said that they are done, one breaks, or nothing moves for too
 //! long. All connections of a worker share one buffer, which is used only while bytes are at hand: an idle
-//! connection holds none, and a buffer of its own only exists while a side is too slow to take what was read.
+//! connection holds none, and a buffer of its own only exists while a side is too slow to take what was read (ADR
+//! 0012).
 
 use std::{
     cell::{Cell, RefCell},

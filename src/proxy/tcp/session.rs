@@ -76,6 +76,11 @@ impl<'a> Record<'a> {
             _open: Raised::new(metrics.open()),
         }
     }
+
+    fn attempt(&mut self, endpoint: &Arc<Endpoint>) {
+        self.attempts += 1;
+        self.endpoint = Some(Arc::clone(endpoint));
+    }
 }
 
 impl Drop for Record<'_> {
@@ -129,7 +134,11 @@ pub(crate) async fn serve(
         record.result = TcpResult::NoRoute;
         return client.close();
     };
-    let (stream, _admission) = match connect(worker, &cluster, &mut record).await {
+    let (stream, _admission) = match connect(worker, &cluster, arrival.origin.source, &mut |endpoint| {
+        record.attempt(endpoint);
+    })
+    .await
+    {
         Ok(connected) => connected,
         Err(result) => {
             record.result = result;
@@ -197,12 +206,17 @@ impl Drop for Cut {
 }
 
 /// Connects to an endpoint of the service, and to another one if that fails.
-async fn connect(
+/// `attempted` hears of each that is tried.
+///
+/// # Errors
+/// Why there is no connection: of the last endpoint, if any was tried.
+pub(crate) async fn connect(
     worker: &Rc<Worker>,
     cluster: &Arc<Cluster>,
-    record: &mut Record<'_>,
+    client: SocketAddr,
+    attempted: &mut dyn FnMut(&Arc<Endpoint>),
 ) -> Result<(Stream, Admission), TcpResult> {
-    let key = affinity(cluster, record.arrival.origin.source);
+    let key = affinity(cluster, client);
     let mut tried = [usize::MAX; MAX_TRIES];
     let mut last = TcpResult::NoHealthyEndpoint;
     for attempt in 0..MAX_TRIES {
@@ -219,8 +233,7 @@ async fn connect(
             continue;
         }
         let Some(mut admission) = endpoint.admit(now) else { continue };
-        record.attempts += 1;
-        record.endpoint = Some(Arc::clone(endpoint));
+        attempted(endpoint);
         match worker.pools.of(endpoint, cluster).dial(cluster).await {
             Ok(stream) => {
                 admission.settle(Outcome::Success, None, clock::now());

@@ -114,11 +114,27 @@ fn request_lines_are_method_target_version() {
 
 #[test]
 fn methods_that_are_not_served_are_refused() {
-    assert_eq!(refused("CONNECT b:80 HTTP/1.1\r\nHost: b:80\r\n\r\n"), (405, RejectReason::Method));
     assert_eq!(refused("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n"), (405, RejectReason::Method));
     let own = format!("{REJECT_METHOD} / HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(refused(own), (400, RejectReason::Method));
     assert!(read("M-SEARCH / HTTP/1.1\r\nHost: a\r\n\r\n").is_ok());
+}
+
+#[test]
+fn connect_names_a_host_and_a_port_and_nothing_else() {
+    let framing = read("CONNECT b:80 HTTP/1.1\r\nHost: b:80\r\n\r\n").unwrap().unwrap();
+    assert!(framing.connect && framing.upgrade && framing.body == BodyFraming::None);
+    for target in
+        ["/", "*", "b", "b:", "b:x", ":80", "u@b:80", "http://b:80", "http://b/x:80", "b:80/", "[::1]"]
+    {
+        let head = format!("CONNECT {target} HTTP/1.1\r\nHost: b:80\r\n\r\n");
+        assert_eq!(refused(head), (400, RejectReason::Target), "{target}");
+    }
+    for field in ["Content-Length: 3", "Content-Length: 0", "Transfer-Encoding: chunked"] {
+        let head = format!("CONNECT b:80 HTTP/1.1\r\nHost: b:80\r\n{field}\r\n\r\n");
+        assert_eq!(refused(head), (400, RejectReason::Method), "{field}");
+    }
+    assert_eq!(refused("CONNECT b:80 HTTP/1.0\r\n\r\n"), (400, RejectReason::Method));
 }
 
 #[test]
