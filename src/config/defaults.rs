@@ -27,6 +27,8 @@ pub(super) const DOWNSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) const STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// What Envoy and HAProxy's documentation give TCP connections.
 pub(super) const TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// With redirected connections only: Istio's wait for protocols in which the server speaks first.
+pub(super) const DETECT_TIMEOUT: Duration = Duration::from_millis(100);
 pub(super) const MAX_HEADER_BYTES: u32 = 60 * 1024;
 pub(super) const MAX_HEADERS: u32 = 100;
 

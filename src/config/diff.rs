@@ -5,11 +5,12 @@ use serde_json::Value;
 use super::{Bundle, effective::document};
 
 /// Keys that are read once, when the process starts.
-const RESTART: [&str; 9] = [
+const RESTART: [&str; 10] = [
     "workers",
     "listeners.inbound",
     "listeners.outbound",
     "listeners.tcp",
+    "listeners.transparent",
     "admin",
     "service.name",
     "telemetry.access_log.path",
@@ -52,6 +53,8 @@ impl Bundle {
         self.listeners.inbound.clone_from(&running.listeners.inbound);
         self.listeners.outbound.clone_from(&running.listeners.outbound);
         self.listeners.tcp.clone_from(&running.listeners.tcp);
+        self.listeners.transparent = running.listeners.transparent;
+        self.directory.passthrough.clone_from(&running.directory.passthrough);
         self.admin.clone_from(&running.admin);
         self.directory.local.name.clone_from(&running.directory.local.name);
         self.telemetry.access_log.sink.clone_from(&running.telemetry.access_log.sink);
@@ -121,6 +124,7 @@ mtls: { mode: disabled }
                 "listeners.inbound.address",
                 "listeners.inbound.connection_balance",
                 "listeners.inbound.enabled",
+                "listeners.inbound.passthrough",
                 "listeners.inbound.proxy_protocol",
                 "service.name",
                 "workers",

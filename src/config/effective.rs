@@ -58,7 +58,8 @@ pub fn effective_yaml(bundle: &Bundle) -> String {
 /// The configuration in the shape of the file, with its secrets: never show it, compare it.
 pub(super) fn document(bundle: &Bundle) -> Value {
     let Bundle { workers, listeners, directory, admin, telemetry, reload, shutdown, masked: _ } = bundle;
-    let DirectoryParams { local, routes, clusters } = directory;
+    // What is passed through follows from the listeners.
+    let DirectoryParams { local, routes, clusters, passthrough: _ } = directory;
     let AdminParams { address, metrics_address } = admin;
     let ReloadParams { watch, interval } = reload;
     let ShutdownParams { grace, drain_timeout } = shutdown;
@@ -149,6 +150,7 @@ fn listeners_section(listeners: &ListenersParams) -> Value {
         tcp,
         tcp_idle_timeout,
         detect_timeout,
+        transparent,
         max_connections,
         header_timeout,
         idle_timeout,
@@ -161,6 +163,7 @@ fn listeners_section(listeners: &ListenersParams) -> Value {
         "outbound": listener(outbound.as_ref()),
         "tcp_idle_timeout": show_duration(*tcp_idle_timeout),
         "detect_timeout": limit(*detect_timeout),
+        "transparent": transparent,
         "max_connections": max_connections,
         "header_timeout": show_duration(*header_timeout),
         "idle_timeout": show_duration(*idle_timeout),
@@ -210,7 +213,8 @@ fn proxy_protocol(required: bool) -> &'static str {
 }
 
 fn listener(listener: Option<&ListenerParams>) -> Value {
-    let Some(ListenerParams { address, balance_connections, requires_proxy_header, detect }) = listener
+    let Some(ListenerParams { address, balance_connections, requires_proxy_header, detect, passthrough }) =
+        listener
     else {
         return json!({ "enabled": false });
     };
@@ -220,6 +224,7 @@ fn listener(listener: Option<&ListenerParams>) -> Value {
         "address": address.to_string(),
         "connection_balance": balance,
         "proxy_protocol": proxy_protocol(*requires_proxy_header),
+        "passthrough": passthrough,
     }));
     // Only the inbound listener has the key.
     put(&mut fields, "detect", detect.then_some(true));

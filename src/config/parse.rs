@@ -102,12 +102,13 @@ fn bundle(root: &Node, masked: Vec<String>, report: &mut Report) -> Option<Bundl
     let (local, _) = local?;
     Some(Bundle {
         workers,
-        listeners,
         directory: DirectoryParams {
             local,
             routes: routes.params,
             clusters: services.read.into_iter().map(|service| service.params).collect(),
+            passthrough: listeners::passthrough(&listeners),
         },
+        listeners,
         admin,
         telemetry,
         reload,

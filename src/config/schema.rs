@@ -105,6 +105,7 @@ pub(super) static LISTENERS: Section = Section {
         "tcp",
         "tcp_idle_timeout",
         "detect_timeout",
+        "transparent",
         "max_connections",
         "header_timeout",
         "idle_timeout",
@@ -112,7 +113,7 @@ pub(super) static LISTENERS: Section = Section {
         "max_header_size",
         "max_headers",
     ],
-    later: &["transparent"],
+    later: NONE,
     aliases: &[
         ("ingress", "inbound"),
         ("egress", "outbound"),
@@ -120,13 +121,16 @@ pub(super) static LISTENERS: Section = Section {
         ("max_header_bytes", "max_header_size"),
         ("maxconn", "max_connections"),
         ("keepalive_timeout", "idle_timeout"),
+        ("original_dst", "transparent"),
+        ("use_original_dst", "transparent"),
+        ("sniff_timeout", "detect_timeout"),
     ],
 };
 
 pub(super) static LISTENER: Section = Section {
     name: "listener",
     example: "address: \"0.0.0.0:15006\"",
-    known: &["enabled", "address", "connection_balance", "proxy_protocol", "detect"],
+    known: &["enabled", "address", "connection_balance", "proxy_protocol", "detect", "passthrough"],
     later: NONE,
     aliases: &[
         ("bind", "address"),

@@ -14,11 +14,11 @@ use crate::{
     },
     snapshot::{
         Cluster, ClusterParams, Endpoint, EndpointParams, EndpointSource, Forward, InboundApp, MeshSnapshot,
-        Route, RouteAction, Unrouted,
+        Passthrough, PassthroughParams, PassthroughSide, Route, RouteAction, Unrouted,
     },
     telemetry::{
         Propagation,
-        metrics::{ClusterMetrics, HttpMetrics, Registry},
+        metrics::{ClusterMetrics, HttpMetrics, PassthroughMetrics, Registry},
     },
     types::{Direction, EndpointAddress},
 };
@@ -26,6 +26,8 @@ use crate::{
 /// Route label of requests that no route took, and of the one route of the inbound listener.
 pub(super) const NO_ROUTE: &str = "none";
 pub(super) const INBOUND_ROUTE: &str = "inbound";
+/// Service and route label of requests that go where their connection was going.
+pub(super) const PASSTHROUGH: &str = "passthrough";
 
 /// What a snapshot is built from.
 #[derive(Debug)]
@@ -55,6 +57,7 @@ pub fn build(
     let routes: Vec<Arc<Route>> =
         inputs.params.routes.iter().map(|route| Arc::new(builder.route(route, &clusters))).collect();
     let inbound = builder.inbound();
+    let passthrough = inputs.params.passthrough.as_ref().map(|params| builder.passthrough(params));
     let unrouted = |side| HttpMetrics::resolve(registry, side, NO_ROUTE, NO_ROUTE);
     let unrouted =
         Unrouted { inbound: unrouted(Direction::Inbound), outbound: unrouted(Direction::Outbound) };
@@ -65,6 +68,7 @@ pub fn build(
         clusters,
         inbound,
         unrouted,
+        passthrough,
         propagation: inputs.propagation.to_vec(),
     };
     let used: Vec<_> = snapshot
@@ -151,6 +155,23 @@ impl Builder<'_> {
             request_headers: params.request_headers.clone(),
             response_headers: params.response_headers.clone(),
             traffic: self.traffic(&params.name, Direction::Outbound, &params.traffic, clusters),
+        }
+    }
+
+    fn passthrough(&mut self, params: &PassthroughParams) -> Passthrough {
+        let local = &self.inputs.params.local;
+        let cluster = self.cluster(&local.passthrough(), false);
+        let http = HttpMetrics::resolve(self.registry, Direction::Outbound, PASSTHROUGH, PASSTHROUGH);
+        let side = |direction, allowed| PassthroughSide {
+            allowed,
+            metrics: PassthroughMetrics::resolve(self.registry, direction),
+        };
+        Passthrough {
+            cluster,
+            http,
+            retry: local.retry(),
+            inbound: side(Direction::Inbound, params.inbound),
+            outbound: side(Direction::Outbound, params.outbound),
         }
     }
 

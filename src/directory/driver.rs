@@ -340,6 +340,15 @@ fn labels(params: &DirectoryParams) -> LiveLabels {
         }
     }
     services.insert(Arc::clone(&params.local.name));
+    if params.passthrough.is_some() {
+        let passthrough: Arc<str> = build::PASSTHROUGH.into();
+        routes.insert(RouteLabels {
+            direction: Direction::Outbound,
+            service: Arc::clone(&passthrough),
+            route: Arc::clone(&passthrough),
+        });
+        services.insert(passthrough);
+    }
     services.extend(params.clusters.iter().map(|cluster| Arc::clone(&cluster.name)));
     LiveLabels { routes, services }
 }

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use super::build::PASSTHROUGH;
 use crate::{
     policy::{
         balance::BalanceParams,
@@ -9,7 +10,9 @@ use crate::{
         route::RouteParams,
         traffic::TrafficParams,
     },
-    snapshot::{ClusterParams, EndpointParams, EndpointSource, HealthCheckParams, Limits, Protocol},
+    snapshot::{
+        ClusterParams, EndpointParams, EndpointSource, HealthCheckParams, Limits, PassthroughParams, Protocol,
+    },
     types::EndpointAddress,
 };
 
@@ -22,6 +25,8 @@ pub struct DirectoryParams {
     pub routes: Vec<RouteParams>,
     /// Services that routes may name.
     pub clusters: Vec<ClusterParams>,
+    /// What becomes of redirected connections; `None` if none are expected.
+    pub passthrough: Option<PassthroughParams>,
 }
 
 /// The service instance that this sidecar stands beside.
@@ -60,6 +65,17 @@ impl LocalServiceParams {
             max_body: 64 * 1024,
             retry_non_idempotent: false,
             hedge: None,
+        }
+    }
+
+    /// Everything that is no service of the mesh, as one service; its endpoints are where connections were going.
+    pub(super) fn passthrough(&self) -> ClusterParams {
+        ClusterParams {
+            name: PASSTHROUGH.into(),
+            source: EndpointSource::Static(Vec::new()),
+            protocol: Protocol::Auto,
+            health_check: None,
+            ..self.cluster()
         }
     }
 

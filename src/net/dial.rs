@@ -1,9 +1,14 @@
 //! Connecting within a limit.
 
-use std::{io, pin::pin, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::pin,
+    time::Duration,
+};
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
 use super::Stream;
 use crate::types::EndpointAddress;
@@ -56,6 +61,27 @@ pub async fn dial_either(
     }
 }
 
+/// Connects to `destination` from the local address `source`. Cancel-safe as [`dial`].
+///
+/// # Errors
+/// As [`dial`]; also if `source` is no address of this machine or cannot reach `destination`.
+pub async fn dial_from(
+    source: IpAddr,
+    destination: SocketAddr,
+    limit: Duration,
+) -> Result<Stream, DialError> {
+    let connecting = async {
+        let socket = if destination.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.bind(SocketAddr::new(source, 0))?;
+        prepared(socket.connect(destination).await?)
+    };
+    match tokio::time::timeout(limit, connecting).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(DialError::Refused(error)),
+        Err(_) => Err(DialError::TimedOut(limit)),
+    }
+}
+
 async fn race(first: &EndpointAddress, second: &EndpointAddress) -> io::Result<Stream> {
     let mut one = pin!(connect(first));
     match tokio::time::timeout(HEAD_START, &mut one).await {
@@ -78,19 +104,20 @@ async fn race(first: &EndpointAddress, second: &EndpointAddress) -> io::Result<S
 
 async fn connect(address: &EndpointAddress) -> io::Result<Stream> {
     match address {
-        EndpointAddress::Tcp(socket) => {
-            let stream = TcpStream::connect(socket).await?;
-            stream.set_nodelay(true)?;
-            SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_AFTER))?;
-            // A port in the ephemeral range that nobody listens on can be handed to us as our own source port;
-            // TCP then connects the socket to itself and would echo every request.
-            if stream.local_addr()? == stream.peer_addr()? {
-                return Err(io::ErrorKind::ConnectionRefused.into());
-            }
-            Ok(Stream::Tcp(stream))
-        }
+        EndpointAddress::Tcp(socket) => prepared(TcpStream::connect(socket).await?),
         EndpointAddress::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await?)),
     }
+}
+
+fn prepared(stream: TcpStream) -> io::Result<Stream> {
+    stream.set_nodelay(true)?;
+    SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_AFTER))?;
+    // A port in the ephemeral range that nobody listens on can be handed to us as our own source port;
+    // TCP then connects the socket to itself and would echo every request.
+    if stream.local_addr()? == stream.peer_addr()? {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    Ok(Stream::Tcp(stream))
 }
 
 #[cfg(test)]
@@ -122,6 +149,17 @@ mod tests {
         let (two, second) = listener("127.0.0.2:0").await;
         let (dialed, accepted) = tokio::join!(dial_either(&first, &second, LIMIT), two.accept());
         assert!(dialed.is_ok() && accepted.is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_peer_sees_the_source_that_was_asked_for() {
+        let (listener, EndpointAddress::Tcp(address)) = listener("127.0.0.1:0").await else {
+            panic!("no TCP")
+        };
+        let source: IpAddr = "127.0.0.6".parse().unwrap();
+        let (dialed, accepted) = tokio::join!(dial_from(source, address, LIMIT), listener.accept());
+        assert!(dialed.is_ok());
+        assert_eq!(accepted.unwrap().1.ip(), source);
     }
 
     #[tokio::test]

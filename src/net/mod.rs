@@ -3,10 +3,12 @@
 mod accept;
 mod dial;
 mod listen;
+mod original;
 pub mod proxy_protocol;
 mod stream;
 
 pub use accept::Accepting;
-pub use dial::{DialError, dial, dial_either};
-pub use listen::{BindError, bind};
+pub use dial::{DialError, dial, dial_either, dial_from};
+pub use listen::{BindError, bind, bind_twin};
+pub use original::{canonical, local_address, original_destination};
 pub use stream::{JOINED, Stream, join_small};

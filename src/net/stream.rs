@@ -34,6 +34,20 @@ pub enum Stream {
     Unix(UnixStream),
 }
 
+impl Stream {
+    /// Makes the close of this stream a reset, so that the peer does not take what it got for complete. Unix sockets
+    /// know no reset.
+    ///
+    /// # Errors
+    /// If the connection is gone.
+    pub fn reset_on_close(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.set_zero_linger(),
+            Self::Unix(_) => Ok(()),
+        }
+    }
+}
+
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {

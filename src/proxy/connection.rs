@@ -24,7 +24,9 @@ use super::{
     flow::{Flow, WatchedBody},
     framing::{ConnState, Detected, GuardedIo},
     gauge::Raised,
+    intercept::{self, Admitted, Intercepted},
     origin::{self, Origin},
+    passthrough,
     tcp::{self, Inbound, Speaks},
     tunnel::{self, TunnelPlan},
     worker::Worker,
@@ -44,6 +46,8 @@ pub(crate) struct Downstream {
     /// Limits as they were when the connection was accepted.
     pub(crate) limits: Arc<ListenersParams>,
     pub(crate) timer: SpareTimer,
+    /// Where the connection was going, if it was redirected here.
+    pub(crate) intercepted: Option<Intercepted>,
     tunnel: Cell<Option<Box<TunnelPlan>>>,
 }
 
@@ -74,8 +78,20 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Socke
             }
         }
     }
-    let peer = origin.source;
+    let (dialed_by, peer) = (peer, origin.source);
     let mut only_bytes = Inbound::takes_all(side, &worker.snapshot.peek());
+    let mut intercepted = None;
+    if limits.transparent {
+        // Boxed: the room for it would otherwise be taken in the future of every connection.
+        match Box::pin(intercept::admit(&worker, &limits, &stream, dialed_by, side)).await {
+            Admitted::Http(destination) => intercepted = destination,
+            Admitted::Application => only_bytes = true,
+            Admitted::Raw(plan) => {
+                return Box::pin(passthrough::run(&worker, &limits, stream, plan)).await;
+            }
+            Admitted::Refused => return,
+        }
+    }
     if !only_bytes && limits.detects(side) {
         only_bytes = Box::pin(speaks_other(&stream, &limits)).await;
     }
@@ -101,6 +117,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Socke
         state: Rc::clone(&state),
         limits: Arc::clone(&limits),
         timer: SpareTimer::default(),
+        intercepted,
         tunnel: Cell::new(None),
     });
     let mut io = GuardedIo::new(stream, Rc::clone(&state), limits.head_limits());

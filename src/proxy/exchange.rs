@@ -148,7 +148,9 @@ fn find_route(
         Direction::Inbound => Some(Arc::clone(&snapshot.inbound.route)),
         Direction::Outbound => {
             let view = view(head, &facts.authority);
-            snapshot.table.find(&view).and_then(|index| snapshot.routes.get(index)).map(Arc::clone)
+            let found =
+                snapshot.table.find(&view).and_then(|index| snapshot.routes.get(index)).map(Arc::clone);
+            found.or_else(|| downstream.intercepted.as_ref()?.route(snapshot))
         }
     }
 }

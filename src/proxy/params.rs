@@ -17,11 +17,13 @@ pub struct ListenersParams {
     pub outbound: Option<ListenerParams>,
     /// Local application → services that speak no HTTP, one listener for each.
     pub tcp: Vec<TcpListenerParams>,
-    /// An inbound connection that is passed on as bytes, and on which nothing moves for this long, is closed.
+    /// An inbound or redirected connection that is passed on as bytes, and on which nothing moves for this long, is closed.
     pub tcp_idle_timeout: Duration,
-    /// Where protocols are detected, a client that says nothing for this long is taken to wait for the other side to
+    /// Where protocols are detected, or connections redirected, a client that says nothing for this long is taken to wait for the other side to
     /// speak first; `None` takes it for a slow client of HTTP.
     pub detect_timeout: Option<Duration>,
+    /// Accepted connections are asked where they were going before the firewall redirected them.
+    pub transparent: bool,
     /// Most connections per listener; further ones are answered 503 and closed.
     pub max_connections: u32,
     /// From the first byte of a head to its last, and from accept to the first byte.
@@ -47,6 +49,8 @@ pub struct ListenerParams {
     pub requires_proxy_header: bool,
     /// Connections that do not begin with HTTP are passed on as bytes. Only of meaning on the inbound side.
     pub detect: bool,
+    /// Redirected connections that are for nobody the sidecar knows go on to where they were going.
+    pub passthrough: bool,
 }
 
 impl ListenersParams {

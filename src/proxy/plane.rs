@@ -77,11 +77,13 @@ impl DataPlane {
         if let Some(listener) = &listeners.inbound {
             let behind = Behind::Http(Direction::Inbound);
             inbound = open(listener.address, &behind, listener.balance_connections, &mut doors, "inbound")?;
+            twin(inbound.filter(|_| listeners.transparent), &mut doors, "inbound")?;
         }
         let mut outbound = None;
         if let Some(listener) = &listeners.outbound {
             let behind = Behind::Http(Direction::Outbound);
             outbound = open(listener.address, &behind, listener.balance_connections, &mut doors, "outbound")?;
+            twin(outbound.filter(|_| listeners.transparent), &mut doors, "outbound")?;
         }
         let mut tcp = Vec::new();
         for listener in &listeners.tcp {
@@ -133,7 +135,17 @@ fn open(
     let address = sockets.first().and_then(|socket| socket.local_addr().ok());
     let (load, handed) = Load::new(workers, balance && workers > 1);
     for ((doors, listener), handed) in doors.iter_mut().zip(sockets).zip(handed) {
-        doors.push(Door { behind: behind.clone(), load: Arc::clone(&load), listener, handed });
+        doors.push(Door { behind: behind.clone(), load: Arc::clone(&load), listener, twin: None, handed });
     }
     Ok(address)
+}
+
+/// Gives the doors that were opened last, at `address`, a second socket in the other address family.
+fn twin(address: Option<SocketAddr>, doors: &mut [Vec<Door>], side: &'static str) -> Result<(), StartError> {
+    let Some(address) = address else { return Ok(()) };
+    let sockets = net::bind_twin(address, doors.len()).map_err(|source| StartError::Bind { side, source })?;
+    for (door, socket) in doors.iter_mut().filter_map(|doors| doors.last_mut()).zip(sockets) {
+        door.twin = Some(socket);
+    }
+    Ok(())
 }

@@ -158,6 +158,8 @@ pub(super) struct Door {
     pub(super) behind: Behind,
     pub(super) load: Arc<Load>,
     pub(super) listener: std::net::TcpListener,
+    /// The same in the other address family.
+    pub(super) twin: Option<std::net::TcpListener>,
     pub(super) handed: mpsc::Receiver<Handover>,
 }
 
@@ -243,13 +245,14 @@ struct Entrance {
 
 impl Entrance {
     async fn accept(self, mut door: Door) {
-        let mut accepting = match Accepting::new(door.listener) {
-            Ok(accepting) => accepting,
-            Err(error) => {
-                tracing::error!(%error, "a listener could not be used");
-                return;
-            }
-        };
+        let mut accepting =
+            match Accepting::new(door.listener).and_then(|accepting| accepting.beside(door.twin)) {
+                Ok(accepting) => accepting,
+                Err(error) => {
+                    tracing::error!(%error, "a listener could not be used");
+                    return;
+                }
+            };
         let mut drain = self.worker.drain.clone();
         loop {
             tokio::select! {

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Cluster, Traffic};
+use super::{Cluster, Passthrough, Traffic};
 use crate::{
     policy::{
         retry::RetryParams,
@@ -36,6 +36,8 @@ pub struct MeshSnapshot {
     pub inbound: InboundApp,
     /// Metrics of requests that no route took, or that were refused before one was looked for, by listener.
     pub unrouted: Unrouted,
+    /// Where redirected connections go that are for no service; `None` if none are expected.
+    pub passthrough: Option<Passthrough>,
     /// Trace headers that are read and written.
     pub propagation: Vec<Propagation>,
 }

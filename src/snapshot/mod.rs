@@ -6,6 +6,7 @@ mod endpoint;
 mod limiter;
 mod mesh;
 mod params;
+mod passthrough;
 mod traffic;
 
 pub use cluster::{ActiveRequest, Cluster, ClusterLive, Retrying};
@@ -16,4 +17,5 @@ pub use params::{
     ClusterParams, EndpointParams, EndpointSource, HealthCheckKind, HealthCheckParams, Limits, Protocol,
     StatusRange,
 };
+pub use passthrough::{Passthrough, PassthroughParams, PassthroughSide};
 pub use traffic::{Fault, Mirror, Traffic};

@@ -45,3 +45,5 @@ mod tcp_connect;
 mod tcp_detect;
 #[cfg(test)]
 mod tcp_origin;
+#[cfg(test)]
+mod transparent;

@@ -16,6 +16,7 @@ use crate::{
         value,
     },
     proxy::{ListenerParams, ListenersParams},
+    snapshot::PassthroughParams,
 };
 
 /// hyper needs 8 KiB for its read buffer.
@@ -53,6 +54,7 @@ pub(in crate::config) fn read(
         tcp: Vec::new(),
         tcp_idle_timeout: defaults::TCP_IDLE_TIMEOUT,
         detect_timeout: None,
+        transparent: false,
         max_connections: defaults::MAX_LISTENER_CONNECTIONS,
         header_timeout: defaults::HEADER_TIMEOUT,
         idle_timeout: defaults::DOWNSTREAM_IDLE_TIMEOUT,
@@ -61,6 +63,8 @@ pub(in crate::config) fn read(
         max_headers: defaults::MAX_HEADERS,
     };
     if let Some(fields) = fields {
+        params.transparent = fields.or("transparent", params.transparent, report, value::flag);
+        params.detect_timeout = params.transparent.then_some(defaults::DETECT_TIMEOUT);
         params.max_connections =
             fields.or("max_connections", params.max_connections, report, |node, report| {
                 value::number_u32(node, 1..=1_000_000, report)
@@ -77,12 +81,22 @@ pub(in crate::config) fn read(
             value::number_u32(node, 1..=1000, report)
         });
         params.tcp_idle_timeout = fields.or("tcp_idle_timeout", params.tcp_idle_timeout, report, value::wait);
-        params.detect_timeout = fields.or("detect_timeout", None, report, value::limit);
+        params.detect_timeout = fields.or("detect_timeout", params.detect_timeout, report, value::limit);
         if let Some(node) = fields.get("tcp") {
             params.tcp = tcp_listeners::read(node, &params, bound, forwards, report);
         }
     }
     params
+}
+
+/// What becomes of redirected connections, which both the data plane and the snapshot must agree upon.
+pub(in crate::config) fn passthrough(listeners: &ListenersParams) -> Option<PassthroughParams> {
+    let allowed =
+        |listener: &Option<ListenerParams>| listener.as_ref().is_none_or(|params| params.passthrough);
+    listeners.transparent.then(|| PassthroughParams {
+        inbound: allowed(&listeners.inbound),
+        outbound: allowed(&listeners.outbound),
+    })
 }
 
 fn listener(
@@ -94,7 +108,7 @@ fn listener(
     report: &mut Report,
 ) -> Option<ListenerParams> {
     let mut span = absent;
-    let (mut requires_proxy_header, mut detect) = (false, false);
+    let (mut requires_proxy_header, mut detect, mut passthrough) = (false, false, true);
     if let Some(fields) = node.and_then(|node| Fields::open(node, &schema::LISTENER, report)) {
         let enabled = fields.or("enabled", true, report, value::flag);
         address = fields.or("address", address, report, form::listen_address);
@@ -113,12 +127,13 @@ fn listener(
             );
         }
         requires_proxy_header = fields.or("proxy_protocol", false, report, proxy_protocol);
+        passthrough = fields.or("passthrough", true, report, value::flag);
         if !enabled {
             return None;
         }
     }
     bound.push(Bound { name, address, span });
-    Some(ListenerParams { address, balance_connections, requires_proxy_header, detect })
+    Some(ListenerParams { address, balance_connections, requires_proxy_header, detect, passthrough })
 }
 
 /// Whether a PROXY header must come first.

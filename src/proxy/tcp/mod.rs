@@ -14,4 +14,5 @@ mod session;
 pub(crate) use detect::{Speaks, detect};
 pub(crate) use listener::{Inbound, TcpListener};
 pub use params::{ServerNameRoute, TcpListenerParams};
+pub(crate) use relay::{Broken, Flow, relay};
 pub(crate) use session::connect;

@@ -30,7 +30,7 @@ thread_local! {
 
 /// Why a relay ended early.
 #[derive(Debug)]
-pub(super) enum Broken {
+pub(crate) enum Broken {
     /// The client's side failed.
     Client(io::Error),
     /// The endpoint's side failed.
@@ -41,7 +41,7 @@ pub(super) enum Broken {
 
 /// Bytes on their way in one direction, and what is known of that direction.
 #[derive(Debug)]
-pub(super) struct Flow {
+pub(crate) struct Flow {
     /// Read, or put in front, and not taken by the other side yet.
     pending: Vec<u8>,
     /// Bytes of `pending` that were taken.
@@ -63,7 +63,7 @@ enum Side {
 }
 
 impl Flow {
-    pub(super) fn new(counter: &Arc<HotCounter>) -> Self {
+    pub(crate) fn new(counter: &Arc<HotCounter>) -> Self {
         Self {
             pending: Vec::new(),
             taken: 0,
@@ -176,7 +176,7 @@ impl Flow {
 ///
 /// # Errors
 /// [`Broken`] says whose side it was; the streams are left open for the caller to cut.
-pub(super) async fn relay<C, E>(
+pub(crate) async fn relay<C, E>(
     client: &mut C,
     endpoint: &mut E,
     (up, down): (&mut Flow, &mut Flow),

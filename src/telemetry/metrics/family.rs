@@ -145,6 +145,19 @@ pub(super) static HTTP_REJECTED: Family = counter(
     "Requests refused before routing because they were malformed, ambiguous or too large.",
 );
 
+pub(super) static PASSTHROUGH_CONNECTIONS: Family = gauge(
+    "outrigger_passthrough_connections",
+    "Redirected connections whose bytes are passed on unread now.",
+);
+pub(super) static PASSTHROUGH_CONNECTIONS_TOTAL: Family = counter(
+    "outrigger_passthrough_connections_total",
+    "Redirected connections that are not HTTP, by what became of them.",
+);
+pub(super) static PASSTHROUGH_BYTES: Family = counter(
+    "outrigger_passthrough_bytes_total",
+    "Bytes of redirected connections that were passed on unread.",
+);
+
 pub(super) static RELOAD_SUCCESSFUL: Family = gauge(
     "outrigger_config_last_reload_successful",
     "1 if the last attempt to load the configuration succeeded, else 0.",
@@ -186,7 +199,7 @@ pub(super) static PROCESS_START: Family =
     gauge("process_start_time_seconds", "Unix time at which the process started.");
 
 /// Families that the recorder of the metrics crate renders and must therefore know the help of.
-pub(super) static RECORDED: [&Family; 27] = [
+pub(super) static RECORDED: [&Family; 30] = [
     &REQUESTS,
     &IN_FLIGHT,
     &REQUEST_BYTES,
@@ -207,6 +220,9 @@ pub(super) static RECORDED: [&Family; 27] = [
     &TCP_CONNECTIONS,
     &TCP_CONNECTIONS_TOTAL,
     &HTTP_REJECTED,
+    &PASSTHROUGH_CONNECTIONS,
+    &PASSTHROUGH_CONNECTIONS_TOTAL,
+    &PASSTHROUGH_BYTES,
     &RELOAD_SUCCESSFUL,
     &RELOAD_TIMESTAMP,
     &RELOADS,

@@ -13,6 +13,7 @@ mod hot;
 mod http;
 mod labels;
 mod listener;
+mod passthrough;
 mod process;
 mod shield;
 mod tcp;
@@ -35,6 +36,7 @@ pub use self::{
     http::{HttpMetrics, InFlight, RequestOutcome, RetryReason},
     labels::{LiveLabels, RouteLabels},
     listener::{ConnectionProtocol, ListenerMetrics, ListenerOutcome},
+    passthrough::{PassthroughMetrics, PassthroughResult},
     shield::{FaultMetrics, LimitDecision, MirrorMetrics, MirrorOutcome, RateLimitMetrics},
     tcp::{TcpMetrics, TcpResult},
 };
