@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod iptables;
 mod run;
 mod status;
 
@@ -26,6 +27,8 @@ enum Verb {
     Check(check::CheckArgs),
     /// Tell how a running sidecar is
     Status(status::StatusArgs),
+    /// Redirect the connections of an unmodified application through the sidecar
+    Iptables(iptables::IptablesArgs),
     /// Show the job with real processes on this machine
     Demo(demo::DemoArgs),
     /// The application of the demo
@@ -52,6 +55,7 @@ pub fn main() -> ExitCode {
         Verb::Run(args) => run::run(&args),
         Verb::Check(args) => check::check(&args),
         Verb::Status(args) => status::status(&args),
+        Verb::Iptables(args) => iptables::iptables(&args),
         Verb::Demo(args) => demo::demo(&args),
         Verb::DemoApp(args) => demo::application(args),
     }
