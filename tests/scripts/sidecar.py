@@ -142,8 +142,10 @@ def chained(config):
 class Sidecar:
     """A sidecar process. Use as a context manager: it is ready inside, and must end with exit code 0."""
 
-    def __init__(self, config):
+    def __init__(self, config, user=None):
+        """`user` is the id of the user (and group) that it runs as, if not as the script."""
         self.config = config
+        self.user = user
         self.outbound = config["listeners"]["outbound"]["address"]
         self.inbound = config["listeners"]["inbound"]["address"]
         self.admin = config["admin"]["address"]
@@ -158,9 +160,16 @@ class Sidecar:
 
     def __enter__(self):
         self.write(self.config)
+        program = binary("OUTRIGGER_BIN", "outrigger")
+        rights = {}
+        if self.user is not None:
+            # Neither the build directory nor a temporary one need be open to other users.
+            program = shutil.copy(program, self.directory.name)
+            os.chmod(self.directory.name, 0o755)
+            rights = {"user": self.user, "group": self.user, "extra_groups": []}
         with open(self.log_path, "wb") as log:
-            self.child = subprocess.Popen([binary("OUTRIGGER_BIN", "outrigger"), "run", "--config", self.path],
-                                          stdout=log, stderr=subprocess.STDOUT)
+            self.child = subprocess.Popen([program, "run", "--config", self.path],
+                                          stdout=log, stderr=subprocess.STDOUT, **rights)
         try:
             wait_for(self.ready_or_ended, "the sidecar is ready")
             check(self.child.poll() is None, "the sidecar runs")
