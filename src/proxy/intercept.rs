@@ -1,6 +1,6 @@
 //! What becomes of a connection that a firewall redirected to one of the listeners: where it was going, whether the
 //! sidecar serves it as HTTP, passes its bytes on unread, or refuses it. The copying is in proxy/passthrough.rs, the
-//! rules of the firewall in cli/iptables.
+//! rules of the firewall in cli/iptables, the reasons in ADR 0014.
 
 use std::{
     cell::OnceCell,
@@ -132,6 +132,7 @@ fn destination(
     let local = net::local_address(stream).ok()?;
     let listeners = [limits.inbound.as_ref(), limits.outbound.as_ref()];
     let ports = listeners.into_iter().flatten().map(|listener| listener.address.port());
+    let ports = ports.chain(limits.tcp.iter().map(|listener| listener.address.port()));
     let own = ports.chain([local.port()]).any(|port| port == original.port());
     is_redirected(original, local, net::canonical(peer), side, own).then_some(original)
 }

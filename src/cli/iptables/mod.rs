@@ -236,7 +236,8 @@ fn adapt(wanted: &mut Interception, bundle: &Bundle, warnings: &mut Vec<String>)
     wanted.inbound = inbound.and_then(|port| wanted.inbound.take().map(|(_, ports)| (port, ports)));
     let more = [inbound, wanted.outbound, Some(bundle.admin.address.port())];
     let metrics = bundle.admin.metrics_address.map(|address| address.port());
-    let more = more.into_iter().chain([metrics]).flatten().filter(|port| *port != 0);
+    let tcp = listeners.tcp.iter().map(|listener| listener.address.port());
+    let more = more.into_iter().chain([metrics]).flatten().chain(tcp).filter(|port| *port != 0);
     wanted.own = wanted.own.and(more.map(|port| port..=port));
     wanted.application = match &bundle.directory.local.address {
         EndpointAddress::Tcp(address) => rules::to_except(*address),

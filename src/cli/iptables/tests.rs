@@ -71,7 +71,8 @@ fn flags_change_the_rules() {
 
 #[test]
 fn ports_come_from_the_configuration_and_are_left_alone_themselves() {
-    let listeners = "listeners: { transparent: true, inbound: { address: \"0.0.0.0:6\" }, outbound: { address: 127.0.0.1:1 } }\n\
+    let listeners = "listeners: { transparent: true, inbound: { address: \"0.0.0.0:6\" }, outbound: { address: 127.0.0.1:1 }, tcp: [{ name: db, address: 127.0.0.1:5, service: db }] }\n\
+                     services: { db: { protocol: tcp, endpoints: [10.0.0.9:5432] } }\n\
                      admin: { address: 127.0.0.1:3, metrics_address: \"0.0.0.0:4\" }";
     let (said, warnings) = with_config(listeners, "--no-ipv6");
     let text = said.unwrap();
@@ -79,7 +80,7 @@ fn ports_come_from_the_configuration_and_are_left_alone_themselves() {
         text.contains("-j REDIRECT --to-ports 6\n") && text.contains("-j REDIRECT --to-ports 1\n"),
         "{text}"
     );
-    assert!(text.contains("--dports 1,3:4,6,22,"), "{text}");
+    assert!(text.contains("--dports 1,3:6,22,"), "{text}");
     assert_eq!(warnings, Vec::<String>::new());
 }
 
