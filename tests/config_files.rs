@@ -70,7 +70,7 @@ fn the_values_in_reference_yaml_are_the_defaults_of_the_code() {
     let tcp = stripped["listeners"]["tcp"].clone();
     strip(&mut stripped, &[], &["listeners", "defaults", "admin", "telemetry", "reload", "shutdown"]);
     stripped["listeners"]["tcp"] = tcp;
-    strip(&mut stripped, &["service"], &["protocol", "timeout"]);
+    strip(&mut stripped, &["service"], &["protocol", "timeout", "concurrency"]);
     strip(&mut stripped, &["service", "health_check"], &["interval"]);
     strip(&mut stripped, &["routes", "0"], &["timeout"]);
     strip(&mut stripped, &["routes", "2", "redirect"], &["status"]);
@@ -116,7 +116,7 @@ error[OR104]: unknown key `timeOut`
   |                                                ^^^^^^^ not a key of `service`
   |
   = help: did you mean `timeout`?
-  = note: keys of `service`: name, address, protocol, health_check, timeout, rate_limit
+  = note: keys of `service`: name, address, protocol, health_check, timeout, rate_limit, concurrency
 
 error[OR108]: `30` has no unit
  --> outrigger.yaml:3:30

@@ -7,6 +7,7 @@ use std::{
 
 use crate::policy::{
     balance::BalanceParams,
+    concurrency::{ConcurrencyMode, ConcurrencyParams},
     retry::{Backoff, BudgetParams, RetryOn, RetryParams},
 };
 
@@ -42,6 +43,9 @@ pub(super) const RETRY_BUDGET: BudgetParams = BudgetParams { percent: 20, min_pe
 const MAX_RETRY_BODY: u32 = 64 * 1024;
 /// A few megabytes at most.
 pub(super) const MAX_RATE_LIMIT_KEYS: u32 = 100_000;
+/// Learned and shown, but nobody is refused before somebody has looked at it.
+pub(super) const CONCURRENCY: ConcurrencyParams =
+    ConcurrencyParams { mode: ConcurrencyMode::Observe, min: 20, max: 1000 };
 pub(super) const MAX_CONNECTIONS: u32 = 1024;
 pub(super) const MAX_PENDING_REQUESTS: u32 = 1024;
 pub(super) const QUEUE_TIMEOUT: Duration = Duration::from_secs(1);

@@ -131,12 +131,14 @@ fn local_service(local: &LocalServiceParams) -> Value {
         idle_timeout: _,
         health_check: check,
         traffic: tools,
+        concurrency,
     } = local;
     let mut fields = object(json!({
         "name": &**name,
         "address": address.to_string(),
         "protocol": protocol(*spoken),
         "timeout": limit(*timeout),
+        "concurrency": traffic::concurrency(*concurrency),
     }));
     put(&mut fields, "health_check", check.as_ref().map(health_check));
     traffic::put_traffic(&mut fields, tools);

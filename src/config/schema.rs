@@ -56,7 +56,7 @@ pub(super) static ROOT: Section = Section {
 pub(super) static SERVICE: Section = Section {
     name: "service",
     example: "name: web, address: 127.0.0.1:8080",
-    known: &["name", "address", "protocol", "health_check", "timeout", "rate_limit"],
+    known: &["name", "address", "protocol", "health_check", "timeout", "rate_limit", "concurrency"],
     later: &["tags"],
     aliases: &[("upstream", "address"), ("app", "address"), ("port", "address"), ("id", "name")],
 };
@@ -491,7 +491,7 @@ pub(super) static SHUTDOWN: Section = Section {
 mod tests {
     use super::*;
 
-    const ALL: [&Section; 40] = [
+    const ALL: [&Section; 41] = [
         &ROOT,
         &SERVICE,
         &HEALTH_CHECK,
@@ -532,6 +532,7 @@ mod tests {
         &RATE_LIMIT_KEY,
         &FAULT,
         &MIRROR,
+        &CONCURRENCY,
     ];
 
     #[test]

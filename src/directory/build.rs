@@ -10,15 +10,17 @@ use super::{DirectoryParams, LiveTable};
 use crate::{
     policy::{
         balance::Balancer,
+        concurrency::ConcurrencyMode,
         route::{Action, HeaderEdits, PathPattern, Rewrite, RouteParams, RouteTable, Target},
     },
     snapshot::{
-        Cluster, ClusterParams, Endpoint, EndpointParams, EndpointSource, Forward, InboundApp, MeshSnapshot,
-        Passthrough, PassthroughParams, PassthroughSide, Route, RouteAction, Unrouted,
+        AdaptiveLimiter, Cluster, ClusterParams, Endpoint, EndpointParams, EndpointSource, Forward,
+        InboundApp, MeshSnapshot, Passthrough, PassthroughParams, PassthroughSide, Route, RouteAction,
+        Unrouted,
     },
     telemetry::{
         Propagation,
-        metrics::{ClusterMetrics, HttpMetrics, PassthroughMetrics, Registry},
+        metrics::{ClusterMetrics, ConcurrencyMetrics, HttpMetrics, PassthroughMetrics, Registry},
     },
     types::{Direction, EndpointAddress},
 };
@@ -197,7 +199,11 @@ impl Builder<'_> {
             response_headers: HeaderEdits::default(),
             traffic,
         });
-        InboundApp { route, cluster }
+        let concurrency = (local.concurrency.mode != ConcurrencyMode::Off).then(|| {
+            let metrics = ConcurrencyMetrics::resolve(self.registry);
+            AdaptiveLimiter::new(local.concurrency, self.live.concurrency(), metrics)
+        });
+        InboundApp { route, cluster, concurrency }
     }
 }
 

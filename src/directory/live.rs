@@ -6,7 +6,7 @@ use rustc_hash::FxHashMap;
 
 use crate::{
     policy::limit::{LimitKey, Period, RateLimitParams},
-    snapshot::{ClusterLive, EndpointLive, KeyStore},
+    snapshot::{AdaptiveLive, ClusterLive, EndpointLive, KeyStore},
     types::{Direction, EndpointAddress},
 };
 
@@ -25,6 +25,7 @@ pub struct LiveTable {
     clusters: FxHashMap<ClusterKey, Arc<ClusterLive>>,
     hits: FxHashMap<Arc<str>, Arc<AtomicU64>>,
     limits: FxHashMap<LimitIdentity, Arc<KeyStore>>,
+    concurrency: Arc<AdaptiveLive>,
 }
 
 impl LiveTable {
@@ -55,6 +56,11 @@ impl LiveTable {
     pub(super) fn limit(&mut self, side: Direction, params: &RateLimitParams) -> Arc<KeyStore> {
         let identity = (side, Arc::clone(&params.name), params.key.clone(), params.rate.per);
         Arc::clone(self.limits.entry(identity).or_default())
+    }
+
+    /// What was learned of the application.
+    pub(super) fn concurrency(&self) -> Arc<AdaptiveLive> {
+        Arc::clone(&self.concurrency)
     }
 
     /// Lets go of everything that the latest snapshot, and no other holder, uses. Pools learn of it by the mark.

@@ -6,6 +6,7 @@ use super::build::PASSTHROUGH;
 use crate::{
     policy::{
         balance::BalanceParams,
+        concurrency::ConcurrencyParams,
         retry::{Backoff, BudgetParams, RetryOn, RetryParams},
         route::RouteParams,
         traffic::TrafficParams,
@@ -48,6 +49,8 @@ pub struct LocalServiceParams {
     pub health_check: Option<HealthCheckParams>,
     /// Rate limits of what comes in. It has no split to make sticky and nobody to copy to.
     pub traffic: TrafficParams,
+    /// How many requests it can take at once, and what is done about it.
+    pub concurrency: ConcurrencyParams,
 }
 
 /// Only what surely was not processed is sent to the application again; that much cannot hurt it.

@@ -3,6 +3,7 @@
 
 pub mod balance;
 pub mod classify;
+pub mod concurrency;
 pub mod deadline;
 pub mod ewma;
 pub mod fault;

@@ -20,6 +20,7 @@ use super::{
     limits, mirror,
     record::RequestRecord,
     reply::{self, Reason},
+    shed,
     tries::Tries,
     tunnel::{TunnelPlan, TunnelUpstream},
 };
@@ -78,6 +79,10 @@ pub(crate) async fn serve(
         return Ok(reply::answer(&Reason::no_route(), record));
     };
     route.hit();
+    match shed::admit(&downstream, &snapshot, facts.priority) {
+        Ok(slot) => record.fills(slot),
+        Err(reason) => return Ok(limits::answer_for(&route, &reason, record)),
+    }
     let guarded = if route.traffic.guards() {
         Box::pin(limits::guard(&downstream, &route, &head, &facts, record)).await
     } else {

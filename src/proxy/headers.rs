@@ -13,8 +13,11 @@ use http::{
 
 use http_body::Frame;
 
-use super::{framing, path};
-use crate::policy::{deadline, fault::AskedFault};
+use super::{framing, path, shed};
+use crate::{
+    policy::{deadline, fault::AskedFault},
+    types::Priority,
+};
 
 /// Why a head that was well-formed is refused all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +46,8 @@ pub(crate) struct RequestFacts {
     pub(crate) attempt: u32,
     /// A fault that the caller asks for. Whether it may is the route's business.
     pub(crate) asked_fault: AskedFault,
+    /// How much the caller says that the request matters.
+    pub(crate) priority: Priority,
 }
 
 /// Fields that need attention, found in one pass over the names: most requests have none, and a pass is cheaper
@@ -110,13 +115,14 @@ pub(crate) fn clean_request(parts: &mut request::Parts) -> Result<RequestFacts, 
         // hyper answers 100 by itself as soon as the body is asked for; asking upstream too would be twice.
         parts.headers.remove(header::EXPECT);
     }
-    let (mut attempt, mut asked_fault) = (1, AskedFault::default());
+    let (mut attempt, mut asked_fault, mut priority) = (1, AskedFault::default(), Priority::default());
     if found.reserved {
         attempt = callers_attempt(&parts.headers);
         asked_fault = super::fault::asked(&parts.headers);
+        priority = shed::priority(&parts.headers);
         drop_reserved(&mut parts.headers);
     }
-    Ok(RequestFacts { authority, upgrade, wants_trailers, attempt, asked_fault })
+    Ok(RequestFacts { authority, upgrade, wants_trailers, attempt, asked_fault, priority })
 }
 
 /// Cleans a response head in place. `switching` keeps what a 101 needs.
@@ -338,8 +344,8 @@ pub(crate) fn announce_deadline(headers: &mut HeaderMap, left: Duration, grpc: b
 }
 
 fn drop_reserved(headers: &mut HeaderMap) {
-    let reserved: Vec<HeaderName> =
-        headers.keys().filter(|name| name.as_str().starts_with(RESERVED_PREFIX)).cloned().collect();
+    let ours = |name: &&HeaderName| name.as_str().starts_with(RESERVED_PREFIX) && **name != shed::PRIORITY;
+    let reserved: Vec<HeaderName> = headers.keys().filter(ours).cloned().collect();
     for name in reserved {
         headers.remove(name);
     }

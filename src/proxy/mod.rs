@@ -28,6 +28,7 @@ mod plane;
 mod pool;
 mod record;
 mod reply;
+mod shed;
 mod sweep;
 mod tries;
 mod tunnel;

@@ -9,7 +9,7 @@ use http_body::Frame;
 use super::{attempt::Answer, body::Upload, connection::Downstream, framing::ActiveRequest};
 use crate::{
     rt::clock,
-    snapshot::{ActiveRequest as ActiveRequestOf, Endpoint, Route},
+    snapshot::{ActiveRequest as ActiveRequestOf, ConcurrencySlot, Endpoint, Route},
     telemetry::{
         access_log::AccessRecord,
         metrics::{HttpMetrics, InFlight, RequestOutcome, RetryReason},
@@ -37,6 +37,7 @@ pub(crate) struct RequestRecord {
     endpoint: Option<Arc<Endpoint>>,
     metrics: Option<InFlight>,
     place: Option<ActiveRequestOf>,
+    slot: Option<ConcurrencySlot>,
     upload: Option<Rc<Upload>>,
     status: u16,
     flag: Flag,
@@ -74,6 +75,7 @@ impl RequestRecord {
             endpoint: None,
             metrics: None,
             place: None,
+            slot: None,
             upload: None,
             status: 0,
             flag: Flag::None,
@@ -153,6 +155,11 @@ impl RequestRecord {
         self.place = Some(place);
     }
 
+    /// The request counts against the learned limit of the application until its end.
+    pub(crate) fn fills(&mut self, slot: Option<ConcurrencySlot>) {
+        self.slot = slot;
+    }
+
     pub(crate) fn head_sent(&mut self) {
         self.head_sent = Some(clock::now());
     }
@@ -207,6 +214,9 @@ impl Drop for RequestRecord {
         let now = clock::now();
         let duration = now.since(self.started);
         let received_bytes = self.upload.as_ref().map_or(0, |upload| upload.bytes());
+        if let (Some(slot), Some(came)) = (&self.slot, self.head_came) {
+            slot.observe(came.since(self.started), now);
+        }
         let ttfb = self.head_sent.map(|at| at.since(self.started));
         if let Some(metrics) = &self.metrics {
             metrics.observe(&RequestOutcome {

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Cluster, Passthrough, Traffic};
+use super::{AdaptiveLimiter, Cluster, Passthrough, Traffic};
 use crate::{
     policy::{
         retry::RetryParams,
@@ -69,6 +69,8 @@ pub struct InboundApp {
     pub route: Arc<Route>,
     /// The application as a service with one endpoint.
     pub cluster: Arc<Cluster>,
+    /// How many requests it can take at once; `None` if that is not learned.
+    pub concurrency: Option<Arc<AdaptiveLimiter>>,
 }
 
 impl MeshSnapshot {

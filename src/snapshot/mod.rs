@@ -1,6 +1,7 @@
 //! What the data plane reads: one immutable [`MeshSnapshot`] per configuration and discovery state, replaced as
 //! a whole through [`SnapshotCell`], and the live numbers of each endpoint, which outlive it.
 
+mod adaptive;
 mod cluster;
 mod endpoint;
 mod limiter;
@@ -9,6 +10,7 @@ mod params;
 mod passthrough;
 mod traffic;
 
+pub use adaptive::{AdaptiveLimiter, AdaptiveLive, ConcurrencySlot};
 pub use cluster::{ActiveRequest, Cluster, ClusterLive, Retrying};
 pub use endpoint::{Admission, Endpoint, EndpointId, EndpointLive, Verdict};
 pub use limiter::{KeyStore, Limited, RateLimiter};

@@ -50,7 +50,7 @@ pub enum Flag {
     BadRequest,
     /// The sidecar is shutting down or at its connection cap.
     Draining,
-    /// The listener is at its connection cap.
+    /// There is more to do than can be done: connections, requests, or work of the process as a whole.
     Overload,
     /// A route of kind `direct_response` or `redirect` answered; not an error.
     Direct,

@@ -4,11 +4,13 @@
 mod address;
 mod flag;
 mod live;
+mod priority;
 mod proxy_version;
 mod time;
 
 pub use address::{AddressError, EndpointAddress};
 pub use flag::{Direction, Flag, RetryDenied};
 pub use live::Live;
+pub use priority::Priority;
 pub use proxy_version::ProxyVersion;
 pub use time::Mono;

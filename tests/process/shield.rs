@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::{
-    App, Sidecar, get, ok, send,
+    App, Client, Sidecar, get, ok, send,
     sidecar::{api, with},
     wait_until,
 };
@@ -184,4 +184,66 @@ async fn a_user_stays_on_one_side_of_a_sticky_split() {
         sides.insert(first);
     }
     assert_eq!(sides.len(), 2, "both sides have users");
+}
+
+/// An application of which only `/slow` takes its time, until it is told to stop.
+async fn with_slow_paths() -> App {
+    App::script(|mut connection| async move {
+        while let Some(request) = connection.request().await {
+            if request.target() == "/slow" {
+                return std::future::pending().await;
+            }
+            connection.send(ok("fast")).await;
+        }
+    })
+    .await
+}
+
+fn of_priority(priority: &str) -> String {
+    format!("GET / HTTP/1.1\r\nhost: h\r\nx-outrigger-priority: {priority}\r\n\r\n")
+}
+
+#[tokio::test]
+async fn beyond_the_limit_of_the_application_the_least_important_requests_are_refused_first() {
+    let app = with_slow_paths().await;
+    let concurrency = json!({ "mode": "enforce", "min": 4, "max": 4 });
+    let service = json!({ "address": app.endpoint(), "concurrency": concurrency });
+    let sidecar = Sidecar::start(json!({ "service": service })).await;
+    let mut held = Vec::new();
+    for number in 1..=3 {
+        let mut client = Client::connect(sidecar.inbound()).await;
+        client.send("GET /slow HTTP/1.1\r\nhost: h\r\nx-outrigger-priority: critical\r\n\r\n").await;
+        held.push(client);
+        wait_until("it is in flight", || app.requests().len() == number).await;
+    }
+    for refused in ["sheddable", "default"] {
+        let answer = send(sidecar.inbound(), of_priority(refused)).await;
+        assert_eq!((answer.status, answer.flag()), (503, "overload"), "{refused}");
+        assert_eq!(answer.field("retry-after"), Some("1"));
+    }
+    let critical = send(sidecar.inbound(), of_priority("critical")).await;
+    assert_eq!(critical.status, 200);
+    assert_eq!(app.requests()[3].field("x-outrigger-priority"), Some("critical"), "it travels on");
+    let rejected = ["priority=\"sheddable\"", "outcome=\"rejected\""];
+    assert_eq!(sidecar.metric("outrigger_concurrency_rejections_total", &rejected).await, 1.0);
+    drop(held);
+    sidecar.until_metric("outrigger_concurrency_limit", &[], 4.0).await;
+    crate::support::eventually("there is room again", async || {
+        (send(sidecar.inbound(), of_priority("sheddable")).await.status == 200).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn by_default_the_limit_of_the_application_is_only_observed() {
+    let app = with_slow_paths().await;
+    let concurrency = json!({ "min": 1, "max": 1 });
+    let service = json!({ "address": app.endpoint(), "concurrency": concurrency });
+    let sidecar = Sidecar::start(json!({ "service": service })).await;
+    let mut held = Client::connect(sidecar.inbound()).await;
+    held.send("GET /slow HTTP/1.1\r\nhost: h\r\n\r\n").await;
+    wait_until("it is in flight", || app.requests().len() == 1).await;
+    assert_eq!(get(sidecar.inbound(), "h", "/").await.status, 200);
+    let would = ["outcome=\"would_reject\""];
+    assert_eq!(sidecar.metric("outrigger_concurrency_rejections_total", &would).await, 1.0);
 }

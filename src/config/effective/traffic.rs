@@ -4,8 +4,9 @@ use serde_json::{Map, Value, json};
 
 use super::{load_balancer::hash_on, object, put};
 use crate::{
-    config::value::show_duration,
+    config::{sections::traffic::MODES, value::show_duration},
     policy::{
+        concurrency::ConcurrencyParams,
         fault::FaultParams,
         limit::{LimitKey, Period, Rate, RateLimitParams},
         traffic::{MirrorParams, TrafficParams},
@@ -44,4 +45,10 @@ fn fault(params: &FaultParams) -> Value {
     put(&mut fields, "delay", delay.map(show_duration));
     put(&mut fields, "abort", abort.map(|status| status.as_u16()));
     Value::Object(fields)
+}
+
+pub(super) fn concurrency(params: ConcurrencyParams) -> Value {
+    let ConcurrencyParams { mode, min, max } = params;
+    let mode = MODES.iter().find(|(_, known)| *known == mode).map_or("off", |(word, _)| word);
+    json!({ "mode": mode, "min": min, "max": max })
 }

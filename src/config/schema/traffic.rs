@@ -45,3 +45,11 @@ pub(in crate::config) static MIRROR: Section = Section {
     later: NONE,
     aliases: &[("cluster", "service"), ("backend", "service"), ("percentage", "percent")],
 };
+
+pub(in crate::config) static CONCURRENCY: Section = Section {
+    name: "concurrency",
+    example: "mode: enforce, max: 500",
+    known: &["mode", "min", "max"],
+    later: NONE,
+    aliases: &[("min_limit", "min"), ("max_limit", "max"), ("enabled", "mode")],
+};

@@ -255,6 +255,7 @@ pub(in crate::config) fn local(
         .get("rate_limit")
         .map(|node| traffic::rate_limits(node, |number| format!("inbound#{number}"), report));
     let traffic = TrafficParams { limits: limits.unwrap_or_default(), ..TrafficParams::default() };
+    let concurrency = fields.or("concurrency", defaults::CONCURRENCY, report, traffic::concurrency);
     let params = LocalServiceParams {
         name: name?,
         address: address?,
@@ -264,6 +265,7 @@ pub(in crate::config) fn local(
         idle_timeout: inherited.idle_timeout,
         health_check,
         traffic,
+        concurrency,
     };
     Some((params, address_node.map_or(node.span, |node| node.span)))
 }

@@ -15,6 +15,7 @@ use crate::{
         value,
     },
     policy::{
+        concurrency::{ConcurrencyMode, ConcurrencyParams},
         fault::FaultParams,
         limit::{LimitKey, Period, Rate, RateLimitParams},
     },
@@ -123,4 +124,28 @@ pub(in crate::config) fn mirror<'n>(node: &'n Node, report: &mut Report) -> Opti
 
 fn percent(node: &Node, report: &mut Report) -> Option<u8> {
     value::number(node, 0..=100, report).and_then(|percent| u8::try_from(percent).ok())
+}
+
+/// How `mode` is written.
+pub(in crate::config) const MODES: [(&str, ConcurrencyMode); 3] = [
+    ("observe", ConcurrencyMode::Observe),
+    ("enforce", ConcurrencyMode::Enforce),
+    ("off", ConcurrencyMode::Off),
+];
+
+/// Reads `concurrency` of `service`.
+pub(in crate::config) fn concurrency(node: &Node, report: &mut Report) -> Option<ConcurrencyParams> {
+    let fields = Fields::open(node, &schema::CONCURRENCY, report)?;
+    let builtin = defaults::CONCURRENCY;
+    let bound = |node: &Node, report: &mut Report| value::number_u32(node, 1..=1_000_000, report);
+    let mode = fields.or("mode", builtin.mode, report, |node, report| value::word(node, &MODES, &[], report));
+    let min = fields.or("min", builtin.min, report, bound);
+    let max = fields.or("max", builtin.max.max(min), report, bound);
+    if max < min {
+        return report.add(
+            error(codes::OUT_OF_RANGE, node.span, "`max` is smaller than `min`")
+                .label("nothing fits between"),
+        );
+    }
+    Some(ConcurrencyParams { mode, min, max })
 }

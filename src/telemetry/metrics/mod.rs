@@ -37,7 +37,9 @@ pub use self::{
     labels::{LiveLabels, RouteLabels},
     listener::{ConnectionProtocol, ListenerMetrics, ListenerOutcome},
     passthrough::{PassthroughMetrics, PassthroughResult},
-    shield::{FaultMetrics, LimitDecision, MirrorMetrics, MirrorOutcome, RateLimitMetrics},
+    shield::{
+        ConcurrencyMetrics, FaultMetrics, LimitDecision, MirrorMetrics, MirrorOutcome, RateLimitMetrics,
+    },
     tcp::{TcpMetrics, TcpResult},
 };
 

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::{
-    HotCounter, Registry,
+    HotCounter, HotGauge, Registry,
     family::{Family, Kind},
 };
+use crate::types::Priority;
 
 static RATE_LIMIT_DECISIONS: Family = Family {
     name: "outrigger_rate_limit_decisions_total",
@@ -29,8 +30,32 @@ static MIRRORED: Family = Family {
     help: "Copies of requests for another service, by what came of them.",
 };
 
+static CONCURRENCY_LIMIT: Family = Family {
+    name: "outrigger_concurrency_limit",
+    kind: Kind::Gauge,
+    help: "Requests that the application can take at once, as learned from its latency.",
+};
+static CONCURRENCY_IN_FLIGHT: Family = Family {
+    name: "outrigger_concurrency_in_flight",
+    kind: Kind::Gauge,
+    help: "Requests that the application has in flight.",
+};
+static CONCURRENCY_BEYOND: Family = Family {
+    name: "outrigger_concurrency_rejections_total",
+    kind: Kind::Counter,
+    help: "Requests beyond the learned limit. would_reject: let in because the limit is only observed.",
+};
+
 /// Families that the recorder renders.
-pub(super) static RECORDED: [&Family; 4] = [&RATE_LIMIT_DECISIONS, &RATE_LIMIT_KEYS, &FAULTS, &MIRRORED];
+pub(super) static RECORDED: [&Family; 7] = [
+    &RATE_LIMIT_DECISIONS,
+    &RATE_LIMIT_KEYS,
+    &FAULTS,
+    &MIRRORED,
+    &CONCURRENCY_LIMIT,
+    &CONCURRENCY_IN_FLIGHT,
+    &CONCURRENCY_BEYOND,
+];
 
 /// What became of a request at a rate limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,5 +182,48 @@ impl MirrorMetrics {
     /// Counts a copy.
     pub fn mirrored(&self, outcome: MirrorOutcome) {
         self.0[outcome as usize].increment(1);
+    }
+}
+
+/// The learned limit of the application.
+#[derive(Debug)]
+pub struct ConcurrencyMetrics {
+    limit: metrics::Gauge,
+    in_flight: Arc<HotGauge>,
+    /// By priority, then by whether it was refused.
+    beyond: [[metrics::Counter; 2]; Priority::ALL.len()],
+}
+
+impl ConcurrencyMetrics {
+    /// The handle: the same one each time.
+    #[must_use]
+    pub fn resolve(registry: &Registry) -> Arc<Self> {
+        let beyond = |priority: Priority| {
+            ["would_reject", "rejected"].map(|outcome| {
+                registry
+                    .counter(&CONCURRENCY_BEYOND, &[("priority", priority.as_str()), ("outcome", outcome)])
+            })
+        };
+        Arc::new(Self {
+            limit: registry.gauge(&CONCURRENCY_LIMIT, &[]),
+            in_flight: registry.hot_gauge(&CONCURRENCY_IN_FLIGHT, &[]),
+            beyond: Priority::ALL.map(beyond),
+        })
+    }
+
+    /// Tells the limit.
+    pub fn set_limit(&self, limit: u32) {
+        self.limit.set(f64::from(limit));
+    }
+
+    /// Requests inside the limit.
+    #[must_use]
+    pub fn in_flight(&self) -> &Arc<HotGauge> {
+        &self.in_flight
+    }
+
+    /// Counts a request beyond the limit.
+    pub fn beyond(&self, priority: Priority, refused: bool) {
+        self.beyond[priority as usize][usize::from(refused)].increment(1);
     }
 }
