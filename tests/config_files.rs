@@ -68,7 +68,11 @@ fn the_values_in_reference_yaml_are_the_defaults_of_the_code() {
     // The list itself is an example; what its items leave out has defaults.
     strip(&mut stripped, &["listeners", "tcp", "0"], &["proxy_protocol", "idle_timeout", "max_connections"]);
     let tcp = stripped["listeners"]["tcp"].clone();
-    strip(&mut stripped, &[], &["listeners", "defaults", "admin", "telemetry", "reload", "shutdown"]);
+    strip(
+        &mut stripped,
+        &[],
+        &["listeners", "defaults", "admin", "telemetry", "reload", "overload", "shutdown"],
+    );
     stripped["listeners"]["tcp"] = tcp;
     strip(&mut stripped, &["service"], &["protocol", "timeout", "concurrency"]);
     strip(&mut stripped, &["service", "health_check"], &["interval"]);

@@ -2,6 +2,7 @@
 
 mod backend;
 pub mod demo;
+mod overload;
 mod reload;
 mod run;
 mod state;

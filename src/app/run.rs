@@ -11,6 +11,7 @@ use tokio::{
 
 use super::{
     backend::AppBackend,
+    overload::Sampler,
     reload::{ReloadHandle, Reloader, ReloaderParts},
     state::ProcessState,
 };
@@ -144,7 +145,10 @@ async fn serve(loaded: Loaded, log: Arc<LogHandle>) -> Result<(), RunError> {
     let mut tasks = Tasks::default();
     let control = start_control(&bundle, &registry, &drain, &mut tasks).await?;
     let limits = Arc::new(Live::new(Arc::new(bundle.listeners.clone())));
+    let (sampler, pressure) = Sampler::new(&state, &control.cell, &registry, workers);
+    tasks.spawn("overload", sampler.run(drain.watch()));
     let plane = DataPlane::start(PlaneParams {
+        pressure,
         workers,
         listeners: Arc::clone(&limits),
         snapshot: Arc::clone(&control.cell),
@@ -184,6 +188,18 @@ async fn serve(loaded: Loaded, log: Arc<LogHandle>) -> Result<(), RunError> {
         running.outbound = plane.outbound;
         running.tcp.clone_from(&plane.tcp);
     });
+    announce(&bundle, &plane, workers);
+    signals.until_told_to_leave(&reload, &access_owner).await;
+    let shutdown = state.running().bundle.shutdown.clone();
+    leave(signals, &drain, &shutdown, plane).await;
+    // The admin API answers to the end: whoever asks during the drain is told of it.
+    drop(admin_open);
+    finish(tasks, access_owner).await;
+    Ok(())
+}
+
+/// Says where what is served.
+fn announce(bundle: &Bundle, plane: &DataPlane, workers: usize) {
     tracing::info!(
         service = %bundle.directory.local.name,
         inbound = plane.inbound.map(tracing::field::display),
@@ -193,13 +209,6 @@ async fn serve(loaded: Loaded, log: Arc<LogHandle>) -> Result<(), RunError> {
         "serving"
     );
     notify(&[NotifyState::Ready]);
-    signals.until_told_to_leave(&reload, &access_owner).await;
-    let shutdown = state.running().bundle.shutdown.clone();
-    leave(signals, &drain, &shutdown, plane).await;
-    // The admin API answers to the end: whoever asks during the drain is told of it.
-    drop(admin_open);
-    finish(tasks, access_owner).await;
-    Ok(())
 }
 
 /// Ends what is left once the data plane is gone.

@@ -8,6 +8,7 @@ use std::{
 use crate::policy::{
     balance::BalanceParams,
     concurrency::{ConcurrencyMode, ConcurrencyParams},
+    overload::OverloadParams,
     retry::{Backoff, BudgetParams, RetryOn, RetryParams},
 };
 
@@ -43,6 +44,13 @@ pub(super) const RETRY_BUDGET: BudgetParams = BudgetParams { percent: 20, min_pe
 const MAX_RETRY_BODY: u32 = 64 * 1024;
 /// A few megabytes at most.
 pub(super) const MAX_RATE_LIMIT_KEYS: u32 = 100_000;
+/// Envoy's advice for the edge: shrink at 95 %, refuse at 98 %.
+pub(super) const OVERLOAD: OverloadParams = OverloadParams {
+    enabled: true,
+    max_memory: None,
+    max_lag: Duration::from_secs(1),
+    thresholds: [95, 95, 98, 99],
+};
 /// Learned and shown, but nobody is refused before somebody has looked at it.
 pub(super) const CONCURRENCY: ConcurrencyParams =
     ConcurrencyParams { mode: ConcurrencyMode::Observe, min: 20, max: 1000 };

@@ -57,7 +57,8 @@ pub fn effective_yaml(bundle: &Bundle) -> String {
 
 /// The configuration in the shape of the file, with its secrets: never show it, compare it.
 pub(super) fn document(bundle: &Bundle) -> Value {
-    let Bundle { workers, listeners, directory, admin, telemetry, reload, shutdown, masked: _ } = bundle;
+    let Bundle { workers, listeners, directory, admin, telemetry, reload, overload, shutdown, masked: _ } =
+        bundle;
     // What is passed through follows from the listeners.
     let DirectoryParams { local, routes, clusters, passthrough: _ } = directory;
     let AdminParams { address, metrics_address } = admin;
@@ -81,6 +82,7 @@ pub(super) fn document(bundle: &Bundle) -> Value {
         },
         "telemetry": telemetry_section(telemetry),
         "reload": { "watch": watch, "interval": show_duration(*interval) },
+        "overload": traffic::overload(*overload),
         "shutdown": { "grace": show_duration(*grace), "drain_timeout": show_duration(*drain_timeout) },
     }));
     put(&mut root, "workers", *workers);
@@ -154,6 +156,8 @@ fn listeners_section(listeners: &ListenersParams) -> Value {
         detect_timeout,
         transparent,
         max_connections,
+        connection_rate,
+        max_requests,
         header_timeout,
         idle_timeout,
         stream_idle_timeout,
@@ -167,6 +171,8 @@ fn listeners_section(listeners: &ListenersParams) -> Value {
         "detect_timeout": limit(*detect_timeout),
         "transparent": transparent,
         "max_connections": max_connections,
+        "connection_rate": connection_rate.as_ref().map_or_else(|| "none".to_owned(), |limit| traffic::rate(limit.rate)),
+        "max_requests": max_requests,
         "header_timeout": show_duration(*header_timeout),
         "idle_timeout": show_duration(*idle_timeout),
         "stream_idle_timeout": show_duration(*stream_idle_timeout),

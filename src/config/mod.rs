@@ -51,6 +51,8 @@ pub struct Bundle {
     pub telemetry: crate::telemetry::TelemetryParams,
     /// Watching the file.
     pub reload: ReloadParams,
+    /// What is done when the process runs out of something.
+    pub overload: crate::policy::overload::OverloadParams,
     /// End of the process.
     pub shutdown: crate::rt::ShutdownParams,
     /// JSON pointers to the values that came from `${env:…}` or `${file:…}` and must not be shown.

@@ -13,7 +13,7 @@ use super::{
     schema,
     sections::{
         listeners::{self, Bound},
-        process, routes, services, tcp_listeners, telemetry,
+        process, routes, services, tcp_listeners, telemetry, traffic,
     },
     source,
     span::Span,
@@ -86,6 +86,7 @@ fn bundle(root: &Node, masked: Vec<String>, report: &mut Report) -> Option<Bundl
     let routes = routes::read(&fields, &inherited, report);
     let telemetry = telemetry::read(&fields, report);
     let reload = process::reload(&fields, report);
+    let overload = traffic::overload(&fields, report);
     let shutdown = process::shutdown(&fields, report);
 
     listeners::check_clashes(&bound, report);
@@ -112,6 +113,7 @@ fn bundle(root: &Node, masked: Vec<String>, report: &mut Report) -> Option<Bundl
         admin,
         telemetry,
         reload,
+        overload,
         shutdown,
         masked,
     })

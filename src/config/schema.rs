@@ -37,6 +37,7 @@ pub(super) static ROOT: Section = Section {
         "admin",
         "telemetry",
         "reload",
+        "overload",
         "shutdown",
     ],
     later: &["intentions", "mesh", "store", "rate_limits"],
@@ -107,6 +108,8 @@ pub(super) static LISTENERS: Section = Section {
         "detect_timeout",
         "transparent",
         "max_connections",
+        "connection_rate",
+        "max_requests",
         "header_timeout",
         "idle_timeout",
         "stream_idle_timeout",
@@ -491,7 +494,7 @@ pub(super) static SHUTDOWN: Section = Section {
 mod tests {
     use super::*;
 
-    const ALL: [&Section; 41] = [
+    const ALL: [&Section; 42] = [
         &ROOT,
         &SERVICE,
         &HEALTH_CHECK,
@@ -533,6 +536,7 @@ mod tests {
         &FAULT,
         &MIRROR,
         &CONCURRENCY,
+        &OVERLOAD,
     ];
 
     #[test]

@@ -10,6 +10,7 @@ pub mod fault;
 pub mod health;
 pub mod latency;
 pub mod limit;
+pub mod overload;
 pub mod panic_threshold;
 pub mod retry;
 pub mod route;

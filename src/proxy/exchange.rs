@@ -80,7 +80,7 @@ pub(crate) async fn serve(
     };
     route.hit();
     match shed::admit(&downstream, &snapshot, facts.priority) {
-        Ok(slot) => record.fills(slot),
+        Ok(admitted) => record.admitted(admitted),
         Err(reason) => return Ok(limits::answer_for(&route, &reason, record)),
     }
     let guarded = if route.traffic.guards() {

@@ -36,4 +36,5 @@ mod worker;
 
 pub use params::{ListenerParams, ListenersParams};
 pub use plane::{DataPlane, PlaneParams, StartError};
+pub use shed::Pressure;
 pub use tcp::{ServerNameRoute, TcpListenerParams};

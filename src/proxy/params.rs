@@ -6,7 +6,7 @@ use super::{
     framing::{HeadLimits, TimeLimits},
     tcp::TcpListenerParams,
 };
-use crate::types::Direction;
+use crate::{policy::limit::RateLimitParams, types::Direction};
 
 /// Both listeners and what they have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,10 @@ pub struct ListenersParams {
     pub transparent: bool,
     /// Most connections per listener; further ones are answered 503 and closed.
     pub max_connections: u32,
+    /// Most new connections in a time, per listener; further ones are answered 503 and closed. `None` is no limit.
+    pub connection_rate: Option<RateLimitParams>,
+    /// Most requests in flight per listener; further ones are answered 503. Zero is no limit.
+    pub max_requests: u32,
     /// From the first byte of a head to its last, and from accept to the first byte.
     pub header_timeout: Duration,
     /// A connection without a request for this long is closed.

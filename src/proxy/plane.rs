@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, sync::Arc, thread::JoinHandle};
 
 use super::{
-    ListenersParams,
+    ListenersParams, Pressure,
     tcp::{self, TcpListener},
     worker::{self, Behind, Door, Load, Shared},
 };
@@ -29,6 +29,8 @@ pub struct PlaneParams {
     pub snapshot: SnapshotCell,
     /// Told when to leave.
     pub drain: DrainWatch,
+    /// What the workers are told when the process runs out of something.
+    pub pressure: Arc<Pressure>,
     /// Where requests are written down.
     pub access_log: AccessLog,
     /// Where they are counted.
@@ -97,6 +99,7 @@ impl DataPlane {
             snapshot: params.snapshot,
             limits: params.listeners,
             drain: params.drain,
+            pressure: params.pressure,
             access_log: params.access_log,
             inbound_metrics: ListenerMetrics::resolve(&params.registry, Direction::Inbound),
             outbound_metrics: ListenerMetrics::resolve(&params.registry, Direction::Outbound),

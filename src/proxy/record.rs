@@ -6,10 +6,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header};
 use http_body::Frame;
 
-use super::{attempt::Answer, body::Upload, connection::Downstream, framing::ActiveRequest};
+use super::{attempt::Answer, body::Upload, connection::Downstream, framing::ActiveRequest, shed::Admitted};
 use crate::{
     rt::clock,
-    snapshot::{ActiveRequest as ActiveRequestOf, ConcurrencySlot, Endpoint, Route},
+    snapshot::{ActiveRequest as ActiveRequestOf, Endpoint, Route},
     telemetry::{
         access_log::AccessRecord,
         metrics::{HttpMetrics, InFlight, RequestOutcome, RetryReason},
@@ -37,7 +37,7 @@ pub(crate) struct RequestRecord {
     endpoint: Option<Arc<Endpoint>>,
     metrics: Option<InFlight>,
     place: Option<ActiveRequestOf>,
-    slot: Option<ConcurrencySlot>,
+    admitted: Admitted,
     upload: Option<Rc<Upload>>,
     status: u16,
     flag: Flag,
@@ -75,7 +75,7 @@ impl RequestRecord {
             endpoint: None,
             metrics: None,
             place: None,
-            slot: None,
+            admitted: Admitted::default(),
             upload: None,
             status: 0,
             flag: Flag::None,
@@ -155,9 +155,9 @@ impl RequestRecord {
         self.place = Some(place);
     }
 
-    /// The request counts against the learned limit of the application until its end.
-    pub(crate) fn fills(&mut self, slot: Option<ConcurrencySlot>) {
-        self.slot = slot;
+    /// What the request was given when it was let in is held until its end.
+    pub(super) fn admitted(&mut self, admitted: Admitted) {
+        self.admitted = admitted;
     }
 
     pub(crate) fn head_sent(&mut self) {
@@ -214,7 +214,7 @@ impl Drop for RequestRecord {
         let now = clock::now();
         let duration = now.since(self.started);
         let received_bytes = self.upload.as_ref().map_or(0, |upload| upload.bytes());
-        if let (Some(slot), Some(came)) = (&self.slot, self.head_came) {
+        if let (Some(slot), Some(came)) = (&self.admitted.slot, self.head_came) {
             slot.observe(came.since(self.started), now);
         }
         let ttfb = self.head_sent.map(|at| at.since(self.started));

@@ -16,7 +16,7 @@ use super::{
 use crate::{rt::clock, types::Mono};
 
 /// Precision of all limits that are not about answers.
-const TICK: Duration = Duration::from_millis(100);
+pub(super) const TICK: Duration = Duration::from_millis(100);
 /// Ticks between looks at the pools.
 const POOL_TICKS: u32 = 10;
 
@@ -74,6 +74,7 @@ pub(crate) async fn run(
     pools: Rc<Pools>,
     now: Rc<Cell<Mono>>,
     epoch: Rc<Cell<SystemTime>>,
+    alive: impl Fn(Mono),
 ) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -82,6 +83,7 @@ pub(crate) async fn run(
         ticks.tick().await;
         now.set(clock::now());
         epoch.set(clock::epoch());
+        alive(now.get());
         sweeper.sweep(now.get());
         count = count.wrapping_add(1);
         if count.is_multiple_of(POOL_TICKS) {

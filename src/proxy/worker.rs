@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{
-    ListenersParams, connection, overload,
+    ListenersParams, Pressure, connection, overload,
     pool::Pools,
     sweep::{self, Sweeper},
     tcp::{self, TcpListener},
@@ -42,6 +42,9 @@ const HANDOVER_QUEUE: usize = 128;
 /// How often a draining worker looks whether its connections are gone.
 const DRAIN_TICK: Duration = Duration::from_millis(20);
 
+/// How often a worker that stopped accepting looks whether it may again.
+const STOPPED_TICK: Duration = Duration::from_millis(50);
+
 /// What a connection needs of its worker.
 pub(crate) struct Worker {
     pub(crate) snapshot: SnapshotCell,
@@ -55,6 +58,7 @@ pub(crate) struct Worker {
     pub(crate) sweeper: Rc<Sweeper>,
     pub(crate) access_log: RefCell<AccessLogWriter>,
     pub(crate) drain: DrainWatch,
+    pub(super) pressure: Arc<Pressure>,
     inbound_metrics: Arc<ListenerMetrics>,
     outbound_metrics: Arc<ListenerMetrics>,
     pub(crate) inbound_tcp: Arc<tcp::Inbound>,
@@ -80,6 +84,7 @@ pub(super) struct Shared {
     pub(super) snapshot: SnapshotCell,
     pub(super) limits: Arc<Live<ListenersParams>>,
     pub(super) drain: DrainWatch,
+    pub(super) pressure: Arc<Pressure>,
     pub(super) access_log: AccessLog,
     pub(super) inbound_metrics: Arc<ListenerMetrics>,
     pub(super) outbound_metrics: Arc<ListenerMetrics>,
@@ -192,6 +197,7 @@ async fn run(index: usize, shared: Shared, doors: Vec<Door>) {
         sweeper,
         access_log: RefCell::new(shared.access_log.writer(random::seeded(index as u64 + 0x1000))),
         drain: shared.drain.clone(),
+        pressure: Arc::clone(&shared.pressure),
         inbound_metrics: Arc::clone(&shared.inbound_metrics),
         outbound_metrics: Arc::clone(&shared.outbound_metrics),
         inbound_tcp: Arc::clone(&shared.inbound_tcp),
@@ -202,6 +208,10 @@ async fn run(index: usize, shared: Shared, doors: Vec<Door>) {
         Rc::clone(&worker.pools),
         Rc::clone(&worker.clock),
         Rc::clone(&worker.epoch),
+        {
+            let pressure = Arc::clone(&shared.pressure);
+            move |now| pressure.tick(index, now)
+        },
     ));
     let mut accepting = Vec::new();
     for door in doors {
@@ -255,9 +265,11 @@ impl Entrance {
             };
         let mut drain = self.worker.drain.clone();
         loop {
+            let stopped = self.worker.pressure.stops_accepting();
             tokio::select! {
                 () = drain.reached(Phase::Draining) => break,
-                (stream, peer) = accepting.accept() => self.place(stream, peer),
+                () = tokio::time::sleep(STOPPED_TICK), if stopped => {}
+                (stream, peer) = accepting.accept(), if !stopped => self.place(stream, peer),
                 Some((stream, peer)) = door.handed.recv() => self.keep_handed(stream, peer),
             }
         }
@@ -280,6 +292,11 @@ impl Entrance {
 
     /// Keeps the connection or hands it to the worker that has fewest.
     fn place(&self, stream: TcpStream, peer: SocketAddr) {
+        if let Behind::Http(side) = self.behind
+            && !self.worker.pressure.takes_connection(side, &self.worker.limits.peek(), clock::now())
+        {
+            return overload::refuse(&self.worker, stream, side);
+        }
         let Some(other) = self.load.better(self.index) else { return self.keep(stream, peer) };
         let Ok(permit) = self.load.handovers[other].try_reserve() else { return self.keep(stream, peer) };
         match stream.into_std() {

@@ -247,3 +247,60 @@ async fn by_default_the_limit_of_the_application_is_only_observed() {
     let would = ["outcome=\"would_reject\""];
     assert_eq!(sidecar.metric("outrigger_concurrency_rejections_total", &would).await, 1.0);
 }
+
+#[tokio::test]
+async fn a_process_out_of_memory_refuses_requests_closes_connections_and_recovers_by_itself() {
+    let app = App::saying("yes").await;
+    // Any process is larger than this.
+    let tight = json!({ "overload": { "max_memory": "100KiB" } });
+    let roomy = json!({ "overload": { "max_memory": "0B" } });
+    let mut sidecar = Sidecar::start(with(api(&[app.endpoint()]), roomy.clone())).await;
+    let mut client = Client::connect(sidecar.outbound()).await;
+    assert_eq!(client.get("h", "/").await.status, 200);
+    sidecar.edit(tight);
+    assert_eq!(sidecar.reload().await.0, 200);
+    sidecar.until_metric("outrigger_overload_active", &["action=\"refuse_requests\""], 1.0).await;
+    let refused = client.get("h", "/").await;
+    assert_eq!((refused.status, refused.flag()), (503, "overload"));
+    assert_eq!(refused.field("connection"), Some("close"));
+    assert!(sidecar.metric("outrigger_overload_pressure", &["resource=\"memory\""]).await > 1.0);
+    let shed = ["action=\"refuse_requests\""];
+    assert_eq!(sidecar.metric("outrigger_overload_sheds_total", &shed).await, 1.0);
+    sidecar.edit(roomy);
+    assert_eq!(sidecar.reload().await.0, 200);
+    crate::support::eventually("the pressure is gone", async || {
+        (sidecar.metric("outrigger_overload_active", &[]).await == 0.0).then_some(())
+    })
+    .await;
+    assert_eq!(get(sidecar.outbound(), "h", "/").await.status, 200);
+}
+
+#[tokio::test]
+async fn connections_beyond_the_rate_of_the_listener_are_refused_in_words() {
+    let app = App::saying("yes").await;
+    let rate = json!({ "listeners": { "connection_rate": "2/h" } });
+    let sidecar = Sidecar::start(with(api(&[app.endpoint()]), rate)).await;
+    let mut kept = Client::connect(sidecar.outbound()).await;
+    assert_eq!(kept.get("h", "/").await.status, 200);
+    assert_eq!(get(sidecar.outbound(), "h", "/").await.status, 200);
+    let refused = get(sidecar.outbound(), "h", "/").await;
+    assert_eq!((refused.status, refused.flag()), (503, "overload"));
+    assert_eq!(kept.get("h", "/").await.status, 200, "only new connections are counted");
+}
+
+#[tokio::test]
+async fn requests_beyond_those_of_the_listener_are_refused_and_served_when_there_is_room() {
+    let app = with_slow_paths().await;
+    let most = json!({ "listeners": { "max_requests": 1 } });
+    let sidecar = Sidecar::start(with(api(&[app.endpoint()]), most)).await;
+    let mut held = Client::connect(sidecar.outbound()).await;
+    held.send("GET /slow HTTP/1.1\r\nhost: h\r\n\r\n").await;
+    wait_until("it is in flight", || app.requests().len() == 1).await;
+    let refused = get(sidecar.outbound(), "h", "/").await;
+    assert_eq!((refused.status, refused.flag()), (503, "overload"));
+    drop(held);
+    crate::support::eventually("there is room again", async || {
+        (get(sidecar.outbound(), "h", "/").await.status == 200).then_some(())
+    })
+    .await;
+}

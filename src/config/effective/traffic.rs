@@ -4,11 +4,15 @@ use serde_json::{Map, Value, json};
 
 use super::{load_balancer::hash_on, object, put};
 use crate::{
-    config::{sections::traffic::MODES, value::show_duration},
+    config::{
+        sections::traffic::{ACTIONS, MODES},
+        value::{show_duration, show_size},
+    },
     policy::{
         concurrency::ConcurrencyParams,
         fault::FaultParams,
         limit::{LimitKey, Period, Rate, RateLimitParams},
+        overload::OverloadParams,
         traffic::{MirrorParams, TrafficParams},
     },
 };
@@ -29,14 +33,13 @@ pub(super) fn put_traffic(fields: &mut Map<String, Value>, params: &TrafficParam
 
 fn rate_limit(params: &RateLimitParams) -> Value {
     // The name comes from the place.
-    let RateLimitParams { name: _, rate: Rate { count, per }, burst, key, shadow, max_keys } = params;
-    let unit = Period::WORDS.iter().find(|(_, period)| period == per).map_or("s", |(word, _)| word);
+    let RateLimitParams { name: _, rate: per_time, burst, key, shadow, max_keys } = params;
     let key = match key {
         LimitKey::Route => json!("route"),
         LimitKey::SourceAddress => json!("source_address"),
         LimitKey::Header(name) => json!({ "header": name.as_str() }),
     };
-    json!({ "rate": format!("{count}/{unit}"), "burst": burst, "key": key, "shadow": shadow, "max_keys": max_keys })
+    json!({ "rate": rate(*per_time), "burst": burst, "key": key, "shadow": shadow, "max_keys": max_keys })
 }
 
 fn fault(params: &FaultParams) -> Value {
@@ -51,4 +54,22 @@ pub(super) fn concurrency(params: ConcurrencyParams) -> Value {
     let ConcurrencyParams { mode, min, max } = params;
     let mode = MODES.iter().find(|(_, known)| *known == mode).map_or("off", |(word, _)| word);
     json!({ "mode": mode, "min": min, "max": max })
+}
+
+pub(super) fn rate(Rate { count, per }: Rate) -> String {
+    let unit = Period::WORDS.iter().find(|(_, period)| *period == per).map_or("s", |(word, _)| word);
+    format!("{count}/{unit}")
+}
+
+pub(super) fn overload(params: OverloadParams) -> Value {
+    let OverloadParams { enabled, max_memory, max_lag, thresholds } = params;
+    let mut fields = object(json!({
+        "enabled": enabled,
+        "max_memory": show_size(max_memory.unwrap_or(0)),
+        "max_lag": show_duration(max_lag),
+    }));
+    for (key, threshold) in ACTIONS.into_iter().zip(thresholds) {
+        put(&mut fields, key, Some(threshold));
+    }
+    Value::Object(fields)
 }

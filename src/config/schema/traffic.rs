@@ -53,3 +53,23 @@ pub(in crate::config) static CONCURRENCY: Section = Section {
     later: NONE,
     aliases: &[("min_limit", "min"), ("max_limit", "max"), ("enabled", "mode")],
 };
+
+pub(in crate::config) static OVERLOAD: Section = Section {
+    name: "overload",
+    example: "max_memory: 256MiB",
+    known: &[
+        "enabled",
+        "max_memory",
+        "max_lag",
+        "stop_keep_alive",
+        "shed_low_priority",
+        "refuse_requests",
+        "stop_accepting",
+    ],
+    later: NONE,
+    aliases: &[
+        ("memory", "max_memory"),
+        ("max_heap_size_bytes", "max_memory"),
+        ("disable_http_keepalive", "stop_keep_alive"),
+    ],
+};

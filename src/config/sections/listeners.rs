@@ -56,6 +56,8 @@ pub(in crate::config) fn read(
         detect_timeout: None,
         transparent: false,
         max_connections: defaults::MAX_LISTENER_CONNECTIONS,
+        connection_rate: None,
+        max_requests: 0,
         header_timeout: defaults::HEADER_TIMEOUT,
         idle_timeout: defaults::DOWNSTREAM_IDLE_TIMEOUT,
         stream_idle_timeout: defaults::STREAM_IDLE_TIMEOUT,
@@ -69,6 +71,9 @@ pub(in crate::config) fn read(
             fields.or("max_connections", params.max_connections, report, |node, report| {
                 value::number_u32(node, 1..=1_000_000, report)
             });
+        params.connection_rate = fields.or("connection_rate", None, report, super::traffic::connection_rate);
+        params.max_requests = fields
+            .or("max_requests", 0, report, |node, report| value::number_u32(node, 0..=1_000_000, report));
         params.header_timeout = fields.or("header_timeout", params.header_timeout, report, value::wait);
         params.idle_timeout = fields.or("idle_timeout", params.idle_timeout, report, value::wait);
         params.stream_idle_timeout =

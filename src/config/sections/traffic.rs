@@ -18,6 +18,7 @@ use crate::{
         concurrency::{ConcurrencyMode, ConcurrencyParams},
         fault::FaultParams,
         limit::{LimitKey, Period, Rate, RateLimitParams},
+        overload::{Action, OverloadParams},
     },
 };
 
@@ -148,4 +149,45 @@ pub(in crate::config) fn concurrency(node: &Node, report: &mut Report) -> Option
         );
     }
     Some(ConcurrencyParams { mode, min, max })
+}
+
+/// The key of each action, by its discriminant.
+pub(in crate::config) const ACTIONS: [&str; Action::ALL.len()] =
+    ["stop_keep_alive", "shed_low_priority", "refuse_requests", "stop_accepting"];
+
+/// Reads `overload`.
+pub(in crate::config) fn overload(root: &Fields<'_>, report: &mut Report) -> OverloadParams {
+    let mut params = defaults::OVERLOAD;
+    let fields =
+        root.optional("overload", report, |node, report| Fields::open(node, &schema::OVERLOAD, report));
+    let Some(fields) = fields else { return params };
+    params.enabled = fields.or("enabled", params.enabled, report, value::flag);
+    let memory = |node: &Node, report: &mut Report| value::size(node, 0..=u32::MAX, report);
+    params.max_memory = fields.optional("max_memory", report, memory).filter(|bytes| *bytes > 0);
+    params.max_lag = fields.or("max_lag", params.max_lag, report, value::wait);
+    for (key, threshold) in ACTIONS.into_iter().zip(&mut params.thresholds) {
+        *threshold = fields.or(key, *threshold, report, |node, report| {
+            value::number(node, 1..=100, report).and_then(|percent| u8::try_from(percent).ok())
+        });
+    }
+    params
+}
+
+/// Reads `connection_rate` of `listeners`.
+pub(in crate::config) fn connection_rate(
+    node: &Node,
+    report: &mut Report,
+) -> Option<Option<RateLimitParams>> {
+    if matches!(&node.content, Content::Scalar(scalar) if scalar.text == "none") {
+        return Some(None);
+    }
+    let rate = rate(node, report)?;
+    Some(Some(RateLimitParams {
+        name: "connections".into(),
+        rate,
+        burst: rate.count,
+        key: LimitKey::Route,
+        shadow: false,
+        max_keys: 1,
+    }))
 }

@@ -38,7 +38,8 @@ pub use self::{
     listener::{ConnectionProtocol, ListenerMetrics, ListenerOutcome},
     passthrough::{PassthroughMetrics, PassthroughResult},
     shield::{
-        ConcurrencyMetrics, FaultMetrics, LimitDecision, MirrorMetrics, MirrorOutcome, RateLimitMetrics,
+        ConcurrencyMetrics, FaultMetrics, LimitDecision, MirrorMetrics, MirrorOutcome, OverloadMetrics,
+        RateLimitMetrics,
     },
     tcp::{TcpMetrics, TcpResult},
 };

@@ -46,8 +46,24 @@ static CONCURRENCY_BEYOND: Family = Family {
     help: "Requests beyond the learned limit. would_reject: let in because the limit is only observed.",
 };
 
+static OVERLOAD_PRESSURE: Family = Family {
+    name: "outrigger_overload_pressure",
+    kind: Kind::Gauge,
+    help: "Share of a resource of the process that is used; 1 is all of it.",
+};
+static OVERLOAD_ACTIVE: Family = Family {
+    name: "outrigger_overload_active",
+    kind: Kind::Gauge,
+    help: "1 while the process does this because it runs out of something.",
+};
+static OVERLOAD_SHEDS: Family = Family {
+    name: "outrigger_overload_sheds_total",
+    kind: Kind::Counter,
+    help: "Requests refused because the process runs out of something.",
+};
+
 /// Families that the recorder renders.
-pub(super) static RECORDED: [&Family; 7] = [
+pub(super) static RECORDED: [&Family; 10] = [
     &RATE_LIMIT_DECISIONS,
     &RATE_LIMIT_KEYS,
     &FAULTS,
@@ -55,6 +71,9 @@ pub(super) static RECORDED: [&Family; 7] = [
     &CONCURRENCY_LIMIT,
     &CONCURRENCY_IN_FLIGHT,
     &CONCURRENCY_BEYOND,
+    &OVERLOAD_PRESSURE,
+    &OVERLOAD_ACTIVE,
+    &OVERLOAD_SHEDS,
 ];
 
 /// What became of a request at a rate limit.
@@ -225,5 +244,44 @@ impl ConcurrencyMetrics {
     /// Counts a request beyond the limit.
     pub fn beyond(&self, priority: Priority, refused: bool) {
         self.beyond[priority as usize][usize::from(refused)].increment(1);
+    }
+}
+
+/// How the process copes with running out of something. Indices are those of `policy::overload`, which telemetry
+/// cannot name.
+#[derive(Clone, Debug)]
+pub struct OverloadMetrics {
+    pressure: [metrics::Gauge; 3],
+    active: [metrics::Gauge; 4],
+    sheds: [metrics::Counter; 4],
+}
+
+const RESOURCES: [&str; 3] = ["memory", "descriptors", "loop_lag"];
+const ACTIONS: [&str; 4] = ["stop_keep_alive", "shed_low_priority", "refuse_requests", "stop_accepting"];
+
+impl OverloadMetrics {
+    /// The handles: the same ones each time.
+    #[must_use]
+    pub fn resolve(registry: &Registry) -> Self {
+        Self {
+            pressure: RESOURCES.map(|resource| registry.gauge(&OVERLOAD_PRESSURE, &[("resource", resource)])),
+            active: ACTIONS.map(|action| registry.gauge(&OVERLOAD_ACTIVE, &[("action", action)])),
+            sheds: ACTIONS.map(|action| registry.counter(&OVERLOAD_SHEDS, &[("action", action)])),
+        }
+    }
+
+    /// Tells what is used of a resource.
+    pub fn set_pressure(&self, resource: usize, used: f64) {
+        self.pressure[resource].set(used);
+    }
+
+    /// Tells whether an action is in force.
+    pub fn set_active(&self, action: usize, active: bool) {
+        self.active[action].set(f64::from(u8::from(active)));
+    }
+
+    /// Counts a request that an action refused.
+    pub fn shed(&self, action: usize) {
+        self.sheds[action].increment(1);
     }
 }
