@@ -199,6 +199,9 @@ async fn serve_http2(downstream: Rc<Downstream>, io: GuardedIo<TcpStream>) {
         driver.as_mut().poll(cx)
     })
     .await;
+    if let Some(flood) = state.flood() {
+        downstream.worker.listener_metrics(downstream.side).rejected(flood.as_str());
+    }
     if let Err(error) = served {
         tracing::debug!(%error, peer = %downstream.peer, "connection ended");
     }

@@ -14,6 +14,8 @@ mod exchange;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod floods;
+#[cfg(test)]
 mod framing;
 #[cfg(test)]
 mod health;
@@ -47,3 +49,5 @@ mod tcp_detect;
 mod tcp_origin;
 #[cfg(test)]
 mod transparent;
+#[cfg(test)]
+mod windows;

@@ -3,6 +3,8 @@
 
 pub(crate) mod app;
 pub(crate) mod client;
+pub(crate) mod footprint;
+pub(crate) mod frames;
 pub(crate) mod http2;
 pub(crate) mod sidecar;
 pub(crate) mod wire;

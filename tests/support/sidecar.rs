@@ -193,6 +193,11 @@ impl Sidecar {
         self.child.try_wait().expect("the child is ours").is_none()
     }
 
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// CPU time used so far, in clock ticks (100 a second on Linux).
     pub(crate) fn cpu_ticks(&self) -> u64 {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("it runs");

@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     detect::{Sniff, sniff},
+    frames::{Flood, FrameWatch, Role},
     head::HeadLimits,
     linger::{LINGER_BYTES, LINGER_TIME, linger},
     reject::Reject,
@@ -64,6 +65,8 @@ pub struct GuardedIo<S> {
     /// Bytes at the front of `held` that were handed out already.
     taken: usize,
     broken_body: Option<Reject>,
+    /// Watches for floods on HTTP/2.
+    frames: Option<Box<FrameWatch>>,
     /// Bytes after the last request were dropped: the client goes on sending what nobody reads.
     ignored: bool,
 }
@@ -81,6 +84,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> GuardedIo<S> {
             ready: 0,
             taken: 0,
             broken_body: None,
+            frames: None,
             ignored: false,
         }
     }
@@ -125,6 +129,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> GuardedIo<S> {
                 }
                 Sniff::Http2 => {
                     self.pass_raw(Phase::H2);
+                    let mut frames = Box::new(FrameWatch::new(Role::Server, self.state.now()));
+                    // A first read holds fewer frames than any budget.
+                    let _ = frames.received(&self.held, self.state.now());
+                    self.frames = Some(frames);
                     return Poll::Ready(Ok(Detected::Http2));
                 }
             }
@@ -313,12 +321,51 @@ impl<S: AsyncRead + AsyncWrite + Unpin> GuardedIo<S> {
         if self.hand_out(buf) || self.state.read_fate() == ReadFate::Eof {
             return Poll::Ready(Ok(()));
         }
+        let start = buf.filled().len();
         match Pin::new(&mut self.io).poll_read(cx, buf) {
             Poll::Ready(result) => {
                 self.state.note_read();
-                Poll::Ready(result)
+                let now = self.state.now();
+                let watched =
+                    self.frames.as_mut().map_or(Ok(()), |f| f.received(&buf.filled()[start..], now));
+                match watched {
+                    Ok(()) => Poll::Ready(result),
+                    Err(flood) => Poll::Ready(Err(self.drown(cx, flood))),
+                }
             }
             Poll::Pending => self.starved(cx),
+        }
+    }
+
+    /// The client floods: it is told so, if that can be done at once, and the codec sees the connection break.
+    fn drown(&mut self, cx: &mut Context<'_>, flood: Flood) -> io::Error {
+        self.state.note_flood(flood);
+        if let Some(farewell) = self.frames.as_ref().and_then(|frames| frames.farewell()) {
+            // Whoever floods and does not read has no right to hear why.
+            let _ = Pin::new(&mut self.io).poll_write(cx, &farewell);
+        }
+        io::Error::new(io::ErrorKind::ConnectionAborted, flood.as_str())
+    }
+
+    /// Looks at the first `count` bytes of `slices`, which have been written.
+    fn watch_frames(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        let (Some(frames), Poll::Ready(Ok(count))) = (&mut self.frames, &written) else { return written };
+        let mut left = *count;
+        let now = self.state.now();
+        let mut watched = Ok(());
+        for slice in slices {
+            let count = slice.len().min(left);
+            left -= count;
+            watched = watched.and_then(|()| frames.sent(&slice[..count], now));
+        }
+        match watched {
+            Ok(()) => written,
+            Err(flood) => Poll::Ready(Err(self.drown(cx, flood))),
         }
     }
 
@@ -367,6 +414,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for GuardedIo<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let guard = self.get_mut();
         let written = Pin::new(&mut guard.io).poll_write(cx, bytes);
+        let written = guard.watch_frames(cx, &[IoSlice::new(bytes)], written);
         guard.watch_write(cx, written)
     }
 
@@ -381,6 +429,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for GuardedIo<S> {
             Some(joined) => Pin::new(&mut guard.io).poll_write(cx, joined),
             None => Pin::new(&mut guard.io).poll_write_vectored(cx, slices),
         };
+        let written = guard.watch_frames(cx, slices, written);
         guard.watch_write(cx, written)
     }
 

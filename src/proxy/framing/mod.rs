@@ -9,6 +9,7 @@
 mod chunked;
 mod detect;
 mod expiry;
+mod frames;
 mod guard;
 mod head;
 mod linger;
@@ -21,6 +22,7 @@ mod waker;
 pub use chunked::{ChunkScanner, MAX_EXTENSION_BYTES, MAX_TRAILER_BYTES, MAX_TRAILERS, Progress};
 pub use detect::{H2_PREFACE, Sniff, sniff};
 pub use expiry::{Expired, TimeLimits};
+pub use frames::{Flood, FrameWatch, Role};
 pub use guard::{Detected, GuardedIo};
 pub use head::{BodyFraming, HeadLimits, HeadParser, REJECT_METHOD, RequestFraming, validate_head};
 pub use linger::{LINGER_BYTES, LINGER_TIME, linger};

@@ -10,6 +10,7 @@ use std::{
 
 use super::{
     expiry::{Expired, TimeLimits},
+    frames::Flood,
     reject::{Reject, RejectReason},
     scan::Place,
     waker::WakerSlot,
@@ -88,6 +89,7 @@ pub struct ConnState {
     truncated: Cell<bool>,
     /// The refusal, and the number of the request that it concerns.
     reject: Cell<Option<(u64, Reject)>>,
+    flood: Cell<Option<Flood>>,
     /// Heads given to the codec; the first request has number 0.
     heads: Cell<u64>,
     /// Requests that reached the service.
@@ -124,6 +126,7 @@ impl ConnState {
             late_head: Cell::default(),
             truncated: Cell::default(),
             reject: Cell::default(),
+            flood: Cell::default(),
             heads: Cell::default(),
             begun: Cell::default(),
             active: Cell::default(),
@@ -157,6 +160,12 @@ impl ConnState {
     #[must_use]
     pub fn rejected(&self) -> Option<Reject> {
         self.reject.get().map(|(_, reject)| reject)
+    }
+
+    /// What the client flooded its HTTP/2 connection with, if that ended it.
+    #[must_use]
+    pub fn flood(&self) -> Option<Flood> {
+        self.flood.get()
     }
 
     /// The client closed within a head.
@@ -334,6 +343,14 @@ impl ConnState {
             Place::Held => Phase::Held,
             Place::End => Phase::Closing,
         });
+    }
+
+    pub(super) fn now(&self) -> Mono {
+        self.clock.get()
+    }
+
+    pub(super) fn note_flood(&self, flood: Flood) {
+        self.flood.set(Some(flood));
     }
 
     pub(super) fn note_read(&self) {
