@@ -2,6 +2,7 @@
 //! nothing here can name a socket, a task, a lock or a clock.
 
 pub mod balance;
+pub mod breaker;
 pub mod classify;
 pub mod concurrency;
 pub mod deadline;
@@ -10,8 +11,11 @@ pub mod fault;
 pub mod health;
 pub mod latency;
 pub mod limit;
+pub mod outlier;
 pub mod overload;
 pub mod panic_threshold;
 pub mod retry;
 pub mod route;
+pub mod slow_start;
 pub mod traffic;
+pub mod window;

@@ -2,6 +2,7 @@
 //! construction and conversion; nothing here imports another module of ours.
 
 mod address;
+mod condition;
 mod flag;
 mod live;
 mod priority;
@@ -9,6 +10,7 @@ mod proxy_version;
 mod time;
 
 pub use address::{AddressError, EndpointAddress};
+pub use condition::{Circuit, EjectionCause, EndpointState, TripCause};
 pub use flag::{Direction, Flag, RetryDenied};
 pub use live::Live;
 pub use priority::Priority;

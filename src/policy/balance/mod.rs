@@ -10,6 +10,7 @@ mod peak_ewma;
 mod random;
 mod ring;
 mod round_robin;
+mod thinning;
 mod two_choices;
 mod weighted;
 
@@ -20,7 +21,8 @@ use std::{ops::Deref, sync::Arc};
 use http::HeaderName;
 
 use self::{
-    bounded::Bound, maglev::Table, random::Weights, ring::Ring, round_robin::Cursor, weighted::Schedule,
+    bounded::Bound, maglev::Table, random::Weights, ring::Ring, round_robin::Cursor, thinning::thinned,
+    weighted::Schedule,
 };
 use crate::types::Mono;
 
@@ -200,9 +202,9 @@ impl Balancer {
     ) -> Option<usize> {
         let choice = Choice { candidates, tried, now };
         match &self.0 {
-            Policy::RoundRobin(cursor) => round_robin::pick(cursor, &choice),
-            Policy::WeightedRoundRobin(schedule) => schedule.pick(&choice, rng),
-            Policy::Random(weights) => weights.pick(&choice, rng),
+            Policy::RoundRobin(cursor) => thinned(&choice, rng, |_| round_robin::pick(cursor, &choice)),
+            Policy::WeightedRoundRobin(schedule) => thinned(&choice, rng, |rng| schedule.pick(&choice, rng)),
+            Policy::Random(weights) => thinned(&choice, rng, |rng| weights.pick(&choice, rng)),
             Policy::LeastRequest { full_scan } => least_request::pick(&choice, *full_scan, rng),
             Policy::PeakEwma => peak_ewma::pick(&choice, rng),
             Policy::Hashing { places, max_load_percent, keyless } => {
