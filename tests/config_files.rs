@@ -81,6 +81,10 @@ fn the_values_in_reference_yaml_are_the_defaults_of_the_code() {
     let optional =
         ["protocol", "load_balancer", "connect_timeout", "idle_timeout", "limits", "panic_threshold"];
     strip(&mut stripped, &["services", "api"], &optional);
+    strip(&mut stripped, &["services", "api"], &["outlier_detection", "slow_start"]);
+    let optional = ["consecutive_errors", "error_rate", "open_time", "max_open_time", "half_open_requests"];
+    strip(&mut stripped, &["services", "api", "circuit_breaker"], &optional);
+    strip(&mut stripped, &["services", "api", "circuit_breaker", "slow_calls"], &["percent"]);
     let optional = ["expected_statuses", "interval", "timeout", "healthy_threshold", "unhealthy_threshold"];
     strip(&mut stripped, &["services", "api", "health_check"], &optional);
     strip(&mut stripped, &["services", "payments"], &["dns_refresh"]);
@@ -287,6 +291,32 @@ fn every_mistake_in_the_tools_of_a_route_has_its_code_and_place() {
         ("routes: [{ direct_response: { status: 200 }, mirror: { service: api } }]", "OR114 5:54"),
     ];
     assert_each(&cases, "services: { api: { endpoints: [10.0.0.1:80] } }\n");
+}
+
+#[test]
+fn mistakes_in_what_guards_endpoints_are_found_at_their_place() {
+    // The section of a service, the part of it that is wrong, and the code.
+    let cases = [
+        ("circuit_breaker: { consecutive_errors: -1 }", "-1", "OR111"),
+        ("circuit_breaker: { error_rate: { percent: 101 } }", "101", "OR111"),
+        ("circuit_breaker: { error_rate: { min_requests: 0 } }", "0 }", "OR111"),
+        ("circuit_breaker: { slow_calls: { percent: 80 } }", "{ percent", "OR106"),
+        ("circuit_breaker: { half_open_requests: 33 }", "33", "OR111"),
+        ("circuit_breaker: { open_time: 5 }", "5 }", "OR108"),
+        ("circuit_breaker: { open_time: 9s, max_open_time: 1s }", "{ open_time", "OR111"),
+        ("circuit_breaker: { max_failures: 3 }", "max_failures", "OR104"),
+        ("circuit_breaker: 7", "7", "OR107"),
+        ("outlier_detection: { max_ejection_percent: 101 }", "101", "OR111"),
+        ("outlier_detection: { success_rate_stdev_factor: 1.9 }", "1.9", "OR111"),
+        ("outlier_detection: { consecutive_5x: 3 }", "consecutive_5x", "OR104"),
+        ("slow_start: 30", "30", "OR108"),
+    ];
+    for (section, wrong, code) in cases {
+        let service = format!("services: {{ a: {{ endpoints: [\"127.0.0.1:1\"], {section} }} }}");
+        let routes = "routes: [{ service: a }]";
+        let at = service.find(section).unwrap_or_default() + section.find(wrong).unwrap_or_default() + 1;
+        assert_eq!(found(&with(&format!("{service}\n{routes}"))), [format!("{code} 4:{at}")], "{section}");
+    }
 }
 
 #[test]

@@ -21,6 +21,7 @@ use crate::{
         log::LogHandle,
         metrics::{Registry, ReloadTrigger},
     },
+    types::{EndpointState, Mono},
 };
 
 /// Version of the shape of everything in here.
@@ -54,11 +55,15 @@ impl Backend for AppBackend {
     fn status(&self) -> Value {
         let running = self.state.running();
         let snapshot = self.cell.load();
-        let endpoints = |healthy: bool| {
-            let all = snapshot.clusters.iter().flat_map(|cluster| &cluster.endpoints);
-            all.filter(|endpoint| endpoint.live.is_healthy() == healthy).count()
-        };
-        let (healthy, unhealthy) = (endpoints(true), endpoints(false));
+        let now = clock::now();
+        let endpoints: serde_json::Map<String, Value> = EndpointState::ALL
+            .iter()
+            .map(|state| {
+                let all = snapshot.clusters.iter().flat_map(|cluster| &cluster.endpoints);
+                let count = all.filter(|endpoint| endpoint.state(now) == *state).count();
+                (state.as_str().to_owned(), count.into())
+            })
+            .collect();
         let last = running.last_reload.as_ref().map(|last| {
             json!({
                 "at": rfc3339(last.at),
@@ -95,7 +100,7 @@ impl Backend for AppBackend {
             },
             "services": snapshot.clusters.len(),
             "routes": snapshot.routes.len(),
-            "endpoints": { "healthy": healthy, "unhealthy": unhealthy },
+            "endpoints": endpoints,
         })
     }
 
@@ -176,15 +181,37 @@ fn cluster(cluster: &Arc<Cluster>, direction: &str) -> Value {
 }
 
 fn endpoint(endpoint: &Endpoint) -> Value {
-    let health = endpoint.live.verdict();
+    let now = clock::now();
+    let state = endpoint.state(now);
+    let (reason, since) = why(endpoint, state);
     json!({
         "address": &*endpoint.label,
         "weight": endpoint.weight,
-        "state": if endpoint.live.is_healthy() { "healthy" } else { "unhealthy" },
-        "reason": health.reason,
-        "since": health.since.map(rfc3339),
+        "state": state.as_str(),
+        "reason": reason,
+        "since": since.map(rfc3339),
         "in_flight": endpoint.live.in_flight(),
     })
+}
+
+/// Why an endpoint is in the state it is in, and since when.
+fn why(endpoint: &Endpoint, state: EndpointState) -> (Option<String>, Option<SystemTime>) {
+    let wall = |at: Mono| clock::epoch() + at.since(Mono::ZERO);
+    let told = |(at, reason): (Mono, &str)| (Some(reason.to_owned()), Some(wall(at)));
+    match state {
+        EndpointState::Unhealthy | EndpointState::Healthy => {
+            let verdict = endpoint.live.verdict();
+            (verdict.reason, verdict.since)
+        }
+        EndpointState::Ejected => {
+            let ejection = endpoint.live.ejection().map(|(cause, at)| (at, cause.as_str()));
+            ejection.map(told).unwrap_or_default()
+        }
+        EndpointState::Open | EndpointState::HalfOpen => {
+            let change = endpoint.live.breaker().last_change().map(|(at, cause)| (at, cause.as_str()));
+            change.map(told).unwrap_or_default()
+        }
+    }
 }
 
 fn route(route: &Route) -> Value {

@@ -244,6 +244,8 @@ async fn start_control(
     tasks.spawn("directory", directory.run(drain.watch()));
     let checking = health::run(Arc::clone(&cell), publisher.published.clone(), random::seeded(u64::MAX - 1));
     tasks.spawn("health", checking);
+    let watching = health::watch_outliers(Arc::clone(&cell), drain.watch(), random::seeded(u64::MAX - 2));
+    tasks.spawn("outliers", watching);
     Ok(Control { cell, publisher })
 }
 

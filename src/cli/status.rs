@@ -85,6 +85,16 @@ fn ask(admin: SocketAddr, path: &str, limit: Duration) -> Result<Value, Box<dyn 
     Ok(serde_json::from_slice(&answer[split + 4..])?)
 }
 
+/// `3 healthy, 1 open`: the healthy ones, and what else there is.
+fn endpoints(counts: &Value) -> String {
+    let others = ["unhealthy", "ejected", "open", "half_open"];
+    let mut text = format!("{} healthy", counts["healthy"]);
+    for state in others.into_iter().filter(|state| counts[state].as_u64().is_some_and(|count| count > 0)) {
+        text.push_str(&format!(", {} {}", counts[state], state.replace('_', "-")));
+    }
+    text
+}
+
 fn text(status: &Value) -> String {
     let config = &status["config"];
     let reload = match &config["last_reload"] {
@@ -106,13 +116,7 @@ fn text(status: &Value) -> String {
         ("inbound", word(&status["listeners"]["inbound"])),
         ("outbound", word(&status["listeners"]["outbound"])),
         ("routes", status["routes"].to_string()),
-        (
-            "endpoints",
-            format!(
-                "{} healthy, {} unhealthy",
-                status["endpoints"]["healthy"], status["endpoints"]["unhealthy"]
-            ),
-        ),
+        ("endpoints", endpoints(&status["endpoints"])),
         ("config", format!("{} (generation {})", word(&config["hash"]), config["generation"])),
         ("last reload", reload),
     ];

@@ -7,7 +7,9 @@ use std::{
 
 use crate::policy::{
     balance::BalanceParams,
+    breaker::{BreakerParams, ErrorRate},
     concurrency::{ConcurrencyMode, ConcurrencyParams},
+    outlier::{ConsecutiveParams, FailurePercentageParams, OutlierParams, SuccessRateParams},
     overload::OverloadParams,
     retry::{Backoff, BudgetParams, RetryOn, RetryParams},
 };
@@ -57,6 +59,36 @@ pub(super) const CONCURRENCY: ConcurrencyParams =
 pub(super) const MAX_CONNECTIONS: u32 = 1024;
 pub(super) const MAX_PENDING_REQUESTS: u32 = 1024;
 pub(super) const QUEUE_TIMEOUT: Duration = Duration::from_secs(1);
+/// linkerd2-proxy's failures in a row; half of twenty is Hystrix's rate.
+pub(super) const CIRCUIT_BREAKER: BreakerParams = BreakerParams {
+    consecutive_errors: 7,
+    error_rate: Some(ErrorRate { percent: ERROR_PERCENT }),
+    slow_calls: None,
+    window: Duration::from_secs(10),
+    min_requests: 20,
+    open_time: Duration::from_secs(1),
+    max_open_time: Duration::from_secs(60),
+    half_open_requests: 1,
+    // Twice the limit of a whole request: a probe is nearly always ended by that.
+    probe_timeout: Duration::from_secs(30),
+};
+pub(super) const ERROR_PERCENT: u32 = 50;
+pub(super) const SLOW_PERCENT: u32 = 80;
+/// Envoy's values, but for the cap (ADR 0008), and for failures in a row, which are the circuit breaker's.
+pub(super) const OUTLIER_DETECTION: OutlierParams = OutlierParams {
+    consecutive: ConsecutiveParams { any_5xx: 0, gateway_failure: 0, local_origin_failure: 0 },
+    interval: Duration::from_secs(10),
+    base_ejection_time: Duration::from_secs(30),
+    max_ejection_time: Duration::from_secs(300),
+    max_ejection_time_jitter: Duration::ZERO,
+    max_ejection_percent: 30,
+    success_rate: Some(SUCCESS_RATE),
+    failure_percentage: Some(FAILURE_PERCENTAGE),
+};
+pub(super) const SUCCESS_RATE: SuccessRateParams =
+    SuccessRateParams { minimum_hosts: 5, request_volume: 100, stdev_factor: 1900 };
+pub(super) const FAILURE_PERCENTAGE: FailurePercentageParams =
+    FailurePercentageParams { threshold: 85, minimum_hosts: 5, request_volume: 50 };
 pub(super) const PANIC_THRESHOLD_PERCENT: u8 = 50;
 /// A short TTL is honoured down to here; Envoy refreshes names at this rate.
 pub(super) const DNS_REFRESH: Duration = Duration::from_secs(5);
@@ -86,6 +118,9 @@ pub(super) struct Inherited {
     pub(super) balance: BalanceParams,
     pub(super) retry: RetryParams,
     pub(super) retry_budget: BudgetParams,
+    pub(super) circuit_breaker: Option<BreakerParams>,
+    pub(super) outlier_detection: Option<OutlierParams>,
+    pub(super) slow_start: Duration,
 }
 
 impl Inherited {
@@ -106,6 +141,9 @@ impl Inherited {
                 hedge: None,
             },
             retry_budget: RETRY_BUDGET,
+            circuit_breaker: Some(CIRCUIT_BREAKER),
+            outlier_detection: Some(OUTLIER_DETECTION),
+            slow_start: Duration::ZERO,
         }
     }
 }

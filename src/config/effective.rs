@@ -4,6 +4,7 @@
 //! shown here (and compared by `diff`).
 
 mod load_balancer;
+mod resilience;
 mod retry;
 mod traffic;
 
@@ -364,6 +365,9 @@ fn cluster(cluster: &ClusterParams) -> Value {
         limits,
         retry_budget,
         health_check: check,
+        circuit_breaker,
+        outlier_detection,
+        slow_start,
         panic_threshold_percent,
     } = cluster;
     let mut fields = object(json!({
@@ -373,6 +377,9 @@ fn cluster(cluster: &ClusterParams) -> Value {
         "idle_timeout": show_duration(*idle_timeout),
         "limits": limits_section(limits),
         "retry_budget": retry::budget(*retry_budget),
+        "circuit_breaker": resilience::circuit_breaker(circuit_breaker.as_ref()),
+        "outlier_detection": resilience::outlier_detection(outlier_detection.as_ref()),
+        "slow_start": show_duration(*slow_start),
         "panic_threshold": panic_threshold_percent,
     }));
     let version = send_proxy.map(|version| match version {

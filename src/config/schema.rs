@@ -1,7 +1,9 @@
 //! The keys: which may stand where, which belong to a later version, and what other tools call them.
 
+mod resilience;
 mod traffic;
 
+pub(super) use resilience::{CIRCUIT_BREAKER, ERROR_RATE, OUTLIER_DETECTION, SLOW_CALLS};
 pub(super) use traffic::*;
 
 /// A mapping of the configuration.
@@ -170,7 +172,17 @@ pub(super) static SERVER_NAME_ROUTE: Section = Section {
 pub(super) static DEFAULTS: Section = Section {
     name: "defaults",
     example: "timeout: 15s",
-    known: &["timeout", "connect_timeout", "idle_timeout", "load_balancer", "retry", "retry_budget"],
+    known: &[
+        "timeout",
+        "connect_timeout",
+        "idle_timeout",
+        "load_balancer",
+        "retry",
+        "retry_budget",
+        "circuit_breaker",
+        "outlier_detection",
+        "slow_start",
+    ],
     later: NONE,
     aliases: &[("request_timeout", "timeout"), ("lb", "load_balancer"), ("balance", "load_balancer")],
 };
@@ -302,16 +314,18 @@ pub(super) static CLUSTER: Section = Section {
         "limits",
         "retry_budget",
         "health_check",
+        "circuit_breaker",
+        "outlier_detection",
+        "slow_start",
         "panic_threshold",
     ],
-    later: &["circuit_breaker", "slow_start", "tls"],
+    later: &["tls"],
     aliases: &[
         ("servers", "endpoints"),
         ("backends", "endpoints"),
         ("hosts", "endpoints"),
         ("instances", "endpoints"),
         ("addresses", "endpoints"),
-        ("outlier_detection", "circuit_breaker"),
         ("circuit_breakers", "limits"),
         ("lb_policy", "load_balancer"),
         ("balance", "load_balancer"),
@@ -494,7 +508,7 @@ pub(super) static SHUTDOWN: Section = Section {
 mod tests {
     use super::*;
 
-    const ALL: [&Section; 42] = [
+    const ALL: [&Section; 46] = [
         &ROOT,
         &SERVICE,
         &HEALTH_CHECK,
@@ -522,6 +536,10 @@ mod tests {
         &BACKOFF,
         &HEDGE,
         &RETRY_BUDGET,
+        &CIRCUIT_BREAKER,
+        &ERROR_RATE,
+        &SLOW_CALLS,
+        &OUTLIER_DETECTION,
         &MTLS,
         &ADMIN,
         &TELEMETRY,

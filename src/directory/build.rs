@@ -14,15 +14,15 @@ use crate::{
         route::{Action, HeaderEdits, PathPattern, Rewrite, RouteParams, RouteTable, Target},
     },
     snapshot::{
-        AdaptiveLimiter, Cluster, ClusterParams, Endpoint, EndpointParams, EndpointSource, Forward,
-        InboundApp, MeshSnapshot, Passthrough, PassthroughParams, PassthroughSide, Route, RouteAction,
-        Unrouted,
+        AdaptiveLimiter, Cluster, ClusterParams, Endpoint, EndpointLive, EndpointParams, EndpointSource,
+        Forward, InboundApp, MeshSnapshot, Passthrough, PassthroughParams, PassthroughSide, Route,
+        RouteAction, Safeguards, Unrouted,
     },
     telemetry::{
         Propagation,
         metrics::{ClusterMetrics, ConcurrencyMetrics, HttpMetrics, PassthroughMetrics, Registry},
     },
-    types::{Direction, EndpointAddress},
+    types::{Direction, EndpointAddress, Mono},
 };
 
 /// Route label of requests that no route took, and of the one route of the inbound listener.
@@ -42,6 +42,9 @@ pub struct Inputs<'a> {
     pub propagation: &'a [Propagation],
     /// Where round robin begins: another number for each process, so that many do not march in step.
     pub seed: u64,
+    /// When what is new was found. `None` at the start of the process: everything is new then, and if all of it
+    /// warmed up, nothing would.
+    pub found: Option<Mono>,
 }
 
 /// Builds snapshot number `generation`. Live numbers come from `live`, which also learns what is new.
@@ -100,17 +103,26 @@ impl Builder<'_> {
             EndpointSource::Static(_) => vec![None; found.len()],
             EndpointSource::Dns { .. } => alternates(&found),
         };
+        let metrics = ClusterMetrics::resolve(self.registry, &params.name);
+        let safeguards = Safeguards {
+            breaker: params.circuit_breaker,
+            consecutive: params.outlier_detection.map(|outlier| outlier.consecutive).unwrap_or_default(),
+            slow_start: params.slow_start,
+        };
         let endpoints: Vec<Arc<Endpoint>> = found
             .into_iter()
             .zip(alternates)
             .map(|(endpoint, alternate)| {
                 Arc::new(Endpoint {
                     alternate,
-                    live: self.live.endpoint(local, &params.name, &endpoint.address),
+                    live: self.endpoint_live(params, local, &endpoint.address),
                     label: endpoint.address.to_string().into(),
                     address: endpoint.address,
                     weight: endpoint.weight,
                     cluster: Arc::clone(&live),
+                    service: Arc::clone(&params.name),
+                    metrics: Arc::clone(&metrics),
+                    safeguards: safeguards.clone(),
                 })
             })
             .collect();
@@ -119,8 +131,21 @@ impl Builder<'_> {
             params: params.clone(),
             endpoints,
             live,
-            metrics: ClusterMetrics::resolve(self.registry, &params.name),
+            metrics,
         }
+    }
+
+    fn endpoint_live(
+        &mut self,
+        params: &ClusterParams,
+        local: bool,
+        address: &EndpointAddress,
+    ) -> Arc<EndpointLive> {
+        let (live, is_new) = self.live.endpoint(local, &params.name, address, self.inputs.seed);
+        if let Some(found) = self.inputs.found.filter(|_| is_new && !params.slow_start.is_zero()) {
+            live.warm_up(found);
+        }
+        live
     }
 
     fn route(&mut self, params: &RouteParams, clusters: &[Arc<Cluster>]) -> Route {

@@ -98,7 +98,8 @@ impl Directory {
     ) -> (Self, SnapshotCell, Publisher) {
         let resolved = first_look_up(&params.clusters, &resolver).await;
         let mut live = LiveTable::default();
-        let inputs = Inputs { params: &params, resolved: &resolved, propagation: &propagation, seed };
+        let inputs =
+            Inputs { params: &params, resolved: &resolved, propagation: &propagation, seed, found: None };
         let cell: SnapshotCell = Arc::new(Live::new(Arc::new(build(&inputs, 1, &mut live, &registry))));
         let (sender, changes) = mpsc::channel(QUEUE);
         let (published, watch) = watch::channel(1);
@@ -163,6 +164,7 @@ impl Directory {
             resolved: &self.resolved,
             propagation: &self.propagation,
             seed: self.seed,
+            found: Some(clock::now()),
         };
         let snapshot = build(&inputs, self.generation, &mut self.live, &self.registry);
         self.registry.retain(&labels(&self.params), clock::now());

@@ -29,17 +29,22 @@ pub struct LiveTable {
 }
 
 impl LiveTable {
-    /// The numbers of the endpoint at `address`; new ones if it is new.
+    /// The numbers of the endpoint at `address`, and whether it is new. `seed` is for one that is.
     pub(super) fn endpoint(
         &mut self,
         local: bool,
         cluster: &Arc<str>,
         address: &EndpointAddress,
-    ) -> Arc<EndpointLive> {
+        seed: u64,
+    ) -> (Arc<EndpointLive>, bool) {
         let key = ((local, Arc::clone(cluster)), address.clone());
-        let live = self.endpoints.entry(key).or_insert_with(|| Arc::new(EndpointLive::new(true)));
+        let mut is_new = false;
+        let live = self.endpoints.entry(key).or_insert_with(|| {
+            is_new = true;
+            Arc::new(EndpointLive::new(true, seed))
+        });
         live.set_retired(false);
-        Arc::clone(live)
+        (Arc::clone(live), is_new)
     }
 
     /// The state of a service.

@@ -103,6 +103,10 @@ impl LocalServiceParams {
                 max_connection_age: None,
             },
             health_check: self.health_check.clone(),
+            // The sidecar of each caller judges this instance, and can choose another; this one cannot.
+            circuit_breaker: None,
+            outlier_detection: None,
+            slow_start: Duration::ZERO,
             // Panic routing makes no sense with one endpoint: a sick application is told as 503 at once.
             panic_threshold_percent: 0,
         }

@@ -1,6 +1,6 @@
 //! What can go wrong with one request, on whose side, and whether it may have been processed.
 
-use std::{error::Error as StdError, fmt};
+use std::{error::Error as StdError, fmt, time::Duration};
 
 use http::StatusCode;
 
@@ -29,12 +29,14 @@ pub(crate) struct ProxyError {
     pub(crate) failure: Failure,
     /// A pooled connection turned out to be dead before anything was written to it.
     pub(crate) was_stale: bool,
+    /// When it is worth asking again.
+    pub(crate) retry_after: Option<Duration>,
     source: Option<BoxError>,
 }
 
 impl ProxyError {
     fn new(flag: Flag, status: StatusCode, token: &'static str, failure: Failure) -> Self {
-        Self { flag, status, token, failure, was_stale: false, source: None }
+        Self { flag, status, token, failure, was_stale: false, retry_after: None, source: None }
     }
 
     fn because(mut self, source: impl Into<BoxError>) -> Self {
@@ -74,6 +76,13 @@ impl ProxyError {
     pub(crate) fn no_endpoint() -> Self {
         let status = StatusCode::SERVICE_UNAVAILABLE;
         Self::new(Flag::NoHealthyEndpoint, status, "destination_unavailable", FINAL)
+    }
+
+    /// Every endpoint that could be used has failed too often lately; the first is tried again after `wait`.
+    pub(crate) fn circuit_open(wait: Duration) -> Self {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        let made = Self::new(Flag::CircuitOpen, status, "destination_unavailable", FINAL);
+        Self { retry_after: Some(wait), ..made }
     }
 
     /// The exchange failed before a response head came; `unsent` if hyper gave the request back untouched.

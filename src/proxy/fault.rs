@@ -50,6 +50,7 @@ pub(super) async fn inject(
         token: "proxy_internal_response",
         details: Some("fault_injected"),
         close: false,
+        retry_after: None,
     };
     Err(limits::answer_for(route, &reason, record))
 }

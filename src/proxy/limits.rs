@@ -56,6 +56,7 @@ fn refuse(
         token: "http_request_denied",
         details: Some("rate_limit"),
         close: false,
+        retry_after: None,
     };
     let mut response = answer_for(route, &reason, record);
     let seconds = whole_seconds(limited.wait);

@@ -1,6 +1,8 @@
 //! Answers that the proxy makes itself. Each says whose fault it is: `Proxy-Status` (RFC 9209) for machines, a
 //! word shared with metrics and access log for people, and gRPC's own status for gRPC.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 
@@ -29,6 +31,8 @@ pub(crate) struct Reason {
     pub(crate) details: Option<&'static str>,
     /// The connection must not be used any further.
     pub(crate) close: bool,
+    /// When it is worth asking again; a refusal says a second if this does not know better.
+    pub(crate) retry_after: Option<Duration>,
 }
 
 impl Reason {
@@ -40,6 +44,7 @@ impl Reason {
             token: "http_request_error",
             details: Some(refused.reason),
             close: false,
+            retry_after: None,
         }
     }
 
@@ -53,6 +58,7 @@ impl Reason {
             token: if late { "connection_read_timeout" } else { "http_request_error" },
             details: Some(reason),
             close: true,
+            retry_after: None,
         }
     }
 
@@ -64,6 +70,7 @@ impl Reason {
             token: "destination_not_found",
             details: None,
             close: false,
+            retry_after: None,
         }
     }
 
@@ -82,13 +89,21 @@ impl Reason {
             token: "http_request_error",
             details: Some("body"),
             close: true,
+            retry_after: None,
         }
     }
 }
 
 impl From<&ProxyError> for Reason {
     fn from(error: &ProxyError) -> Self {
-        Self { status: error.status, flag: error.flag, token: error.token, details: None, close: false }
+        Self {
+            status: error.status,
+            flag: error.flag,
+            token: error.token,
+            details: None,
+            close: false,
+            retry_after: error.retry_after,
+        }
     }
 }
 
@@ -160,7 +175,9 @@ fn http_answer(reason: &Reason, record: &RequestRecord) -> Response<Option<Bytes
             .insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"));
     }
     if reason.status == StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        // Whole seconds, rounded up: whoever comes too early is refused again.
+        let seconds = reason.retry_after.map_or(1, |wait| wait.as_millis().div_ceil(1000).max(1) as u64);
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }

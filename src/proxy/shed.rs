@@ -68,6 +68,7 @@ fn refusal(details: &'static str) -> Reason {
         token: "http_request_denied",
         details: Some(details),
         close: false,
+        retry_after: None,
     }
 }
 

@@ -29,7 +29,7 @@ use crate::{
     rt::clock,
     snapshot::{Admission, Cluster, Retrying},
     telemetry::metrics::{HedgeOutcome, LimitKind, RetryReason},
-    types::{Flag, RetryDenied as Denied},
+    types::{Flag, Mono, RetryDenied as Denied},
 };
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -82,7 +82,7 @@ impl Tries<'_> {
                 return Err(ProxyError::timeout(expired));
             }
             let Some((index, admission)) = self.choose(past.endpoints()) else {
-                return Err(last.unwrap_or_else(ProxyError::no_endpoint));
+                return Err(last.unwrap_or_else(|| self.nobody(clock::now())));
             };
             deadline.begin_try(self.policy.per_try_timeout);
             let result = match self.policy.hedge.filter(|_| past.attempts == 0 && can_hedge(outgoing)) {
@@ -158,6 +158,12 @@ impl Tries<'_> {
             closed[count] = index;
         }
         None
+    }
+
+    /// Why no endpoint can be chosen.
+    fn nobody(&self, now: Mono) -> ProxyError {
+        let probe = self.cluster.earliest_probe(now);
+        probe.map_or_else(ProxyError::no_endpoint, |at| ProxyError::circuit_open(at.since(now)))
     }
 
     async fn attempt(

@@ -9,6 +9,7 @@ use super::{ClusterParams, Endpoint};
 use crate::{
     policy::{balance::Balancer, latency::Latencies, retry::RetryBudget},
     telemetry::metrics::ClusterMetrics,
+    types::Mono,
 };
 
 /// State of a service that outlives snapshots.
@@ -94,6 +95,15 @@ impl Cluster {
         let before = self.live.requests.fetch_add(1, Relaxed);
         let place = ActiveRequest(Arc::clone(&self.live));
         (before < self.params.limits.max_requests).then_some(place)
+    }
+}
+
+impl Cluster {
+    /// When the first circuit breaker lets an attempt through again; `None` if no breaker keeps any away at `now`.
+    #[must_use]
+    pub fn earliest_probe(&self, now: Mono) -> Option<Mono> {
+        let usable = self.endpoints.iter().filter(|endpoint| endpoint.is_usable() || self.live.in_panic());
+        usable.filter_map(|endpoint| endpoint.retry_at(now)).min()
     }
 }
 

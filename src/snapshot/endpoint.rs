@@ -3,19 +3,23 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, SystemTime},
 };
 
-use super::ClusterLive;
+use super::{Admission, ClusterLive, strikes::Strikes};
 use crate::{
     policy::{
         balance::Candidate,
+        breaker::{Admit, Breaker, BreakerParams, Transition},
         classify::{Outcome, Sample},
         ewma::PeakEwma,
+        outlier::ConsecutiveParams,
+        slow_start,
     },
-    types::{EndpointAddress, Mono},
+    telemetry::metrics::ClusterMetrics,
+    types::{Circuit, EjectionCause, EndpointAddress, EndpointState, Mono, TripCause},
 };
 
 /// Identifies one endpoint of one service for the life of the process; survives reloads.
@@ -28,6 +32,14 @@ pub struct EndpointId(pub u64);
 pub struct EndpointLive {
     id: EndpointId,
     healthy: AtomicBool,
+    /// Why the outlier detection put it out, plus one; 0 while it did not.
+    ejected: AtomicU8,
+    /// Whether it is still getting its share little by little, and since when; 0 if not.
+    warming_since: AtomicU64,
+    breaker: Breaker,
+    strikes: Strikes,
+    /// When it was put out; for people.
+    ejected_at: AtomicU64,
     /// Set when no snapshot contains the endpoint any more, so that pools let go of it.
     retired: AtomicBool,
     in_flight: AtomicU32,
@@ -48,13 +60,20 @@ pub struct Verdict {
 }
 
 impl EndpointLive {
-    /// A new endpoint. `healthy` is its state until the first check says otherwise.
+    /// A new endpoint. `healthy` is its state until the first check says otherwise; `seed` decides the jitter of its
+    /// circuit breaker, and should be another one in each process.
     #[must_use]
-    pub fn new(healthy: bool) -> Self {
+    pub fn new(healthy: bool, seed: u64) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
+        let id = EndpointId(NEXT.fetch_add(1, Relaxed));
         Self {
-            id: EndpointId(NEXT.fetch_add(1, Relaxed)),
+            id,
             healthy: AtomicBool::new(healthy),
+            ejected: AtomicU8::new(0),
+            warming_since: AtomicU64::new(0),
+            breaker: Breaker::new(seed ^ id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+            strikes: Strikes::default(),
+            ejected_at: AtomicU64::new(0),
             retired: AtomicBool::new(false),
             in_flight: AtomicU32::new(0),
             outcomes: Default::default(),
@@ -127,9 +146,59 @@ impl EndpointLive {
         &self.latency
     }
 
-    fn learn(&self, sample: &Sample, now: Mono) {
+    /// Its circuit breaker.
+    #[must_use]
+    pub fn breaker(&self) -> &Breaker {
+        &self.breaker
+    }
+
+    /// Why the outlier detection put it out, and when; `None` while it did not.
+    #[must_use]
+    pub fn ejection(&self) -> Option<(EjectionCause, Mono)> {
+        let index = usize::from(self.ejected.load(Relaxed)).checked_sub(1)?;
+        let cause = EjectionCause::ALL.get(index).copied()?;
+        Some((cause, Mono::from_nanos(self.ejected_at.load(Relaxed))))
+    }
+
+    /// Puts it out at `now`. Only the owner of the outlier detection calls this.
+    pub fn eject(&self, cause: EjectionCause, now: Mono) {
+        self.ejected_at.store(now.as_nanos(), Relaxed);
+        self.ejected.store(cause as u8 + 1, Relaxed);
+    }
+
+    /// Takes it back at `now`; from then on it gets its share little by little. Nothing happens if it was not out.
+    pub fn take_back(&self, now: Mono) {
+        if self.ejected.swap(0, Relaxed) != 0 {
+            self.strikes.forgive();
+            self.warm_up(now);
+        }
+    }
+
+    /// Too many failures in a row since the last call.
+    #[must_use]
+    pub fn take_accusation(&self) -> Option<EjectionCause> {
+        self.strikes.take_accusation()
+    }
+
+    /// Lets its share of the traffic grow from now on.
+    pub fn warm_up(&self, now: Mono) {
+        self.warming_since.store(now.as_nanos().max(1), Relaxed);
+    }
+
+    pub(super) fn begin(&self) {
+        self.in_flight.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn end(&self) {
+        self.in_flight.fetch_sub(1, Relaxed);
+    }
+
+    pub(super) fn learn(&self, sample: &Sample, consecutive: &ConsecutiveParams, now: Mono) {
         self.latency.observe(sample, now);
         self.outcomes[sample.outcome as usize].fetch_add(1, Relaxed);
+        if *consecutive != ConsecutiveParams::default() {
+            self.strikes.count(sample.outcome, consecutive);
+        }
     }
 }
 
@@ -148,21 +217,106 @@ pub struct Endpoint {
     pub live: Arc<EndpointLive>,
     /// Live state of the service it belongs to.
     pub cluster: Arc<ClusterLive>,
+    /// Name of that service.
+    pub service: Arc<str>,
+    /// Metric handles of that service.
+    pub metrics: Arc<ClusterMetrics>,
+    /// What keeps traffic from it when it fails.
+    pub safeguards: Safeguards,
 }
+
+/// What keeps traffic from an endpoint that fails, as configured.
+#[derive(Clone, Debug)]
+pub struct Safeguards {
+    /// Its circuit breaker; `None` lets everything through.
+    pub breaker: Option<BreakerParams>,
+    /// Failures in a row that the outlier detection is told of.
+    pub consecutive: ConsecutiveParams,
+    /// How long it takes to get its full share; zero: the built-in time after it was kept out, none when it is new.
+    pub slow_start: Duration,
+}
+
+/// How long an endpoint that was kept out takes to get its full share, where no slow start is configured.
+const RECOVERY: Duration = Duration::from_secs(10);
 
 impl Endpoint {
     /// Lets an attempt in, which began at `now`, and counts it as in flight until the admission is dropped.
     /// `None` if the endpoint takes none at this moment: between the choice and this, somebody else was faster.
     #[must_use]
-    pub fn admit(&self, now: Mono) -> Option<Admission> {
-        self.live.in_flight.fetch_add(1, Relaxed);
-        Some(Admission { live: Arc::clone(&self.live), began: now, settled: false })
+    pub fn admit(self: &Arc<Self>, now: Mono) -> Option<Admission> {
+        let Some(params) = &self.safeguards.breaker else {
+            return Some(Admission::new(Arc::clone(self), None, now));
+        };
+        match self.live.breaker.admit(params, now) {
+            Admit::Yes(ticket) => Some(Admission::new(Arc::clone(self), Some(ticket), now)),
+            Admit::Probe { ticket, first } => {
+                if first {
+                    self.metrics.circuit_changed(Circuit::HalfOpen);
+                    tracing::info!(service = %self.service, endpoint = %self.label, "circuit is half-open; probing");
+                }
+                Some(Admission::new(Arc::clone(self), Some(ticket), now))
+            }
+            Admit::No { retry_at, hung } => {
+                if hung {
+                    self.note(Transition::Opened { cause: TripCause::ProbeHung, until: retry_at }, now);
+                }
+                None
+            }
+        }
+    }
+
+    /// Whether neither active checks nor the outlier detection speak against it.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        self.live.is_healthy() && self.live.ejected.load(Relaxed) == 0
+    }
+
+    /// When its circuit breaker is worth asking again; `None`: now.
+    #[must_use]
+    pub fn retry_at(&self, now: Mono) -> Option<Mono> {
+        self.safeguards.breaker.as_ref().and_then(|params| self.live.breaker.retry_at(params, now))
+    }
+
+    /// What keeps it from its share of the traffic.
+    #[must_use]
+    pub fn state(&self, now: Mono) -> EndpointState {
+        if !self.live.is_healthy() {
+            return EndpointState::Unhealthy;
+        }
+        if self.live.ejection().is_some() {
+            return EndpointState::Ejected;
+        }
+        let circuit = self.safeguards.breaker.map_or(Circuit::Closed, |_| self.live.breaker.circuit(now));
+        match circuit {
+            Circuit::Closed => EndpointState::Healthy,
+            Circuit::Open => EndpointState::Open,
+            Circuit::HalfOpen => EndpointState::HalfOpen,
+        }
+    }
+
+    /// Tells of a change of the circuit, and draws the consequence.
+    pub(super) fn note(&self, transition: Transition, now: Mono) {
+        let (service, endpoint) = (&self.service, &self.label);
+        match transition {
+            Transition::Closed => {
+                self.live.warm_up(now);
+                self.metrics.circuit_changed(Circuit::Closed);
+                tracing::info!(%service, %endpoint, "circuit is closed; the endpoint takes requests again");
+            }
+            Transition::Opened { cause, until } => {
+                self.metrics.circuit_changed(Circuit::Open);
+                let (reason, open_for) = (cause.as_str(), until.since(now));
+                tracing::warn!(%service, %endpoint, reason, ?open_for, "circuit is open; the endpoint fails");
+            }
+        }
     }
 }
 
 impl Candidate for Arc<Endpoint> {
-    fn eligible(&self, _now: Mono) -> bool {
-        self.live.is_healthy() || self.cluster.in_panic()
+    /// Panic overrides what checks and the outlier detection say, never an open circuit (ADR 0008).
+    fn eligible(&self, now: Mono) -> bool {
+        (self.is_usable() || self.cluster.in_panic())
+            && self.safeguards.breaker.as_ref().is_none_or(|params| self.live.breaker.may_admit(params, now))
     }
 
     fn weight(&self) -> u32 {
@@ -180,29 +334,19 @@ impl Candidate for Arc<Endpoint> {
     fn hash_identity(&self) -> &str {
         &self.label
     }
-}
 
-/// An attempt in flight to an endpoint. It is settled once, when its outcome is known (the head of the answer, or
-/// the failure), and goes on counting as in flight until it is dropped. Dropped unsettled, it was cancelled:
-/// nothing is learned from it.
-#[derive(Debug)]
-pub struct Admission {
-    live: Arc<EndpointLive>,
-    began: Mono,
-    settled: bool,
-}
-
-impl Admission {
-    /// Tells the endpoint's policies what came of the attempt. Only the first call counts.
-    pub fn settle(&mut self, outcome: Outcome, retry_after: Option<Duration>, now: Mono) {
-        if !std::mem::replace(&mut self.settled, true) {
-            self.live.learn(&Sample { outcome, latency: now.since(self.began), retry_after }, now);
+    fn ramp(&self, now: Mono) -> f32 {
+        let since = self.live.warming_since.load(Relaxed);
+        if since == 0 {
+            return 1.0;
         }
-    }
-}
-
-impl Drop for Admission {
-    fn drop(&mut self) {
-        self.live.in_flight.fetch_sub(1, Relaxed);
+        let own = self.safeguards.slow_start;
+        let whole = if own.is_zero() { RECOVERY } else { own };
+        let share = slow_start::share(now.since(Mono::from_nanos(since)), whole);
+        if share >= 1.0 {
+            // Warm: the next look is cheap. Whoever began to warm up again meanwhile is left alone.
+            let _ = self.live.warming_since.compare_exchange(since, 0, Relaxed, Relaxed);
+        }
+        share
     }
 }

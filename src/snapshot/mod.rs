@@ -2,17 +2,20 @@
 //! a whole through [`SnapshotCell`], and the live numbers of each endpoint, which outlive it.
 
 mod adaptive;
+mod admission;
 mod cluster;
 mod endpoint;
 mod limiter;
 mod mesh;
 mod params;
 mod passthrough;
+mod strikes;
 mod traffic;
 
 pub use adaptive::{AdaptiveLimiter, AdaptiveLive, ConcurrencySlot};
+pub use admission::Admission;
 pub use cluster::{ActiveRequest, Cluster, ClusterLive, Retrying};
-pub use endpoint::{Admission, Endpoint, EndpointId, EndpointLive, Verdict};
+pub use endpoint::{Endpoint, EndpointId, EndpointLive, Safeguards, Verdict};
 pub use limiter::{KeyStore, Limited, RateLimiter};
 pub use mesh::{Forward, InboundApp, MeshSnapshot, Route, RouteAction, SnapshotCell, Unrouted};
 pub use params::{

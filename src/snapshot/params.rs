@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderName, HeaderValue};
 
 use crate::{
-    policy::{balance::BalanceParams, retry::BudgetParams},
+    policy::{balance::BalanceParams, breaker::BreakerParams, outlier::OutlierParams, retry::BudgetParams},
     types::{EndpointAddress, ProxyVersion},
 };
 
@@ -32,6 +32,12 @@ pub struct ClusterParams {
     pub retry_budget: BudgetParams,
     /// Active checks; `None` trusts every endpoint.
     pub health_check: Option<HealthCheckParams>,
+    /// Keeps attempts from endpoints that fail; `None` never does.
+    pub circuit_breaker: Option<BreakerParams>,
+    /// Puts out endpoints that do worse than their peers; `None` never does.
+    pub outlier_detection: Option<OutlierParams>,
+    /// How long an endpoint that discovery found later takes to get its full share; zero: none.
+    pub slow_start: Duration,
     /// Below this share of healthy endpoints all are used; 0 switches panic routing off. Percent, 0 to 100.
     pub panic_threshold_percent: u8,
 }

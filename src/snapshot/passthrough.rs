@@ -4,12 +4,14 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, atomic::AtomicU64},
+    time::Duration,
 };
 
-use super::{Cluster, Endpoint, EndpointLive, Forward, Route, RouteAction, Traffic};
+use super::{Cluster, Endpoint, EndpointLive, Forward, Route, RouteAction, Safeguards, Traffic};
 use crate::{
     policy::{
         balance::Balancer,
+        outlier::ConsecutiveParams,
         retry::RetryParams,
         route::{HeaderEdits, PathPattern, Rewrite, Target},
     },
@@ -65,7 +67,13 @@ impl Passthrough {
     #[must_use]
     pub fn route_to(&self, destination: SocketAddr) -> (Arc<Route>, Arc<EndpointLive>) {
         let address = EndpointAddress::Tcp(destination);
-        let live = Arc::new(EndpointLive::new(true));
+        // It lives as long as one connection, too short for any guard to learn something.
+        let safeguards = Safeguards {
+            breaker: None,
+            consecutive: ConsecutiveParams::default(),
+            slow_start: Duration::ZERO,
+        };
+        let live = Arc::new(EndpointLive::new(true, 0));
         let endpoint = Arc::new(Endpoint {
             label: address.to_string().into(),
             address,
@@ -73,6 +81,9 @@ impl Passthrough {
             weight: 1,
             live: Arc::clone(&live),
             cluster: Arc::clone(&self.cluster.live),
+            service: Arc::clone(&self.cluster.params.name),
+            metrics: Arc::clone(&self.cluster.metrics),
+            safeguards,
         });
         let params = self.cluster.params.clone();
         let name = Arc::clone(&params.name);

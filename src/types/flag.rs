@@ -40,6 +40,8 @@ pub enum Flag {
     UpstreamTimeout,
     /// A limit of the service (connections, pending requests) was reached.
     UpstreamOverflow,
+    /// The circuit breakers of all endpoints that could be used are open.
+    CircuitOpen,
     /// The time that the caller allowed is over.
     Deadline,
     /// The client went away before the response was complete.
@@ -64,7 +66,7 @@ pub enum Flag {
 
 impl Flag {
     /// All flags, in the order of their discriminants.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::None,
         Self::NoRoute,
         Self::NoHealthyEndpoint,
@@ -72,6 +74,7 @@ impl Flag {
         Self::UpstreamReset,
         Self::UpstreamTimeout,
         Self::UpstreamOverflow,
+        Self::CircuitOpen,
         Self::Deadline,
         Self::DownstreamClosed,
         Self::DownstreamTimeout,
@@ -95,6 +98,7 @@ impl Flag {
             Self::UpstreamReset => "upstream_reset",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamOverflow => "upstream_overflow",
+            Self::CircuitOpen => "circuit_open",
             Self::Deadline => "deadline",
             Self::DownstreamClosed => "downstream_closed",
             Self::DownstreamTimeout => "downstream_timeout",
@@ -118,7 +122,7 @@ impl Flag {
             Self::UpstreamConnect => "UF",
             Self::UpstreamReset => "UC",
             Self::UpstreamTimeout => "UT",
-            Self::UpstreamOverflow => "UO",
+            Self::UpstreamOverflow | Self::CircuitOpen => "UO",
             Self::Deadline => "DT",
             Self::DownstreamClosed => "DC",
             Self::DownstreamTimeout => "SI",

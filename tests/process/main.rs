@@ -6,6 +6,8 @@
 mod support;
 
 #[cfg(test)]
+mod breaker;
+#[cfg(test)]
 mod deadlines;
 #[cfg(test)]
 mod demo;

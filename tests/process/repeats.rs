@@ -27,7 +27,11 @@ fn repeating(endpoints: &[&App], retry: &Value) -> Value {
     let endpoints: Vec<String> = endpoints.iter().map(|app| app.endpoint()).collect();
     with(
         api(&endpoints),
-        json!({ "defaults": { "load_balancer": { "policy": "round_robin" }, "retry": retry } }),
+        json!({ "defaults": {
+            "load_balancer": { "policy": "round_robin" },
+            "circuit_breaker": "none",
+            "retry": retry,
+        } }),
     )
 }
 
@@ -237,6 +241,8 @@ async fn a_post_is_never_sent_twice_wherever_the_connection_breaks() {
         api(&[app.endpoint()]),
         json!({ "defaults": { "retry": { "attempts": 5, "retry_on": ["5xx", "reset", "connect-failure"] } } }),
     );
+    // Every attempt fails, which would open the circuit.
+    let config = with(config, json!({ "services": { "api": { "circuit_breaker": "none" } } }));
     let sidecar = Sidecar::start(config).await;
     for at in 1..=101 + ANSWER.len() - 1 {
         place.store(at, Ordering::SeqCst);

@@ -155,7 +155,9 @@ async fn closing_when_reused() -> App {
 #[tokio::test]
 async fn a_get_on_a_pooled_connection_that_breaks_is_answered_by_another() {
     let app = closing_when_reused().await;
-    let sidecar = Sidecar::start(api(&[app.endpoint()])).await;
+    // Half of its attempts fail, which would open its circuit.
+    let unguarded = json!({ "services": { "api": { "circuit_breaker": "none" } } });
+    let sidecar = Sidecar::start(with(api(&[app.endpoint()]), unguarded)).await;
     let mut client = Client::connect(sidecar.outbound()).await;
     for round in 0..20 {
         assert_eq!(client.get("h", "/").await.text(), "first", "request {round}");

@@ -5,6 +5,7 @@ pub(super) mod http_edits;
 pub(super) mod listeners;
 pub(super) mod load_balancer;
 pub(super) mod process;
+pub(super) mod resilience;
 pub(super) mod retry;
 pub(super) mod route_match;
 pub(super) mod routes;

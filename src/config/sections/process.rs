@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{load_balancer, retry};
+use super::{load_balancer, resilience, retry};
 use crate::{
     config::{
         ReloadParams, codes, defaults,
@@ -75,6 +75,14 @@ pub(in crate::config) fn inherited(root: &Fields<'_>, report: &mut Report) -> In
     inherited.retry_budget = fields
         .optional("retry_budget", report, |node, report| retry::budget(node, defaults::RETRY_BUDGET, report))
         .unwrap_or(inherited.retry_budget);
+    let (breaker, outliers) = (inherited.circuit_breaker, inherited.outlier_detection);
+    inherited.circuit_breaker = fields.or("circuit_breaker", breaker, report, |node, report| {
+        resilience::circuit_breaker(node, breaker, report)
+    });
+    inherited.outlier_detection = fields.or("outlier_detection", outliers, report, |node, report| {
+        resilience::outlier_detection(node, outliers, report)
+    });
+    inherited.slow_start = fields.or("slow_start", inherited.slow_start, report, resilience::slow_start);
     retry::check_per_try(fields.get("retry"), &inherited.retry, inherited.timeout, report);
     inherited.balance = fields.or("load_balancer", inherited.balance, report, load_balancer::read);
     inherited

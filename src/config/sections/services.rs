@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{health_check, load_balancer, process::idle_timeout, retry, traffic};
+use super::{health_check, load_balancer, process::idle_timeout, resilience, retry, traffic};
 use crate::{
     config::{
         codes, defaults,
@@ -94,6 +94,14 @@ fn service(entry: &Entry, inherited: &Inherited, report: &mut Report) -> Option<
     let health_check = fields.optional("health_check", report, |node, report| {
         health_check::read(node, defaults::HEALTH_INTERVAL, report)
     });
+    let circuit_breaker = fields.or("circuit_breaker", inherited.circuit_breaker, report, |node, report| {
+        resilience::circuit_breaker(node, inherited.circuit_breaker, report)
+    });
+    let outlier_detection =
+        fields.or("outlier_detection", inherited.outlier_detection, report, |node, report| {
+            resilience::outlier_detection(node, inherited.outlier_detection, report)
+        });
+    let slow_start = fields.or("slow_start", inherited.slow_start, report, resilience::slow_start);
     let panic_threshold_percent =
         fields.or("panic_threshold", defaults::PANIC_THRESHOLD_PERCENT, report, |node, report| {
             value::number(node, 0..=100, report).and_then(|percent| u8::try_from(percent).ok())
@@ -110,6 +118,9 @@ fn service(entry: &Entry, inherited: &Inherited, report: &mut Report) -> Option<
         limits,
         retry_budget,
         health_check,
+        circuit_breaker,
+        outlier_detection,
+        slow_start,
         panic_threshold_percent,
     };
     Some(Service { params, endpoints })

@@ -6,12 +6,9 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use tokio::{sync::watch, task::AbortHandle};
 
-use super::{Schedule, check_once};
+use super::{Schedule, census, check_once};
 use crate::{
-    policy::{
-        health::{CheckResult, HealthState, Thresholds, Transition},
-        panic_threshold,
-    },
+    policy::health::{CheckResult, HealthState, Thresholds, Transition},
     rt::clock,
     snapshot::{Cluster, Endpoint, EndpointId, HealthCheckParams, SnapshotCell},
 };
@@ -57,7 +54,7 @@ impl Checks {
                 Some(params) => self.follow_cluster(cluster, params, &mut kept, rng),
                 None => cluster.endpoints.iter().for_each(|endpoint| endpoint.live.trust()),
             }
-            publish(cluster);
+            census::publish(cluster, clock::now());
         }
         // What is left belongs to endpoints that are gone, or are checked in another way now.
         self.running = kept;
@@ -114,33 +111,16 @@ async fn check_for_ever(
                     tracing::info!(%service, endpoint = %endpoint.label, "endpoint is healthy again");
                 }
                 endpoint.live.judge(true, None, clock::wall());
-                publish(&current);
+                census::publish(&current, clock::now());
             }
             Some(Transition::BecameUnhealthy) => {
                 let reason = reason.unwrap_or_default();
                 tracing::warn!(%service, endpoint = %endpoint.label, reason, "endpoint is unhealthy");
                 endpoint.live.judge(false, Some(reason), clock::wall());
-                publish(&current);
+                census::publish(&current, clock::now());
             }
             None => {}
         }
         schedule.checked(clock::now(), &mut rng);
-    }
-}
-
-/// Recounts the endpoints of a service: gauges and panic routing.
-fn publish(cluster: &Cluster) {
-    let healthy = cluster.endpoints.iter().filter(|endpoint| endpoint.live.is_healthy()).count();
-    let all = cluster.endpoints.len();
-    cluster.metrics.set_endpoints(healthy, all - healthy);
-    let panic = panic_threshold::in_panic(healthy, all, cluster.params.panic_threshold_percent);
-    cluster.metrics.set_panic_mode(panic);
-    if cluster.live.set_panic(panic) {
-        let service = &cluster.params.name;
-        if panic {
-            tracing::warn!(%service, healthy, all, "too few endpoints are healthy; all of them are used");
-        } else {
-            tracing::info!(%service, healthy, all, "enough endpoints are healthy again");
-        }
     }
 }

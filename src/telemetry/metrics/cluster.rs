@@ -3,13 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{ConnectionProtocol, HotGauge, HotHistogram, Registry, family};
-use crate::types::RetryDenied;
+use crate::types::{Circuit, EjectionCause, EndpointState, RetryDenied};
 
 /// The numbers of one service.
 #[derive(Debug)]
 pub struct ClusterMetrics {
-    healthy: metrics::Gauge,
-    unhealthy: metrics::Gauge,
+    endpoints: [metrics::Gauge; EndpointState::ALL.len()],
+    ejections: [metrics::Counter; EjectionCause::ALL.len()],
+    circuits: [metrics::Counter; Circuit::ALL.len()],
     panic_mode: metrics::Gauge,
     connections: [[Arc<HotGauge>; 2]; 2],
     connects: [metrics::Counter; ConnectResult::ALL.len()],
@@ -123,7 +124,13 @@ impl ClusterMetrics {
 
     fn new(registry: &Registry, service: &str) -> Self {
         let service = ("service", service);
-        let endpoints = |state| registry.gauge(&family::ENDPOINTS, &[service, ("state", state)]);
+        let endpoints =
+            |state: EndpointState| registry.gauge(&family::ENDPOINTS, &[service, ("state", state.as_str())]);
+        let ejection = |cause: EjectionCause| {
+            registry.counter(&family::ENDPOINT_EJECTIONS, &[service, ("reason", cause.as_str())])
+        };
+        let circuit =
+            |to: Circuit| registry.counter(&family::CIRCUIT_TRANSITIONS, &[service, ("to", to.as_str())]);
         let connections = |state| {
             ["http1", "http2"].map(|protocol| {
                 let labels = [service, ("state", state), ("protocol", protocol)];
@@ -144,8 +151,9 @@ impl ClusterMetrics {
         };
         let check = |result| registry.counter(&family::HEALTH_CHECKS, &[service, ("result", result)]);
         Self {
-            healthy: endpoints("healthy"),
-            unhealthy: endpoints("unhealthy"),
+            endpoints: EndpointState::ALL.map(endpoints),
+            ejections: EjectionCause::ALL.map(ejection),
+            circuits: Circuit::ALL.map(circuit),
             panic_mode: registry.gauge(&family::PANIC_MODE, &[service]),
             connections: ["active", "idle"].map(connections),
             connects: ConnectResult::ALL.map(connect),
@@ -158,10 +166,20 @@ impl ClusterMetrics {
         }
     }
 
-    /// Tells how many endpoints there are of each kind. Not for the request path.
-    pub fn set_endpoints(&self, healthy: usize, unhealthy: usize) {
-        self.healthy.set(healthy as f64);
-        self.unhealthy.set(unhealthy as f64);
+    /// Tells how many endpoints there are in each state, in the order of [`EndpointState::ALL`]. Not for the request
+    /// path.
+    pub fn set_endpoints(&self, counts: [usize; EndpointState::ALL.len()]) {
+        self.endpoints.iter().zip(counts).for_each(|(gauge, count)| gauge.set(count as f64));
+    }
+
+    /// Counts an endpoint that the outlier detection put out.
+    pub fn ejected(&self, cause: EjectionCause) {
+        self.ejections[cause as usize].increment(1);
+    }
+
+    /// Counts a circuit breaker of an endpoint that changed.
+    pub fn circuit_changed(&self, to: Circuit) {
+        self.circuits[to as usize].increment(1);
     }
 
     /// Tells whether all endpoints are used because too few are healthy. Not for the request path.

@@ -97,7 +97,13 @@ pub(super) static RETRIES: Family =
     counter("outrigger_retries_total", "Attempts after the first one, by what made them necessary.");
 
 pub(super) static ENDPOINTS: Family =
-    gauge("outrigger_endpoints", "Endpoints of a service by what active checks think of them.");
+    gauge("outrigger_endpoints", "Endpoints of a service by what keeps traffic from them.");
+pub(super) static ENDPOINT_EJECTIONS: Family = counter(
+    "outrigger_endpoint_ejections_total",
+    "Endpoints that the outlier detection put out, by what spoke against them.",
+);
+pub(super) static CIRCUIT_TRANSITIONS: Family =
+    counter("outrigger_circuit_breaker_transitions_total", "Changes of the circuit breakers of endpoints.");
 pub(super) static PANIC_MODE: Family = gauge(
     "outrigger_panic_mode",
     "1 while so few endpoints of a service are healthy that all of them are used.",
@@ -199,7 +205,7 @@ pub(super) static PROCESS_START: Family =
     gauge("process_start_time_seconds", "Unix time at which the process started.");
 
 /// Families that the recorder of the metrics crate renders and must therefore know the help of.
-pub(super) static RECORDED: [&Family; 30] = [
+pub(super) static RECORDED: [&Family; 32] = [
     &REQUESTS,
     &IN_FLIGHT,
     &REQUEST_BYTES,
@@ -208,6 +214,8 @@ pub(super) static RECORDED: [&Family; 30] = [
     &RETRIES_DENIED,
     &HEDGES,
     &ENDPOINTS,
+    &ENDPOINT_EJECTIONS,
+    &CIRCUIT_TRANSITIONS,
     &PANIC_MODE,
     &UPSTREAM_CONNECTIONS,
     &UPSTREAM_CONNECTS,

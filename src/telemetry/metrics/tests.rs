@@ -56,7 +56,7 @@ fn full_registry() -> Arc<Registry> {
     http.observe(&RequestOutcome { status: 799, time_to_first_byte: None, overhead: None, ..ok() });
     http.retried(RetryReason::Refused);
     let cluster = ClusterMetrics::resolve(&registry, "shop");
-    cluster.set_endpoints(2, 1);
+    cluster.set_endpoints([1, 0, 0, 0, 2]);
     cluster.set_panic_mode(true);
     cluster.connections(ConnectionState::Idle, ConnectionProtocol::Http2).increment();
     cluster.connected(ConnectResult::Ok, Duration::from_millis(1));
