@@ -193,7 +193,10 @@ mod tests {
     fn routes_are_printed_in_the_order_in_which_they_are_considered() {
         let (code, out, _) = outcome("reference.yaml", |args| args.routes = true);
         let names: Vec<&str> = out.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
-        assert_eq!((code, names), (EXIT_OK, vec!["api", "api", "api", "canary", "moved", "teapot"]));
+        assert_eq!(
+            (code, names),
+            (EXIT_OK, vec!["api", "api", "tunnel", "api", "canary", "moved", "teapot"])
+        );
     }
 
     #[test]

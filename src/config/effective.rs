@@ -6,6 +6,7 @@
 mod load_balancer;
 mod resilience;
 mod retry;
+mod telemetry;
 mod traffic;
 
 use http::{HeaderName, HeaderValue};
@@ -29,9 +30,6 @@ use crate::{
     snapshot::{
         ClusterParams, EndpointParams, EndpointSource, HealthCheckKind, HealthCheckParams, Limits, Protocol,
         StatusRange,
-    },
-    telemetry::{
-        AccessLogFilter, AccessLogParams, AccessLogSink, LogFormat, LogParams, Propagation, TelemetryParams,
     },
     types::ProxyVersion,
 };
@@ -81,7 +79,7 @@ pub(super) fn document(bundle: &Bundle) -> Value {
             "address": address.to_string(),
             "metrics_address": metrics_address.map_or_else(|| "none".to_owned(), |address| address.to_string()),
         },
-        "telemetry": telemetry_section(telemetry),
+        "telemetry": telemetry::section(telemetry),
         "reload": { "watch": watch, "interval": show_duration(*interval) },
         "overload": traffic::overload(*overload),
         "shutdown": { "grace": show_duration(*grace), "drain_timeout": show_duration(*drain_timeout) },
@@ -453,60 +451,4 @@ fn health_check(check: &HealthCheckParams) -> Value {
 
 fn status_range(StatusRange { first, last }: &StatusRange) -> Value {
     if first == last { json!(first) } else { json!(format!("{first}-{last}")) }
-}
-
-fn telemetry_section(telemetry: &TelemetryParams) -> Value {
-    let TelemetryParams { log, access_log, max_series_per_metric, propagation } = telemetry;
-    let LogParams { level, format } = log;
-    let AccessLogParams { enabled, sink, format: lines, sample, only, slow } = access_log;
-    let only = match only {
-        AccessLogFilter::All => "all",
-        AccessLogFilter::Errors => "errors",
-        AccessLogFilter::Slow => "slow",
-    };
-    let path = match sink {
-        AccessLogSink::Stdout => "stdout".to_owned(),
-        AccessLogSink::File(path) => path.display().to_string(),
-    };
-    let family = |family: &Propagation| match family {
-        Propagation::TraceContext => "tracecontext",
-        Propagation::B3 => "b3",
-    };
-    json!({
-        "log": { "level": level, "format": log_format(*format) },
-        "access_log": {
-            "enabled": enabled,
-            "path": path,
-            "format": log_format(*lines),
-            "sample": share(*sample),
-            "only": only,
-            "slow": show_duration(*slow),
-        },
-        "metrics": { "max_series_per_metric": max_series_per_metric },
-        "tracing": { "propagation": propagation.iter().map(family).collect::<Vec<_>>() },
-    })
-}
-
-fn log_format(format: LogFormat) -> &'static str {
-    match format {
-        LogFormat::Json => "json",
-        LogFormat::Text => "text",
-    }
-}
-
-/// A fraction as percent, without the noise of its binary form.
-fn share(fraction: f64) -> String {
-    format!("{}%", (fraction * 100.0 * 1e6).round() / 1e6)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shares_are_shown_as_they_were_written() {
-        assert_eq!(share(0.07), "7%");
-        assert_eq!(share(0.005), "0.5%");
-        assert_eq!(share(1.0), "100%");
-    }
 }

@@ -3,7 +3,7 @@
 mod resilience;
 mod traffic;
 
-pub(super) use resilience::{CIRCUIT_BREAKER, ERROR_RATE, OUTLIER_DETECTION, SLOW_CALLS};
+pub(super) use resilience::*;
 pub(super) use traffic::*;
 
 /// A mapping of the configuration.
@@ -332,59 +332,6 @@ pub(super) static CLUSTER: Section = Section {
         ("hostname", "dns"),
         ("health_checks", "health_check"),
         ("healthy_panic_threshold", "panic_threshold"),
-    ],
-};
-
-pub(super) static RETRY: Section = Section {
-    name: "retry",
-    example: "attempts: 2, per_try_timeout: 500ms",
-    known: &[
-        "attempts",
-        "retry_on",
-        "per_try_timeout",
-        "backoff",
-        "max_body",
-        "retry_non_idempotent",
-        "hedge",
-    ],
-    later: NONE,
-    aliases: &[
-        ("num_retries", "attempts"),
-        ("max_retries", "attempts"),
-        ("limit", "attempts"),
-        ("timeout", "per_try_timeout"),
-        ("codes", "retry_on"),
-        ("conditions", "retry_on"),
-        ("retry_back_off", "backoff"),
-    ],
-};
-
-pub(super) static BACKOFF: Section = Section {
-    name: "backoff",
-    example: "base: 25ms, max: 250ms",
-    known: &["base", "max"],
-    later: NONE,
-    aliases: &[("base_interval", "base"), ("max_interval", "max"), ("initial", "base")],
-};
-
-pub(super) static HEDGE: Section = Section {
-    name: "hedge",
-    example: "percentile: 95, min_delay: 10ms",
-    known: &["percentile", "min_delay"],
-    later: NONE,
-    aliases: &[("delay", "min_delay")],
-};
-
-pub(super) static RETRY_BUDGET: Section = Section {
-    name: "retry_budget",
-    example: "percent: 20, min_per_second: 3",
-    known: &["percent", "min_per_second"],
-    later: NONE,
-    aliases: &[
-        ("budget_percent", "percent"),
-        ("retry_ratio", "percent"),
-        ("ratio", "percent"),
-        ("min_retries_per_second", "min_per_second"),
     ],
 };
 

@@ -1,4 +1,4 @@
-//! Keys of `circuit_breaker` and `outlier_detection`.
+//! Keys of `retry`, `retry_budget`, `circuit_breaker` and `outlier_detection`.
 
 use super::{NONE, Section};
 
@@ -67,5 +67,58 @@ pub(in crate::config) static OUTLIER_DETECTION: Section = Section {
         ("consecutive_errors", "consecutive_5xx"),
         ("consecutive5xxErrors", "consecutive_5xx"),
         ("consecutive_gateway_errors", "consecutive_gateway_failure"),
+    ],
+};
+
+pub(in crate::config) static RETRY: Section = Section {
+    name: "retry",
+    example: "attempts: 2, per_try_timeout: 500ms",
+    known: &[
+        "attempts",
+        "retry_on",
+        "per_try_timeout",
+        "backoff",
+        "max_body",
+        "retry_non_idempotent",
+        "hedge",
+    ],
+    later: NONE,
+    aliases: &[
+        ("num_retries", "attempts"),
+        ("max_retries", "attempts"),
+        ("limit", "attempts"),
+        ("timeout", "per_try_timeout"),
+        ("codes", "retry_on"),
+        ("conditions", "retry_on"),
+        ("retry_back_off", "backoff"),
+    ],
+};
+
+pub(in crate::config) static BACKOFF: Section = Section {
+    name: "backoff",
+    example: "base: 25ms, max: 250ms",
+    known: &["base", "max"],
+    later: NONE,
+    aliases: &[("base_interval", "base"), ("max_interval", "max"), ("initial", "base")],
+};
+
+pub(in crate::config) static HEDGE: Section = Section {
+    name: "hedge",
+    example: "percentile: 95, min_delay: 10ms",
+    known: &["percentile", "min_delay"],
+    later: NONE,
+    aliases: &[("delay", "min_delay")],
+};
+
+pub(in crate::config) static RETRY_BUDGET: Section = Section {
+    name: "retry_budget",
+    example: "percent: 20, min_per_second: 3",
+    known: &["percent", "min_per_second"],
+    later: NONE,
+    aliases: &[
+        ("budget_percent", "percent"),
+        ("retry_ratio", "percent"),
+        ("ratio", "percent"),
+        ("min_retries_per_second", "min_per_second"),
     ],
 };
