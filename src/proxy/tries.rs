@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderName, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 
 use super::{
     attempt::{self, Answer, Outgoing},
@@ -195,20 +195,21 @@ impl Tries<'_> {
         let began = clock::now();
         match attempt::run(&pool, self.cluster, outgoing, deadline).await {
             Ok(mut answer) => {
-                let head = &answer.response;
-                let outcome = Outcome::of_response(head.status(), head.headers());
                 let now = answer.head_came;
-                if !outcome.is_failure() {
-                    self.cluster.live.latencies().observe(now.since(answer.began), now);
+                if let Some(outcome) = self.outcome_of(&answer) {
+                    if !outcome.is_failure() {
+                        self.cluster.live.latencies().observe(now.since(answer.began), now);
+                    }
+                    admission.settle(outcome, asked_to_wait(&answer), now);
                 }
-                admission.settle(outcome, asked_to_wait(&answer), now);
                 answer.admission = Some(admission);
                 Ok(answer)
             }
             Err(error) => {
                 let now = clock::now();
-                let outcome = error.outcome().or_else(|| self.outlasted(&error, now.since(began)));
-                if let Some(outcome) = outcome {
+                let late = error.is_callers_deadline();
+                let outlasted = || if late { self.outlasted(now.since(began)) } else { None };
+                if let Some(outcome) = error.outcome().or_else(outlasted) {
                     admission.settle(outcome, None, now);
                 }
                 Err(error)
@@ -218,9 +219,20 @@ impl Tries<'_> {
 
     /// A caller's deadline that was too short for any endpoint says nothing about this one; only if nearly every
     /// answer takes less than it waited, it is to blame.
-    fn outlasted(&self, error: &ProxyError, waited: Duration) -> Option<Outcome> {
+    fn outlasted(&self, waited: Duration) -> Option<Outcome> {
         let usual = self.cluster.live.latencies().percentile(99, clock::now()).unwrap_or(LONG_ANSWER);
-        (error.is_callers_deadline() && waited > usual).then_some(Outcome::LocalOrigin)
+        (waited > usual).then_some(Outcome::LocalOrigin)
+    }
+
+    /// What an answer says about its endpoint. A sidecar that sheds load is not broken, and the deadline that it
+    /// reports is the one we gave it.
+    fn outcome_of(&self, answer: &Answer) -> Option<Outcome> {
+        let head = &answer.response;
+        match flag_of(answer) {
+            Some(flag) if is(flag, Flag::Deadline) => self.outlasted(answer.head_came.since(answer.began)),
+            Some(flag) if is(flag, Flag::Overload) || is(flag, Flag::Draining) => Some(Outcome::Throttled),
+            _ => Some(Outcome::of_response(head.status(), head.headers())),
+        }
     }
 
     /// Whether to try again, and after which wait.
@@ -391,11 +403,18 @@ fn judged(answer: &Answer, grpc: bool) -> Option<Failure> {
 /// The sidecar of the endpoint says that the request did not reach its application. An application that says so
 /// itself only harms itself.
 fn is_unprocessed(answer: &Answer) -> bool {
-    answer.response.headers().get(reply::FLAG_HEADER).is_some_and(|flag| {
-        [Flag::UpstreamConnect, Flag::NoHealthyEndpoint, Flag::Draining]
-            .iter()
-            .any(|known| flag.as_bytes() == known.as_str().as_bytes())
+    flag_of(answer).is_some_and(|flag| {
+        [Flag::UpstreamConnect, Flag::NoHealthyEndpoint, Flag::Draining].iter().any(|known| is(flag, *known))
     })
+}
+
+/// Why the sidecar of the endpoint answered itself, if it did.
+fn flag_of(answer: &Answer) -> Option<&HeaderValue> {
+    answer.response.headers().get(reply::FLAG_HEADER)
+}
+
+fn is(said: &HeaderValue, flag: Flag) -> bool {
+    said.as_bytes() == flag.as_str().as_bytes()
 }
 
 /// What the endpoint said of when to come again, for its breaker and its share of the traffic.

@@ -111,7 +111,8 @@ def config_for(endpoints, **service):
 def no_request_fails(seconds=30):
     """One instance is killed, one answers 503 for a while, one hangs for a while."""
     with Flaky() as dead, Flaky() as failing, Flaky() as hanging:
-        config = config_for([dead.address, failing.address, hanging.address])
+        # In turn: a policy that looks at latency might never meet the one that hangs.
+        config = config_for([dead.address, failing.address, hanging.address], load_balancer={"policy": "round_robin"})
         config["routes"][0]["retry"] = {"attempts": 3, "retry_on": ["connect-failure", "refused-stream", "reset", "gateway-error"],
                                         "per_try_timeout": "300ms"}
         plan = [(4, dead.kill),
@@ -152,8 +153,9 @@ def a_deadline_holds_over_three_sidecars():
     """The client allows one second; three sidecars and an application that hangs are in its way."""
     with Flaky() as app:
         last = base_config(app.address)
-        middle = config_for([last["listeners"]["inbound"]["address"]])
-        first = config_for([middle["listeners"]["outbound"]["address"]])
+        # Everything hangs; the breaker would answer sooner than the deadline.
+        middle = config_for([last["listeners"]["inbound"]["address"]], circuit_breaker="none")
+        first = config_for([middle["listeners"]["outbound"]["address"]], circuit_breaker="none")
         with Sidecar(last), Sidecar(middle), Sidecar(first) as entrance:
             headers = {"x-request-timeout-ms": "1000"}
             check(ask(entrance.outbound, "/", headers=headers)[0] == 200, "the way is open")
