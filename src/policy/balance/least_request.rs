@@ -8,7 +8,11 @@ pub(super) fn pick<C: Candidate>(
     rng: &mut fastrand::Rng,
 ) -> Option<usize> {
     let cheaper = |first, second| is_less_loaded(choice, second, first);
-    if full_scan { two_choices::best(choice, rng, cheaper) } else { two_choices::pick(choice, rng, cheaper) }
+    if full_scan {
+        two_choices::best(choice, rng, cheaper)
+    } else {
+        two_choices::pick(choice, rng, |first, second, _| cheaper(first, second))
+    }
 }
 
 /// Compares (in flight + 1) ÷ (weight × ramp); the +1 lets weights count among the idle.

@@ -125,6 +125,17 @@ fn peak_ewma_shares_equals_evenly() {
 }
 
 #[test]
+fn peak_ewma_does_not_starve_who_is_a_little_slower() {
+    for seed in 0..200 {
+        let mut world = World::new(&BalanceParams::PeakEwma, 3, 10, seed);
+        world.endpoints[0].millis = 12;
+        // So little traffic that nobody ever waits.
+        let got = world.run(60, 10, None);
+        assert!(share(&got, 0) > 0.15, "seed {seed}: {got:?}");
+    }
+}
+
+#[test]
 fn peak_ewma_leaves_a_slow_endpoint_and_comes_back_to_it() {
     for seed in 0..200 {
         let mut world = World::new(&BalanceParams::PeakEwma, 4, 5, seed);

@@ -6,11 +6,11 @@ use super::{Candidate, Choice};
 /// Draws of closed endpoints before a scan takes over.
 const DRAWS: usize = 4;
 
-/// `cheaper(a, b)`: whether `b` is to be preferred to `a`.
+/// `prefer(a, b)`: whether `b` is to be preferred to `a`, by its cost or by chance.
 pub(super) fn pick<C: Candidate>(
     choice: &Choice<'_, C>,
     rng: &mut fastrand::Rng,
-    cheaper: impl Fn(usize, usize) -> bool,
+    prefer: impl Fn(usize, usize, &mut fastrand::Rng) -> bool,
 ) -> Option<usize> {
     let (first, second) = match draw_two(choice, rng) {
         Some(drawn) => drawn,
@@ -19,7 +19,7 @@ pub(super) fn pick<C: Candidate>(
             [one, other] => return one.or(other),
         },
     };
-    Some(if cheaper(first, second) { second } else { first })
+    Some(if prefer(first, second, rng) { second } else { first })
 }
 
 /// Two different open endpoints, or `None` if chance did not find them.
