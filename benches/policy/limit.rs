@@ -2,7 +2,7 @@
 
 use std::{hint::black_box, num::NonZeroU32, sync::Arc, time::Duration};
 
-use criterion::Criterion;
+use criterion::{BenchmarkGroup, Criterion, measurement::WallTime};
 use outrigger::{
     policy::limit::{KeyHasher, LimitKey, Period, Rate, RateLimitParams},
     snapshot::RateLimiter,
@@ -44,16 +44,41 @@ pub(super) fn check(criterion: &mut Criterion) {
             limiter.check_key(black_box(key(rng.u64(0..LIVE))), now)
         });
     });
+    // The shared bucket: every key is new, and there is no room.
+    group.bench_function("check_of_new_keys_when_full", |bencher| {
+        bencher.iter(|| {
+            now = now.after(Duration::from_nanos(100));
+            limiter.check_key(black_box(key(rng.u64(LIVE..))), now)
+        });
+    });
+    by_address(&mut group);
+    group.finish();
+    ten_million();
+}
+
+/// With the hash of the address, as a request has it.
+fn by_address(group: &mut BenchmarkGroup<'_, WallTime>) {
+    let limiter = limiter();
+    let mut now = Mono::from_nanos(1_000_000_000);
     let headers = http::HeaderMap::new();
+    let source = |number: u32| std::net::IpAddr::from(number.to_be_bytes());
+    for number in 0..LIVE as u32 {
+        let _ = limiter.check(&headers, source(number), now);
+    }
+    let mut rng = fastrand::Rng::with_seed(1);
     group.bench_function("check_by_address_among_100k_keys", |bencher| {
         bencher.iter(|| {
             now = now.after(Duration::from_nanos(100));
-            let source = std::net::IpAddr::from(rng.u32(..).to_be_bytes());
-            limiter.check(black_box(&headers), source, now)
+            limiter.check(black_box(&headers), source(rng.u32(0..LIVE as u32)), now)
         });
     });
-    group.finish();
-    ten_million();
+}
+
+/// Resident memory of this process in bytes, where the kernel tells.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap_or_default() * 1024
 }
 
 /// Not measured but proved, at a size that would take too long in a debug build.
@@ -67,11 +92,15 @@ fn ten_million() {
             let _ = limiter.check_key(key(number), now);
         }
     }
+    let full = resident();
     for number in LIVE..LIVE + 10_000_000 {
         now = now.after(Duration::from_nanos(10));
         let _ = limiter.check_key(key(number), now);
         assert!(limiter.keys() <= 100_000);
     }
+    let grown = resident().saturating_sub(full);
+    println!("ten million keys beyond {LIVE}: {} keys kept, {grown} bytes more", limiter.keys());
+    assert!(grown < 1024 * 1024, "{grown} bytes more");
     for number in 0..LIVE {
         assert!(limiter.check_key(key(number), now).is_err(), "a live key keeps its own bucket");
     }
