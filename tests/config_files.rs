@@ -81,7 +81,10 @@ fn the_values_in_reference_yaml_are_the_defaults_of_the_code() {
     let optional =
         ["protocol", "load_balancer", "connect_timeout", "idle_timeout", "limits", "panic_threshold"];
     strip(&mut stripped, &["services", "api"], &optional);
-    strip(&mut stripped, &["services", "api"], &["outlier_detection", "slow_start"]);
+    let optional = ["outlier_detection", "slow_start", "zones", "subset_fallback"];
+    strip(&mut stripped, &["services", "api"], &optional);
+    strip(&mut stripped, &["services", "api", "endpoints", "1"], &["weight", "priority"]);
+    strip(&mut stripped, &["services", "api", "session_affinity"], &["ttl", "path"]);
     let optional = ["consecutive_errors", "error_rate", "open_time", "max_open_time", "half_open_requests"];
     strip(&mut stripped, &["services", "api", "circuit_breaker"], &optional);
     strip(&mut stripped, &["services", "api", "circuit_breaker", "slow_calls"], &["percent"]);
@@ -124,7 +127,7 @@ error[OR104]: unknown key `timeOut`
   |                                                ^^^^^^^ not a key of `service`
   |
   = help: did you mean `timeout`?
-  = note: keys of `service`: name, address, protocol, health_check, timeout, rate_limit, concurrency
+  = note: keys of `service`: name, address, protocol, tags, health_check, timeout, rate_limit, concurrency
 
 error[OR108]: `30` has no unit
  --> outrigger.yaml:3:30
@@ -289,6 +292,10 @@ fn every_mistake_in_the_tools_of_a_route_has_its_code_and_place() {
         ("routes: [{ service: api, mirror: { service: shadow } }]", "OR201 5:45"),
         ("routes: [{ service: api, sticky: { header: x-user } }]", "OR114 5:34"),
         ("routes: [{ direct_response: { status: 200 }, mirror: { service: api } }]", "OR114 5:54"),
+        ("routes: [{ service: api, subset: {} }]", "OR106 5:34"),
+        ("routes: [{ service: api, subset: { version: 2 } }]", "OR107 5:45"),
+        ("routes: [{ service: api, subset: { version: v2 } }]", "OR311 5:21"),
+        ("routes: [{ split: [{ service: api, weight: 1 }], subset: { v: a } }]", "OR114 5:58"),
     ];
     assert_each(&cases, "services: { api: { endpoints: [10.0.0.1:80] } }\n");
 }
@@ -310,6 +317,14 @@ fn mistakes_in_what_guards_endpoints_are_found_at_their_place() {
         ("outlier_detection: { success_rate_stdev_factor: 1.9 }", "1.9", "OR111"),
         ("outlier_detection: { consecutive_5x: 3 }", "consecutive_5x", "OR104"),
         ("slow_start: 30", "30", "OR108"),
+        ("zones: { mode: near }", "near", "OR109"),
+        ("zones: { mode: local, min_endpoints: 6 }", "6", "OR114"),
+        ("zones: { mode: weighted }", "{ mode", "OR106"),
+        ("zones: { mode: weighted, weights: { eu-1: -1 } }", "-1 }", "OR111"),
+        ("subset_fallback: every", "every", "OR109"),
+        ("session_affinity: { ttl: 1h }", "{ ttl", "OR106"),
+        ("session_affinity: { cookie: 'a b' }", "'a b'", "OR112"),
+        ("session_affinity: { cookie: a, path: '/a;b' }", "'/a;b'", "OR112"),
     ];
     for (section, wrong, code) in cases {
         let service = format!("services: {{ a: {{ endpoints: [\"127.0.0.1:1\"], {section} }} }}");

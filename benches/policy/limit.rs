@@ -82,6 +82,7 @@ fn resident() -> u64 {
 }
 
 /// Not measured but proved, at a size that would take too long in a debug build.
+#[expect(clippy::print_stdout, reason = "a bench reports there")]
 fn ten_million() {
     let limiter = limiter();
     let mut now = Mono::from_nanos(1_000_000_000);

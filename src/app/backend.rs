@@ -16,7 +16,7 @@ use crate::{
     admin::{Backend, Check, Problem, ReloadFuture, ReloadMode},
     config,
     rt::clock,
-    snapshot::{Cluster, Endpoint, Route, RouteAction, SnapshotCell},
+    snapshot::{Cluster, Endpoint, Group, Route, RouteAction, Selection, SnapshotCell},
     telemetry::{
         log::LogHandle,
         metrics::{Registry, ReloadTrigger},
@@ -176,8 +176,16 @@ fn cluster(cluster: &Arc<Cluster>, direction: &str) -> Value {
         "direction": direction,
         "protocol": format!("{:?}", params.protocol).to_lowercase(),
         "panic": cluster.live.in_panic(),
+        "groups": cluster.selections.iter().next().map(groups),
         "endpoints": cluster.endpoints.iter().map(|one| endpoint(one)).collect::<Vec<_>>(),
     })
+}
+
+/// How the traffic of a service is divided, where it is.
+fn groups(all: &Selection) -> Value {
+    let group =
+        |group: &Group| json!({ "priority": group.priority, "zone": group.zone, "share": group.share() });
+    all.groups().iter().map(group).collect()
 }
 
 fn endpoint(endpoint: &Endpoint) -> Value {
@@ -187,6 +195,8 @@ fn endpoint(endpoint: &Endpoint) -> Value {
     json!({
         "address": &*endpoint.label,
         "weight": endpoint.weight,
+        "priority": endpoint.priority,
+        "tags": endpoint.tags.iter().map(|(name, value)| (name.to_owned(), value.into())).collect::<Map<_, _>>(),
         "state": state.as_str(),
         "reason": reason,
         "since": since.map(rfc3339),

@@ -122,6 +122,9 @@ codes! {
         closed. Stay below the idle timeout of the server.";
     SHADOWED = "OR310", "No request can reach this route: an earlier route with the same precedence takes every request \
         that it would match. Delete one of them, or make its match narrower.";
+    EMPTY_SUBSET = "OR311", "A route asks for endpoints with tags that no endpoint of the service has. Its requests fail, \
+        or go to any endpoint where the service says `subset_fallback: any`. Correct the tags of the route or of the \
+        endpoints.";
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use crate::policy::{
     balance::BalanceParams,
     breaker::{BreakerParams, ErrorRate},
     concurrency::{ConcurrencyMode, ConcurrencyParams},
+    locality::ZoneParams,
     outlier::{ConsecutiveParams, FailurePercentageParams, OutlierParams, SuccessRateParams},
     overload::OverloadParams,
     retry::{Backoff, BudgetParams, RetryOn, RetryParams},
@@ -92,7 +93,8 @@ pub(super) const FAILURE_PERCENTAGE: FailurePercentageParams =
 pub(super) const PANIC_THRESHOLD_PERCENT: u8 = 50;
 /// A short TTL is honoured down to here; Envoy refreshes names at this rate.
 pub(super) const DNS_REFRESH: Duration = Duration::from_secs(5);
-pub(super) const ENDPOINT_WEIGHT: u32 = 1;
+/// Envoy's bound of zone aware routing.
+pub(super) const ZONES_MIN_ENDPOINTS: u32 = 6;
 
 pub(super) const HEALTH_INTERVAL: Duration = Duration::from_secs(10);
 /// The application is next door and its state is announced to others, so it is asked more often.
@@ -121,6 +123,7 @@ pub(super) struct Inherited {
     pub(super) circuit_breaker: Option<BreakerParams>,
     pub(super) outlier_detection: Option<OutlierParams>,
     pub(super) slow_start: Duration,
+    pub(super) zones: ZoneParams,
 }
 
 impl Inherited {
@@ -144,6 +147,7 @@ impl Inherited {
             circuit_breaker: Some(CIRCUIT_BREAKER),
             outlier_detection: Some(OUTLIER_DETECTION),
             slow_start: Duration::ZERO,
+            zones: ZoneParams::None,
         }
     }
 }

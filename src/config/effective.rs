@@ -4,6 +4,7 @@
 //! shown here (and compared by `diff`).
 
 mod load_balancer;
+mod locality;
 mod resilience;
 mod retry;
 mod telemetry;
@@ -28,8 +29,7 @@ use crate::{
     proxy::{ListenerParams, ListenersParams, ServerNameRoute, TcpListenerParams},
     rt::ShutdownParams,
     snapshot::{
-        ClusterParams, EndpointParams, EndpointSource, HealthCheckKind, HealthCheckParams, Limits, Protocol,
-        StatusRange,
+        ClusterParams, EndpointSource, HealthCheckKind, HealthCheckParams, Limits, Protocol, StatusRange,
     },
     types::ProxyVersion,
 };
@@ -126,6 +126,7 @@ fn local_service(local: &LocalServiceParams) -> Value {
     let LocalServiceParams {
         name,
         address,
+        tags,
         protocol: spoken,
         timeout,
         connect_timeout: _,
@@ -141,6 +142,7 @@ fn local_service(local: &LocalServiceParams) -> Value {
         "timeout": limit(*timeout),
         "concurrency": traffic::concurrency(*concurrency),
     }));
+    put(&mut fields, "tags", locality::tags(tags));
     put(&mut fields, "health_check", check.as_ref().map(health_check));
     traffic::put_traffic(&mut fields, tools);
     Value::Object(fields)
@@ -266,7 +268,10 @@ fn route(route: &RouteParams) -> Value {
         Action::Forward { targets, rewrite: changes } => {
             put(&mut fields, "retry", Some(retry::retry(repeated)));
             match targets.as_slice() {
-                [Target { service, weight: 1 }] => put(&mut fields, "service", Some(&**service)),
+                [Target { service, subset, weight: 1 }] => {
+                    put(&mut fields, "service", Some(&**service));
+                    put(&mut fields, "subset", locality::tags(subset));
+                }
                 targets => put(&mut fields, "split", Some(targets.iter().map(target).collect::<Vec<_>>())),
             }
             let changes = rewrite(changes);
@@ -281,8 +286,10 @@ fn route(route: &RouteParams) -> Value {
     Value::Object(fields)
 }
 
-fn target(Target { service, weight }: &Target) -> Value {
-    json!({ "service": &**service, "weight": weight })
+fn target(Target { service, subset, weight }: &Target) -> Value {
+    let mut fields = object(json!({ "service": &**service, "weight": weight }));
+    put(&mut fields, "subset", locality::tags(subset));
+    Value::Object(fields)
 }
 
 fn route_match(matcher: &RouteMatch) -> Value {
@@ -367,6 +374,9 @@ fn cluster(cluster: &ClusterParams) -> Value {
         outlier_detection,
         slow_start,
         panic_threshold_percent,
+        zones,
+        subset_fallback,
+        affinity,
     } = cluster;
     let mut fields = object(json!({
         "protocol": protocol(*spoken),
@@ -379,6 +389,8 @@ fn cluster(cluster: &ClusterParams) -> Value {
         "outlier_detection": resilience::outlier_detection(outlier_detection.as_ref()),
         "slow_start": show_duration(*slow_start),
         "panic_threshold": panic_threshold_percent,
+        "zones": locality::zones(zones),
+        "subset_fallback": locality::subset_fallback(*subset_fallback),
     }));
     let version = send_proxy.map(|version| match version {
         ProxyVersion::V1 => "v1",
@@ -387,7 +399,7 @@ fn cluster(cluster: &ClusterParams) -> Value {
     put(&mut fields, "send_proxy_protocol", version);
     match source {
         EndpointSource::Static(endpoints) => {
-            put(&mut fields, "endpoints", Some(endpoints.iter().map(endpoint).collect::<Vec<_>>()));
+            put(&mut fields, "endpoints", Some(endpoints.iter().map(locality::endpoint).collect::<Vec<_>>()));
         }
         EndpointSource::Dns { name, port, min_refresh } => {
             let name = port.map_or_else(|| name.to_string(), |port| format!("{name}:{port}"));
@@ -395,15 +407,9 @@ fn cluster(cluster: &ClusterParams) -> Value {
             put(&mut fields, "dns_refresh", Some(show_duration(*min_refresh)));
         }
     }
+    put(&mut fields, "session_affinity", affinity.as_ref().map(locality::affinity));
     put(&mut fields, "health_check", check.as_ref().map(health_check));
     Value::Object(fields)
-}
-
-fn endpoint(EndpointParams { address, weight }: &EndpointParams) -> Value {
-    match weight {
-        1 => Value::from(address.to_string()),
-        weight => json!({ "address": address.to_string(), "weight": weight }),
-    }
 }
 
 fn limits_section(limits: &Limits) -> Value {

@@ -93,6 +93,7 @@ fn bundle(root: &Node, masked: Vec<String>, report: &mut Report) -> Option<Bundl
     routes.check_references(&services.names, report);
     tcp_listeners::check(&forwards, &services, report);
     routes.check_protocols(&services.read, report);
+    routes.check_subsets(&services.read, report);
     lint::shadowed_routes(&routes, report);
     if let Some((local, span)) = &local {
         check_loop(&local.address, *span, &bound, report);

@@ -1,8 +1,10 @@
 //! The keys: which may stand where, which belong to a later version, and what other tools call them.
 
+mod locality;
 mod resilience;
 mod traffic;
 
+pub(super) use locality::*;
 pub(super) use resilience::*;
 pub(super) use traffic::*;
 
@@ -59,8 +61,8 @@ pub(super) static ROOT: Section = Section {
 pub(super) static SERVICE: Section = Section {
     name: "service",
     example: "name: web, address: 127.0.0.1:8080",
-    known: &["name", "address", "protocol", "health_check", "timeout", "rate_limit", "concurrency"],
-    later: &["tags"],
+    known: &["name", "address", "protocol", "tags", "health_check", "timeout", "rate_limit", "concurrency"],
+    later: NONE,
     aliases: &[("upstream", "address"), ("app", "address"), ("port", "address"), ("id", "name")],
 };
 
@@ -182,6 +184,7 @@ pub(super) static DEFAULTS: Section = Section {
         "circuit_breaker",
         "outlier_detection",
         "slow_start",
+        "zones",
     ],
     later: NONE,
     aliases: &[("request_timeout", "timeout"), ("lb", "load_balancer"), ("balance", "load_balancer")],
@@ -205,8 +208,9 @@ pub(super) static ROUTE: Section = Section {
         "fault",
         "mirror",
         "sticky",
+        "subset",
     ],
-    later: &["subset"],
+    later: NONE,
     aliases: &[
         ("cluster", "service"),
         ("backend", "service"),
@@ -249,8 +253,8 @@ pub(super) static VALUE_MATCH: Section = Section {
 pub(super) static SPLIT: Section = Section {
     name: "split",
     example: "service: web-v1, weight: 90",
-    known: &["service", "weight"],
-    later: &["subset"],
+    known: &["service", "subset", "weight"],
+    later: NONE,
     aliases: &[("cluster", "service"), ("name", "service"), ("backend", "service"), ("percent", "weight")],
 };
 
@@ -318,6 +322,9 @@ pub(super) static CLUSTER: Section = Section {
         "outlier_detection",
         "slow_start",
         "panic_threshold",
+        "zones",
+        "subset_fallback",
+        "session_affinity",
     ],
     later: &["tls"],
     aliases: &[
@@ -332,15 +339,18 @@ pub(super) static CLUSTER: Section = Section {
         ("hostname", "dns"),
         ("health_checks", "health_check"),
         ("healthy_panic_threshold", "panic_threshold"),
+        ("locality", "zones"),
+        ("sticky", "session_affinity"),
+        ("stateful_session", "session_affinity"),
     ],
 };
 
 pub(super) static ENDPOINT: Section = Section {
     name: "endpoint",
     example: "address: 10.0.0.1:8443, weight: 2",
-    known: &["address", "weight"],
+    known: &["address", "weight", "priority", "tags"],
     later: NONE,
-    aliases: &[("url", "address"), ("host", "address")],
+    aliases: &[("url", "address"), ("host", "address"), ("metadata", "tags"), ("labels", "tags")],
 };
 
 pub(super) static LOAD_BALANCER: Section = Section {
@@ -455,7 +465,7 @@ pub(super) static SHUTDOWN: Section = Section {
 mod tests {
     use super::*;
 
-    const ALL: [&Section; 46] = [
+    const ALL: [&Section; 48] = [
         &ROOT,
         &SERVICE,
         &HEALTH_CHECK,
@@ -502,6 +512,8 @@ mod tests {
         &MIRROR,
         &CONCURRENCY,
         &OVERLOAD,
+        &ZONES,
+        &SESSION_AFFINITY,
     ];
 
     #[test]

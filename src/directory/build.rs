@@ -9,20 +9,20 @@ use rustc_hash::FxHashMap;
 use super::{DirectoryParams, LiveTable};
 use crate::{
     policy::{
-        balance::Balancer,
+        affinity::SessionId,
         concurrency::ConcurrencyMode,
         route::{Action, HeaderEdits, PathPattern, Rewrite, RouteParams, RouteTable, Target},
     },
     snapshot::{
-        AdaptiveLimiter, Cluster, ClusterParams, Endpoint, EndpointLive, EndpointParams, EndpointSource,
-        Forward, InboundApp, MeshSnapshot, Passthrough, PassthroughParams, PassthroughSide, Route,
-        RouteAction, Safeguards, Unrouted,
+        AdaptiveLimiter, Cluster, ClusterParams, Destination, Endpoint, EndpointLive, EndpointParams,
+        EndpointSource, Forward, InboundApp, MeshSnapshot, Passthrough, PassthroughParams, PassthroughSide,
+        Route, RouteAction, Safeguards, SelectionId, Selections, Unrouted,
     },
     telemetry::{
         Propagation,
         metrics::{ClusterMetrics, ConcurrencyMetrics, HttpMetrics, PassthroughMetrics, Registry},
     },
-    types::{Direction, EndpointAddress, Mono},
+    types::{Direction, EndpointAddress, Mono, Tags},
 };
 
 /// Route label of requests that no route took, and of the one route of the inbound listener.
@@ -113,12 +113,16 @@ impl Builder<'_> {
             .into_iter()
             .zip(alternates)
             .map(|(endpoint, alternate)| {
+                let label: Arc<str> = endpoint.address.to_string().into();
                 Arc::new(Endpoint {
                     alternate,
                     live: self.endpoint_live(params, local, &endpoint.address),
-                    label: endpoint.address.to_string().into(),
+                    session: SessionId::of(&label),
+                    label,
                     address: endpoint.address,
                     weight: endpoint.weight,
+                    priority: endpoint.priority,
+                    tags: endpoint.tags,
                     cluster: Arc::clone(&live),
                     service: Arc::clone(&params.name),
                     metrics: Arc::clone(&metrics),
@@ -126,13 +130,31 @@ impl Builder<'_> {
                 })
             })
             .collect();
-        Cluster {
-            balancer: Balancer::new(&params.balance, &endpoints, self.inputs.seed),
+        let subsets = if local { Vec::new() } else { self.subsets(&params.name) };
+        let cluster = Cluster {
+            selections: Selections::new(params, &subsets, &endpoints, self.inputs.seed),
             params: params.clone(),
             endpoints,
+            zone: self.inputs.params.local.tags.zone().map(Arc::from),
             live,
             metrics,
+        };
+        cluster.divide(self.inputs.found.unwrap_or(Mono::ZERO));
+        cluster
+    }
+
+    /// The tags that routes ask for among the endpoints of `service`.
+    fn subsets(&self, service: &Arc<str>) -> Vec<Tags> {
+        let mut subsets = Vec::new();
+        for route in &self.inputs.params.routes {
+            let Action::Forward { targets, .. } = &route.action else { continue };
+            for Target { service: asked, subset, .. } in targets {
+                if asked == service && !subset.is_empty() && !subsets.contains(subset) {
+                    subsets.push(subset.clone());
+                }
+            }
         }
+        subsets
     }
 
     fn endpoint_live(
@@ -159,13 +181,18 @@ impl Builder<'_> {
                     .filter_map(|target| {
                         let cluster =
                             clusters.iter().find(|cluster| cluster.params.name == target.service)?;
-                        Some((target.clone(), (Arc::clone(cluster), metrics(&target.service))))
+                        let destination = Destination {
+                            cluster: Arc::clone(cluster),
+                            selection: cluster.subset(&target.subset),
+                            metrics: metrics(&target.service),
+                        };
+                        Some((target.clone(), destination))
                     })
                     .unzip();
                 RouteAction::Forward(Forward {
                     total_weight: shares.iter().map(|share| share.weight).sum(),
                     shares,
-                    clusters: found,
+                    destinations: found,
                     rewrite: rewrite.clone(),
                 })
             }
@@ -213,8 +240,12 @@ impl Builder<'_> {
             name,
             path: PathPattern::Any,
             action: RouteAction::Forward(Forward {
-                shares: vec![Target { service: Arc::clone(&local.name), weight: 1 }],
-                clusters: vec![(Arc::clone(&cluster), metrics)],
+                shares: vec![Target { service: Arc::clone(&local.name), subset: Tags::default(), weight: 1 }],
+                destinations: vec![Destination {
+                    cluster: Arc::clone(&cluster),
+                    selection: SelectionId::ALL,
+                    metrics,
+                }],
                 total_weight: 1,
                 rewrite: Rewrite::default(),
             }),
@@ -252,7 +283,7 @@ mod tests {
     use super::*;
 
     fn endpoints(addresses: &[&str]) -> Vec<EndpointParams> {
-        let params = |text: &&str| EndpointParams { address: text.parse().unwrap(), weight: 1 };
+        let params = |text: &&str| EndpointParams::new(text.parse().unwrap());
         addresses.iter().map(params).collect()
     }
 

@@ -60,9 +60,11 @@ pub enum DnsError {
 }
 
 impl Answer {
-    /// Sorts, takes each address once (with its greatest weight), and bounds.
+    /// Sorts, takes each address once (as it comes first: by priority, then with its greatest weight), and bounds.
     fn new(mut endpoints: Vec<EndpointParams>, ttl: Duration) -> Self {
-        endpoints.sort_by(|a, b| a.address.cmp(&b.address).then(b.weight.cmp(&a.weight)));
+        endpoints.sort_by(|a, b| {
+            a.address.cmp(&b.address).then(a.priority.cmp(&b.priority)).then(b.weight.cmp(&a.weight))
+        });
         endpoints.dedup_by(|later, first| later.address == first.address);
         endpoints.truncate(MAX_ENDPOINTS);
         Self { endpoints, ttl }
@@ -76,17 +78,18 @@ mod tests {
 
     #[test]
     fn answers_are_sorted_deduplicated_and_bounded() {
-        let endpoint = |address: &str, weight| EndpointParams { address: address.parse().unwrap(), weight };
+        let endpoint = |address: &str, weight| EndpointParams {
+            weight,
+            ..EndpointParams::new(address.parse().unwrap())
+        };
         let answer = Answer::new(
             vec![endpoint("10.0.0.2:80", 1), endpoint("10.0.0.1:80", 3), endpoint("10.0.0.2:80", 5)],
             Duration::ZERO,
         );
         assert_eq!(answer.endpoints, [endpoint("10.0.0.1:80", 3), endpoint("10.0.0.2:80", 5)]);
 
-        let many = (0..1000_u16).map(|port| EndpointParams {
-            address: EndpointAddress::Tcp(([10, 0, 0, 1], port + 1).into()),
-            weight: 1,
-        });
+        let many = (0..1000_u16)
+            .map(|port| EndpointParams::new(EndpointAddress::Tcp(([10, 0, 0, 1], port + 1).into())));
         assert_eq!(Answer::new(many.collect(), Duration::ZERO).endpoints.len(), MAX_ENDPOINTS);
     }
 }

@@ -7,14 +7,16 @@ use crate::{
     policy::{
         balance::BalanceParams,
         concurrency::ConcurrencyParams,
+        locality::ZoneParams,
         retry::{Backoff, BudgetParams, RetryOn, RetryParams},
         route::RouteParams,
         traffic::TrafficParams,
     },
     snapshot::{
-        ClusterParams, EndpointParams, EndpointSource, HealthCheckParams, Limits, PassthroughParams, Protocol,
+        ClusterParams, EndpointParams, EndpointSource, HealthCheckParams, Limits, PassthroughParams,
+        Protocol, SubsetFallback,
     },
-    types::EndpointAddress,
+    types::{EndpointAddress, Tags},
 };
 
 /// What the snapshot is made of, as configured.
@@ -37,6 +39,8 @@ pub struct LocalServiceParams {
     pub name: Arc<str>,
     /// Where the application listens.
     pub address: EndpointAddress,
+    /// What it is called beside its name; the tag `zone` says where this sidecar is.
+    pub tags: Tags,
     /// What it speaks.
     pub protocol: Protocol,
     /// Limit of a whole inbound request; `None` is no limit.
@@ -86,7 +90,7 @@ impl LocalServiceParams {
     pub(super) fn cluster(&self) -> ClusterParams {
         ClusterParams {
             name: Arc::clone(&self.name),
-            source: EndpointSource::Static(vec![EndpointParams { address: self.address.clone(), weight: 1 }]),
+            source: EndpointSource::Static(vec![EndpointParams::new(self.address.clone())]),
             protocol: self.protocol,
             send_proxy: None,
             balance: BalanceParams::RoundRobin,
@@ -109,6 +113,9 @@ impl LocalServiceParams {
             slow_start: Duration::ZERO,
             // Panic routing makes no sense with one endpoint: a sick application is told as 503 at once.
             panic_threshold_percent: 0,
+            zones: ZoneParams::None,
+            subset_fallback: SubsetFallback::None,
+            affinity: None,
         }
     }
 }

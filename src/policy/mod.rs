@@ -1,6 +1,7 @@
 //! Pure decisions: which route, which endpoint, healthy or not, again or not. Time and chance are arguments;
 //! nothing here can name a socket, a task, a lock or a clock.
 
+pub mod affinity;
 pub mod balance;
 pub mod breaker;
 pub mod classify;
@@ -11,6 +12,7 @@ pub mod fault;
 pub mod health;
 pub mod latency;
 pub mod limit;
+pub mod locality;
 pub mod outlier;
 pub mod overload;
 pub mod panic_threshold;

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     policy::route::{self, RequestView, pick_target},
-    snapshot::{Cluster, MeshSnapshot, Protocol, Route, RouteAction},
+    snapshot::{Cluster, Destination, MeshSnapshot, Protocol, Route, RouteAction},
     telemetry::metrics::{HttpMetrics, TcpResult},
     types::{Direction, Flag},
 };
@@ -90,7 +90,8 @@ fn find(downstream: &Downstream, head: &Parts, snapshot: &MeshSnapshot) -> Optio
     let route = snapshot.table.find(&view).and_then(|index| snapshot.routes.get(index))?;
     let RouteAction::Forward(forward) = &route.action else { return None };
     let roll = downstream.worker.rng.borrow_mut().u32(0..forward.total_weight.max(1));
-    let (cluster, metrics) = forward.clusters.get(pick_target(&forward.shares, roll))?;
+    let Destination { cluster, metrics, .. } =
+        forward.destinations.get(pick_target(&forward.shares, roll))?;
     (cluster.params.protocol == Protocol::Tcp).then(|| Found {
         route: Arc::clone(route),
         cluster: Arc::clone(cluster),

@@ -4,7 +4,7 @@
 use std::{convert::Infallible, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request::Parts};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
 use http_body::Body;
 use hyper::body::Incoming;
 
@@ -26,12 +26,13 @@ use super::{
 };
 use crate::{
     policy::{
+        affinity::SessionId,
         balance::hash_key,
         deadline,
         route::{self, RequestOrigin, RequestView, pick_target},
     },
     rt::clock,
-    snapshot::{Forward, MeshSnapshot, Route, RouteAction},
+    snapshot::{Cluster, Destination, Forward, MeshSnapshot, Route, RouteAction},
     telemetry::{metrics::LimitKind, request_id, trace},
     types::{Direction, Mono},
 };
@@ -184,7 +185,7 @@ async fn forward(
     } else {
         pick_target(&forward.shares, split_roll(&downstream, route, forward, &view(&head, &facts.authority)))
     };
-    let (cluster, metrics) = &forward.clusters[chosen];
+    let Destination { cluster, selection, metrics } = &forward.destinations[chosen];
     record.routed(route, Some(&cluster.params.name));
     record.count_in(metrics);
     let Some(active) = cluster.enter() else {
@@ -230,9 +231,13 @@ async fn forward(
     let copy = if mirrored { mirror::begin(&downstream, route, &outgoing) } else { None };
     let mut deadline = deadline(&downstream, route, &outgoing, upload.clone(), record.started());
     cluster.live.budget().deposit(record.started());
+    let affinity = cluster.params.affinity.as_ref();
+    let asked_for = affinity.and_then(|affinity| affinity.asked_for(&outgoing.head.headers));
     let tries = Tries {
         downstream: &downstream,
         cluster,
+        selection: *selection,
+        preferred: asked_for.and_then(|session| cluster.find(*selection, session, record.started())),
         policy: &route.retry,
         key,
         grpc,
@@ -243,11 +248,27 @@ async fn forward(
         copy.send();
     }
     match answered {
-        Ok(answer) => deliver(&downstream, route, answer, &outgoing, deadline, record),
+        Ok(mut answer) => {
+            if affinity.is_some() {
+                remember(cluster, asked_for, &mut answer);
+            }
+            deliver(&downstream, route, answer, &outgoing, deadline, record)
+        }
         Err(error) => {
             tracing::debug!(service = %cluster.params.name, %error, "request failed");
             answer_failure(&downstream, &error, upload, record)
         }
+    }
+}
+
+/// Tells a client which endpoint answered, if it does not know.
+fn remember(cluster: &Cluster, asked_for: Option<SessionId>, answer: &mut Answer) {
+    let Some(session) = answer.admission.as_ref().map(|admission| admission.endpoint().session) else {
+        return;
+    };
+    let affinity = cluster.params.affinity.as_ref().filter(|_| asked_for != Some(session));
+    if let Some(field) = affinity.and_then(|affinity| affinity.set_cookie(session)) {
+        answer.response.headers_mut().append(header::SET_COOKIE, field);
     }
 }
 

@@ -88,10 +88,10 @@ pub(super) fn answer_for(
 ) -> Response<ResponseBody> {
     match &route.action {
         RouteAction::Forward(forward) => {
-            let first = forward.clusters.first();
-            record.routed(route, first.map(|(cluster, _)| &cluster.params.name));
-            if let Some((_, metrics)) = first {
-                record.count_in(metrics);
+            let first = forward.destinations.first();
+            record.routed(route, first.map(|first| &first.cluster.params.name));
+            if let Some(first) = first {
+                record.count_in(&first.metrics);
             }
         }
         RouteAction::Direct(_, metrics) | RouteAction::Redirect(_, metrics) => {

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     policy::classify::Outcome,
     rt::clock,
-    snapshot::{Mirror, Route},
+    snapshot::{Mirror, Route, SelectionId},
     telemetry::metrics::MirrorOutcome,
 };
 
@@ -117,7 +117,7 @@ impl Copy {
         let Some(_active) = cluster.enter() else { return MirrorOutcome::Overflow };
         let picked = {
             let rng = &mut *self.worker.rng.borrow_mut();
-            cluster.balancer.pick(&cluster.endpoints, &[], None, began, rng)
+            cluster.pick(SelectionId::ALL, &[], None, began, rng)
         };
         let chosen = picked.and_then(|index| Some((index, cluster.endpoints[index].admit(began)?)));
         let Some((index, mut admission)) = chosen else { return MirrorOutcome::Failed };

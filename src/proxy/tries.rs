@@ -27,7 +27,7 @@ use crate::{
         retry::{self, Failure, HedgeParams, LONGEST_RETRY_AFTER, MAX_ATTEMPTS, RetryParams},
     },
     rt::clock,
-    snapshot::{Admission, Cluster, Retrying},
+    snapshot::{Admission, Cluster, Retrying, SelectionId},
     telemetry::metrics::{HedgeOutcome, LimitKind, RetryReason},
     types::{Flag, Mono, RetryDenied as Denied},
 };
@@ -39,6 +39,10 @@ const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-m
 pub(super) struct Tries<'a> {
     pub(super) downstream: &'a Rc<Downstream>,
     pub(super) cluster: &'a Arc<Cluster>,
+    /// Which endpoints of it.
+    pub(super) selection: SelectionId,
+    /// The endpoint that the client is to come back to; the first attempt goes there.
+    pub(super) preferred: Option<usize>,
     pub(super) policy: &'a RetryParams,
     /// For policies that hash.
     pub(super) key: Option<u64>,
@@ -143,6 +147,11 @@ impl Tries<'_> {
     }
 
     fn choose_new(&self, tried: &[usize]) -> Option<(usize, Admission)> {
+        if let Some(index) = self.preferred.filter(|_| tried.is_empty())
+            && let Some(admission) = self.cluster.endpoints[index].admit(clock::now())
+        {
+            return Some((index, admission));
+        }
         // Endpoints that others were faster at are passed over like tried ones, a few of them.
         let mut closed = [usize::MAX; MAX_ATTEMPTS + 4];
         closed[..tried.len()].copy_from_slice(tried);
@@ -150,7 +159,7 @@ impl Tries<'_> {
             let now = clock::now();
             let index = {
                 let rng = &mut *self.downstream.worker.rng.borrow_mut();
-                self.cluster.balancer.pick(&self.cluster.endpoints, &closed[..count], self.key, now, rng)?
+                self.cluster.pick(self.selection, &closed[..count], self.key, now, rng)?
             };
             if let Some(admission) = self.cluster.endpoints[index].admit(now) {
                 return Some((index, admission));
@@ -162,7 +171,7 @@ impl Tries<'_> {
 
     /// Why no endpoint can be chosen.
     fn nobody(&self, now: Mono) -> ProxyError {
-        let probe = self.cluster.earliest_probe(now);
+        let probe = self.cluster.earliest_probe(self.selection, now);
         probe.map_or_else(ProxyError::no_endpoint, |at| ProxyError::circuit_open(at.since(now)))
     }
 
@@ -277,7 +286,7 @@ impl Tries<'_> {
         result: &Result<Answer, ProxyError>,
         past: &Past,
     ) -> Result<Duration, Option<Denied>> {
-        let others_left = past.attempts < self.cluster.endpoints.len();
+        let others_left = past.attempts < self.cluster.selection(self.selection).len();
         let rng = &mut *self.downstream.worker.rng.borrow_mut();
         if let Ok(answer) = result {
             let headers = answer.response.headers();

@@ -29,6 +29,12 @@ impl Admission {
         Self { endpoint, ticket, began: now, settled: false }
     }
 
+    /// Whose attempt it is.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
     /// Tells the endpoint's policies what came of the attempt. Only the first call counts.
     pub fn settle(&mut self, outcome: Outcome, retry_after: Option<Duration>, now: Mono) {
         if std::mem::replace(&mut self.settled, true) {

@@ -11,6 +11,7 @@ use std::{
 use super::{Admission, ClusterLive, strikes::Strikes};
 use crate::{
     policy::{
+        affinity::SessionId,
         balance::Candidate,
         breaker::{Admit, Breaker, BreakerParams, Transition},
         classify::{Outcome, Sample},
@@ -19,7 +20,7 @@ use crate::{
         slow_start,
     },
     telemetry::metrics::ClusterMetrics,
-    types::{Circuit, EjectionCause, EndpointAddress, EndpointState, Mono, TripCause},
+    types::{Circuit, EjectionCause, EndpointAddress, EndpointState, Mono, Tags, TripCause},
 };
 
 /// Identifies one endpoint of one service for the life of the process; survives reloads.
@@ -213,6 +214,12 @@ pub struct Endpoint {
     pub label: Arc<str>,
     /// 1 to 1000.
     pub weight: u32,
+    /// 0 is asked first.
+    pub priority: u8,
+    /// What it is called beside its address.
+    pub tags: Tags,
+    /// What cookies call it.
+    pub session: SessionId,
     /// Its live numbers.
     pub live: Arc<EndpointLive>,
     /// Live state of the service it belongs to.
@@ -277,6 +284,12 @@ impl Endpoint {
         self.safeguards.breaker.as_ref().and_then(|params| self.live.breaker.retry_at(params, now))
     }
 
+    /// What its circuit breaker does with requests at `now`.
+    #[must_use]
+    pub fn circuit(&self, now: Mono) -> Circuit {
+        self.safeguards.breaker.map_or(Circuit::Closed, |_| self.live.breaker.circuit(now))
+    }
+
     /// What keeps it from its share of the traffic.
     #[must_use]
     pub fn state(&self, now: Mono) -> EndpointState {
@@ -286,8 +299,7 @@ impl Endpoint {
         if self.live.ejection().is_some() {
             return EndpointState::Ejected;
         }
-        let circuit = self.safeguards.breaker.map_or(Circuit::Closed, |_| self.live.breaker.circuit(now));
-        match circuit {
+        match self.circuit(now) {
             Circuit::Closed => EndpointState::Healthy,
             Circuit::Open => EndpointState::Open,
             Circuit::HalfOpen => EndpointState::HalfOpen,
@@ -315,7 +327,7 @@ impl Endpoint {
 impl Candidate for Arc<Endpoint> {
     /// Panic overrides what checks and the outlier detection say, never an open circuit (ADR 0008).
     fn eligible(&self, now: Mono) -> bool {
-        (self.is_usable() || self.cluster.in_panic())
+        (self.is_usable() || self.cluster.panics_at(self.priority))
             && self.safeguards.breaker.as_ref().is_none_or(|params| self.live.breaker.may_admit(params, now))
     }
 

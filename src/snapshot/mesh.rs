@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{AdaptiveLimiter, Cluster, Passthrough, Traffic};
+use super::{AdaptiveLimiter, Cluster, Passthrough, SelectionId, Traffic};
 use crate::{
     policy::{
         retry::RetryParams,
@@ -126,10 +126,21 @@ pub enum RouteAction {
 pub struct Forward {
     /// Names and weights, for the choice.
     pub shares: Vec<Target>,
-    /// By the same index: the service, and the metrics of this route with this service.
-    pub clusters: Vec<(Arc<Cluster>, Arc<HttpMetrics>)>,
+    /// By the same index: where the requests go.
+    pub destinations: Vec<Destination>,
     /// Sum of the weights; above zero.
     pub total_weight: u32,
     /// Changes of path and host.
     pub rewrite: Rewrite,
+}
+
+/// A service that a route leads to.
+#[derive(Debug)]
+pub struct Destination {
+    /// The service.
+    pub cluster: Arc<Cluster>,
+    /// Which of its endpoints.
+    pub selection: SelectionId,
+    /// Metrics of this route with this service.
+    pub metrics: Arc<HttpMetrics>,
 }

@@ -9,18 +9,20 @@ mod limiter;
 mod mesh;
 mod params;
 mod passthrough;
+mod selection;
 mod strikes;
 mod traffic;
 
 pub use adaptive::{AdaptiveLimiter, AdaptiveLive, ConcurrencySlot};
 pub use admission::Admission;
-pub use cluster::{ActiveRequest, Cluster, ClusterLive, Retrying};
+pub use cluster::{ActiveRequest, Changes, Cluster, ClusterLive, Retrying, Selections};
 pub use endpoint::{Endpoint, EndpointId, EndpointLive, Safeguards, Verdict};
 pub use limiter::{KeyStore, Limited, RateLimiter};
-pub use mesh::{Forward, InboundApp, MeshSnapshot, Route, RouteAction, SnapshotCell, Unrouted};
+pub use mesh::{Destination, Forward, InboundApp, MeshSnapshot, Route, RouteAction, SnapshotCell, Unrouted};
 pub use params::{
     ClusterParams, EndpointParams, EndpointSource, HealthCheckKind, HealthCheckParams, Limits, Protocol,
-    StatusRange,
+    StatusRange, SubsetFallback,
 };
 pub use passthrough::{Passthrough, PassthroughParams, PassthroughSide};
+pub use selection::{Group, Selection, SelectionId};
 pub use traffic::{Fault, Mirror, Traffic};

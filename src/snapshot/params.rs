@@ -5,8 +5,11 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderName, HeaderValue};
 
 use crate::{
-    policy::{balance::BalanceParams, breaker::BreakerParams, outlier::OutlierParams, retry::BudgetParams},
-    types::{EndpointAddress, ProxyVersion},
+    policy::{
+        affinity::AffinityParams, balance::BalanceParams, breaker::BreakerParams, locality::ZoneParams,
+        outlier::OutlierParams, retry::BudgetParams,
+    },
+    types::{EndpointAddress, ProxyVersion, Tags},
 };
 
 /// One service (Envoy: cluster).
@@ -40,6 +43,22 @@ pub struct ClusterParams {
     pub slow_start: Duration,
     /// Below this share of healthy endpoints all are used; 0 switches panic routing off. Percent, 0 to 100.
     pub panic_threshold_percent: u8,
+    /// How traffic is divided among the zones of the endpoints.
+    pub zones: ZoneParams,
+    /// Where requests go whose route asks for tags that no endpoint has.
+    pub subset_fallback: SubsetFallback,
+    /// The cookie that brings a client back to its endpoint; `None` sets none.
+    pub affinity: Option<AffinityParams>,
+}
+
+/// What becomes of requests for a subset of a service in which there is nobody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SubsetFallback {
+    /// They fail.
+    #[default]
+    None,
+    /// They go to any endpoint of the service.
+    Any,
 }
 
 /// Where endpoints come from.
@@ -58,13 +77,25 @@ pub enum EndpointSource {
     },
 }
 
-/// One endpoint of a fixed list.
+/// One endpoint, as listed or found.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EndpointParams {
     /// Where it listens.
     pub address: EndpointAddress,
     /// 1 to 1000.
     pub weight: u32,
+    /// 0 is asked first, [`MAX_PRIORITY`](crate::policy::locality::MAX_PRIORITY) last.
+    pub priority: u8,
+    /// What it is called beside its address.
+    pub tags: Tags,
+}
+
+impl EndpointParams {
+    /// An endpoint of which nothing is known but its address.
+    #[must_use]
+    pub fn new(address: EndpointAddress) -> Self {
+        Self { address, weight: 1, priority: 0, tags: Tags::default() }
+    }
 }
 
 /// What an endpoint speaks.

@@ -7,16 +7,19 @@ use std::{
     time::Duration,
 };
 
-use super::{Cluster, Endpoint, EndpointLive, Forward, Route, RouteAction, Safeguards, Traffic};
+use super::{
+    Cluster, Destination, Endpoint, EndpointLive, Forward, Route, RouteAction, Safeguards, SelectionId,
+    Selections, Traffic,
+};
 use crate::{
     policy::{
-        balance::Balancer,
+        affinity::SessionId,
         outlier::ConsecutiveParams,
         retry::RetryParams,
         route::{HeaderEdits, PathPattern, Rewrite, Target},
     },
     telemetry::metrics::{HttpMetrics, PassthroughMetrics},
-    types::{Direction, EndpointAddress},
+    types::{Direction, EndpointAddress, Tags},
 };
 
 /// Whether redirected connections may go on to where they were going.
@@ -79,6 +82,9 @@ impl Passthrough {
             address,
             alternate: None,
             weight: 1,
+            priority: 0,
+            tags: Tags::default(),
+            session: SessionId::of(""),
             live: Arc::clone(&live),
             cluster: Arc::clone(&self.cluster.live),
             service: Arc::clone(&self.cluster.params.name),
@@ -89,7 +95,8 @@ impl Passthrough {
         let name = Arc::clone(&params.name);
         let endpoints = vec![endpoint];
         let cluster = Cluster {
-            balancer: Balancer::new(&params.balance, &endpoints, 0),
+            selections: Selections::new(&params, &[], &endpoints, 0),
+            zone: None,
             params,
             endpoints,
             live: Arc::clone(&self.cluster.live),
@@ -99,8 +106,12 @@ impl Passthrough {
             name: Arc::clone(&name),
             path: PathPattern::Any,
             action: RouteAction::Forward(Forward {
-                shares: vec![Target { service: name, weight: 1 }],
-                clusters: vec![(Arc::new(cluster), Arc::clone(&self.http))],
+                shares: vec![Target { service: name, subset: Tags::default(), weight: 1 }],
+                destinations: vec![Destination {
+                    cluster: Arc::new(cluster),
+                    selection: SelectionId::ALL,
+                    metrics: Arc::clone(&self.http),
+                }],
                 total_weight: 1,
                 rewrite: Rewrite::default(),
             }),

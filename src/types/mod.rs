@@ -7,6 +7,7 @@ mod flag;
 mod live;
 mod priority;
 mod proxy_version;
+mod tags;
 mod time;
 
 pub use address::{AddressError, EndpointAddress};
@@ -15,4 +16,5 @@ pub use flag::{Direction, Flag, RetryDenied};
 pub use live::Live;
 pub use priority::Priority;
 pub use proxy_version::ProxyVersion;
+pub use tags::{Tags, ZONE};
 pub use time::Mono;

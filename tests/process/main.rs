@@ -28,6 +28,8 @@ mod lifecycle;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod locality;
+#[cfg(test)]
 mod observability;
 #[cfg(test)]
 mod reload;

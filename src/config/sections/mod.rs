@@ -4,6 +4,7 @@ pub(super) mod health_check;
 pub(super) mod http_edits;
 pub(super) mod listeners;
 pub(super) mod load_balancer;
+pub(super) mod locality;
 pub(super) mod process;
 pub(super) mod resilience;
 pub(super) mod retry;

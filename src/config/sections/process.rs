@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{load_balancer, resilience, retry};
+use super::{load_balancer, locality, resilience, retry};
 use crate::{
     config::{
         ReloadParams, codes, defaults,
@@ -83,6 +83,7 @@ pub(in crate::config) fn inherited(root: &Fields<'_>, report: &mut Report) -> In
         resilience::outlier_detection(node, outliers, report)
     });
     inherited.slow_start = fields.or("slow_start", inherited.slow_start, report, resilience::slow_start);
+    inherited.zones = fields.or("zones", inherited.zones, report, locality::zones);
     retry::check_per_try(fields.get("retry"), &inherited.retry, inherited.timeout, report);
     inherited.balance = fields.or("load_balancer", inherited.balance, report, load_balancer::read);
     inherited

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use http::{Method, StatusCode};
 
-use super::{http_edits, load_balancer, retry, route_match, services::Service, traffic};
+use super::{http_edits, load_balancer, locality, retry, route_match, services::Service, traffic};
 use crate::{
     config::{
         codes,
@@ -16,7 +16,7 @@ use crate::{
         diagnostic::Severity,
         fields::{Fields, MayLack, list},
         form,
-        report::{Finding, Report, error},
+        report::{Finding, Report, error, warning},
         schema,
         span::Span,
         suggest::closest,
@@ -30,7 +30,8 @@ use crate::{
         },
         traffic::{MirrorParams, TrafficParams},
     },
-    snapshot::Protocol,
+    snapshot::{EndpointSource, Protocol},
+    types::Tags,
 };
 
 const MAX_WEIGHT: u32 = 1000;
@@ -50,6 +51,8 @@ pub(in crate::config) struct Routes {
 #[derive(Debug)]
 struct Reference {
     service: Arc<str>,
+    /// Which of its endpoints.
+    subset: Tags,
     span: Span,
     secret: bool,
     /// The route takes nothing but CONNECT.
@@ -59,7 +62,8 @@ struct Reference {
 impl Reference {
     fn read(node: &Node, report: &mut Report) -> Option<Self> {
         let service = form::service_name(node, report)?;
-        Some(Self { service, span: node.span, secret: node.secret(), connects: false })
+        let subset = Tags::default();
+        Some(Self { service, subset, span: node.span, secret: node.secret(), connects: false })
     }
 }
 
@@ -138,7 +142,7 @@ fn route(
 
 /// Everything that stands beside the action, but for rate limits, which are called after the route.
 fn traffic(fields: &Fields<'_>, references: &mut Vec<Reference>, report: &mut Report) -> TrafficParams {
-    for key in ["mirror", "sticky"] {
+    for key in ["mirror", "sticky", "subset"] {
         let (Some(node), None, None) = (fields.get(key), fields.get("service"), fields.get("split")) else {
             continue;
         };
@@ -158,6 +162,13 @@ fn traffic(fields: &Fields<'_>, references: &mut Vec<Reference>, report: &mut Re
         report.add::<()>(
             error(codes::CHOICE, node.span, "`sticky` has no effect with `service`")
                 .label("only a `split` has something to stick to"),
+        );
+    }
+    if let (Some(node), Some(_)) = (fields.get("subset"), fields.get("split")) {
+        report.add::<()>(
+            error(codes::CHOICE, node.span, "`subset` has no effect with `split`")
+                .label("the route leads to several services")
+                .help("give it to the entries of the split: `{ service: api, subset: { version: v2 }, weight: 1 }`"),
         );
     }
     TrafficParams {
@@ -199,8 +210,10 @@ fn action(
     match key {
         "service" => {
             let reference = Reference::read(node, report)?;
-            let targets = vec![Target { service: reference.service.clone(), weight: 1 }];
-            references.push(reference);
+            let subset = fields.or("subset", Tags::default(), report, locality::subset);
+            let targets =
+                vec![Target { service: reference.service.clone(), subset: subset.clone(), weight: 1 }];
+            references.push(Reference { subset, ..reference });
             Some(Action::Forward { targets, rewrite: read_rewrite(rewrite, has_prefix, report) })
         }
         "split" => {
@@ -221,8 +234,10 @@ fn split(node: &Node, references: &mut Vec<Reference>, report: &mut Report) -> O
         let weight = weight.and_then(|node| value::number_u32(node, 0..=MAX_WEIGHT, report));
         let Some(node) = fields.require("service", "service: api", report) else { continue };
         let Some(reference) = Reference::read(node, report) else { continue };
-        targets.push(Target { service: reference.service.clone(), weight: weight.unwrap_or(1) });
-        references.push(reference);
+        let subset = fields.or("subset", Tags::default(), report, locality::subset);
+        let weight = weight.unwrap_or(1);
+        targets.push(Target { service: reference.service.clone(), subset: subset.clone(), weight });
+        references.push(Reference { subset, ..reference });
     }
     if targets.iter().all(|target| target.weight == 0) && targets.len() == items.len() {
         return report.add(
@@ -344,6 +359,33 @@ impl Routes {
             }
         }
     }
+
+    /// Warns of every subset in which nobody is.
+    pub(in crate::config) fn check_subsets(&self, services: &[Service], report: &mut Report) {
+        for Reference { service, subset, span, .. } in
+            self.references.iter().filter(|one| !one.subset.is_empty())
+        {
+            let Some(found) = services.iter().find(|found| found.params.name == *service) else { continue };
+            let (members, help) = match &found.params.source {
+                EndpointSource::Static(endpoints) => (
+                    endpoints.iter().any(|endpoint| endpoint.tags.contain(subset)),
+                    "give endpoints their tags: `{ address: 10.0.0.1:80, tags: { version: v2 } }`",
+                ),
+                EndpointSource::Dns { .. } => (false, "endpoints found by DNS have no tags"),
+            };
+            if !members {
+                report.add::<()>(
+                    warning(
+                        codes::EMPTY_SUBSET,
+                        *span,
+                        format!("no endpoint of `{service}` is in the subset"),
+                    )
+                    .label("nobody has these tags")
+                    .help(help),
+                );
+            }
+        }
+    }
 }
 
 impl Reference {
@@ -351,7 +393,7 @@ impl Reference {
     fn unknown(&self, names: &[&str], defined: &HashMap<&str, Span>) -> Finding {
         // Comparing with all of a great many names, for each of many routes, would keep a reload waiting.
         const MOST_COMPARED: usize = 1000;
-        let Self { service, span, secret, connects: _ } = self;
+        let Self { service, subset: _, span, secret, connects: _ } = self;
         let label = if *secret { "no such service".to_owned() } else { format!("no `services.{service}`") };
         let finding =
             error(codes::UNKNOWN_SERVICE, *span, "route sends to a service that does not exist").label(label);
@@ -379,7 +421,7 @@ mod tests {
     #[test]
     fn a_route_without_a_name_is_called_after_its_service_and_its_place() {
         let action = |service: &str| Action::Forward {
-            targets: vec![Target { service: service.into(), weight: 1 }],
+            targets: vec![Target { service: service.into(), subset: Tags::default(), weight: 1 }],
             rewrite: Rewrite::default(),
         };
         assert_eq!(&*default_name(&action("api"), 3), "api-3");

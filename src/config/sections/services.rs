@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{health_check, load_balancer, process::idle_timeout, resilience, retry, traffic};
+use super::{health_check, load_balancer, locality, process::idle_timeout, resilience, retry, traffic};
 use crate::{
     config::{
         codes, defaults,
@@ -16,9 +16,9 @@ use crate::{
         value,
     },
     directory::LocalServiceParams,
-    policy::{balance::BalanceParams, traffic::TrafficParams},
-    snapshot::{ClusterParams, EndpointParams, EndpointSource, Limits, Protocol},
-    types::{EndpointAddress, ProxyVersion},
+    policy::{balance::BalanceParams, locality::MAX_PRIORITY, traffic::TrafficParams},
+    snapshot::{ClusterParams, EndpointParams, EndpointSource, Limits, Protocol, SubsetFallback},
+    types::{EndpointAddress, ProxyVersion, Tags},
 };
 
 const MAX_WEIGHT: u32 = 1000;
@@ -106,6 +106,14 @@ fn service(entry: &Entry, inherited: &Inherited, report: &mut Report) -> Option<
         fields.or("panic_threshold", defaults::PANIC_THRESHOLD_PERCENT, report, |node, report| {
             value::number(node, 0..=100, report).and_then(|percent| u8::try_from(percent).ok())
         });
+    let zones = fields.or("zones", inherited.zones.clone(), report, locality::zones);
+    let subset_fallback =
+        fields.or("subset_fallback", SubsetFallback::None, report, locality::subset_fallback);
+    let affinity = fields.optional("session_affinity", report, locality::affinity);
+    if let (Some(node), Protocol::Tcp) = (fields.get("session_affinity"), protocol) {
+        let message = "`session_affinity` has no effect on a service that takes bytes";
+        report.add::<()>(error(codes::CHOICE, node.span, message).label("there are no cookies"));
+    }
     let (source, endpoints) = source?;
     let params = ClusterParams {
         name: entry.key.as_str().into(),
@@ -122,6 +130,9 @@ fn service(entry: &Entry, inherited: &Inherited, report: &mut Report) -> Option<
         outlier_detection,
         slow_start,
         panic_threshold_percent,
+        zones,
+        subset_fallback,
+        affinity,
     };
     Some(Service { params, endpoints })
 }
@@ -198,14 +209,19 @@ fn endpoints(node: &Node, report: &mut Report) -> Option<(Vec<EndpointParams>, V
 fn endpoint(node: &Node, report: &mut Report) -> Option<(EndpointParams, Span)> {
     if !matches!(node.content, Content::Map(_)) {
         let address = form::endpoint_address(node, report)?;
-        return Some((EndpointParams { address, weight: defaults::ENDPOINT_WEIGHT }, node.span));
+        return Some((EndpointParams::new(address), node.span));
     }
     let fields = Fields::open(node, &schema::ENDPOINT, report)?;
-    let weight = fields.or("weight", defaults::ENDPOINT_WEIGHT, report, |node, report| {
-        value::number_u32(node, 1..=MAX_WEIGHT, report)
+    let weight =
+        fields.optional("weight", report, |node, report| value::number_u32(node, 1..=MAX_WEIGHT, report));
+    let priority = fields.or("priority", 0, report, |node, report| {
+        value::number(node, 0..=u64::from(MAX_PRIORITY), report).and_then(|priority| priority.try_into().ok())
     });
+    let tags = fields.or("tags", Tags::default(), report, locality::tags);
     let node = fields.require("address", "address: 10.0.0.1:8443", report)?;
-    Some((EndpointParams { address: form::endpoint_address(node, report)?, weight }, node.span))
+    let bare = EndpointParams::new(form::endpoint_address(node, report)?);
+    let weight = weight.unwrap_or(bare.weight);
+    Some((EndpointParams { weight, priority, tags, ..bare }, node.span))
 }
 
 fn builtin_limits() -> Limits {
@@ -258,6 +274,7 @@ pub(in crate::config) fn local(
     let address_node = fields.require("address", "address: 127.0.0.1:8080", report);
     let address = address_node.and_then(|node| form::endpoint_address(node, report));
     let protocol = fields.or("protocol", Protocol::Auto, report, protocol);
+    let tags = fields.or("tags", Tags::default(), report, locality::tags);
     let timeout = fields.or("timeout", inherited.timeout, report, value::limit);
     let health_check = fields.optional("health_check", report, |node, report| {
         health_check::read(node, defaults::LOCAL_HEALTH_INTERVAL, report)
@@ -270,6 +287,7 @@ pub(in crate::config) fn local(
     let params = LocalServiceParams {
         name: name?,
         address: address?,
+        tags,
         protocol,
         timeout,
         connect_timeout: inherited.connect_timeout,

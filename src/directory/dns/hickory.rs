@@ -19,7 +19,7 @@ use hickory_resolver::{
 use tokio::task::JoinSet;
 
 use super::{Answer, DEADLINE, DnsError};
-use crate::{snapshot::EndpointParams, types::EndpointAddress};
+use crate::{policy::locality::MAX_PRIORITY, snapshot::EndpointParams, types::EndpointAddress};
 
 /// Wait for one answer of one server. With the retries below, dead servers are known to be dead before
 /// [`DEADLINE`] hides which of them it was.
@@ -87,8 +87,8 @@ impl Resolver {
     }
 
     /// Endpoints of the absolute name `name`: its addresses (A and AAAA) with `port`, or without a port the
-    /// targets of its SRV records of the lowest priority, with the ports and weights that these give. Search
-    /// domains are not applied. Cancel-safe: yes.
+    /// targets of its SRV records, with the ports, weights and priorities that these give. Search domains are not
+    /// applied. Cancel-safe: yes.
     ///
     /// # Errors
     ///
@@ -132,29 +132,30 @@ impl Resolver {
     async fn services(&self, name: Name) -> Result<Answer, DnsError> {
         let lookup = self.0.lookup(name, RecordType::SRV).await.map_err(|error| failure(&error, "SRV"))?;
         let mut ttl = ttl(&lookup);
-        let targets = preferred_targets(&lookup);
+        let targets = targets(&lookup);
         if targets.is_empty() {
             return Err(DnsError::NoRecords("SRV"));
         }
         // Owned by this future: dropping it ends the look-ups.
         let mut lookups = JoinSet::new();
-        for target in targets {
+        for (target, priority) in targets {
             let resolver = self.clone();
             lookups.spawn(async move {
                 let found = resolver.addresses(target.target.clone()).await;
-                (target, found)
+                (target, priority, found)
             });
         }
         let mut endpoints = Vec::new();
         let mut first_failure = None;
         while let Some(joined) = lookups.join_next().await {
             // A look-up that panicked is one target without addresses.
-            let Ok((target, found)) = joined else { continue };
+            let Ok((target, priority, found)) = joined else { continue };
             match found {
                 Ok(found) => {
                     ttl = ttl.min(found.ttl);
                     let weight = u32::from(target.weight).clamp(1, 1000);
-                    endpoints.extend(found.addresses.into_iter().map(|ip| endpoint(ip, target.port, weight)));
+                    let params = |ip| EndpointParams { priority, ..endpoint(ip, target.port, weight) };
+                    endpoints.extend(found.addresses.into_iter().map(params));
                 }
                 Err(error) => first_failure = first_failure.or(Some(error)),
             }
@@ -174,23 +175,25 @@ impl Addresses {
 }
 
 fn endpoint(ip: IpAddr, port: u16, weight: u32) -> EndpointParams {
-    EndpointParams { address: EndpointAddress::Tcp(SocketAddr::new(ip, port)), weight }
+    EndpointParams { weight, ..EndpointParams::new(EndpointAddress::Tcp(SocketAddr::new(ip, port))) }
 }
 
-/// The records of the lowest priority (RFC 2782), in an order of their own. A target `.` says that there is no
-/// such service, and port 0 cannot be connected to.
-fn preferred_targets(lookup: &Lookup) -> Vec<SRV> {
+/// The records by priority (RFC 2782), and in an order of their own. Whatever numbers they use, the lowest becomes 0,
+/// the next one 1, and so on. A target `.` says that there is no such service, and port 0 cannot be connected to.
+fn targets(lookup: &Lookup) -> Vec<(SRV, u8)> {
     let records = lookup.answers().iter().filter_map(|record| match &record.data {
         RData::SRV(srv) if !srv.target.is_root() && srv.port != 0 => Some(srv),
         _ => None,
     });
-    let records: Vec<&SRV> = records.collect();
-    let lowest = records.iter().map(|srv| srv.priority).min();
-    let mut preferred: Vec<SRV> =
-        records.into_iter().filter(|srv| Some(srv.priority) == lowest).cloned().collect();
-    preferred.sort_by(|a, b| (&a.target, a.port).cmp(&(&b.target, b.port)));
-    preferred.truncate(MAX_TARGETS);
-    preferred
+    let mut records: Vec<&SRV> = records.collect();
+    records.sort_by(|a, b| (a.priority, &a.target, a.port).cmp(&(b.priority, &b.target, b.port)));
+    records.truncate(MAX_TARGETS);
+    let levels = records.chunk_by(|one, other| one.priority == other.priority).zip(0..);
+    levels
+        .flat_map(|(level, rank): (_, u8)| {
+            level.iter().map(move |srv| ((*srv).clone(), rank.min(MAX_PRIORITY)))
+        })
+        .collect()
 }
 
 /// The lowest TTL of an answer, aliases on the way included.

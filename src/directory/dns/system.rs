@@ -31,9 +31,8 @@ impl Resolver {
         let port = port.ok_or(DnsError::SrvUnsupported)?;
         let lookup = tokio::time::timeout(DEADLINE, tokio::net::lookup_host((name, port)));
         let found = lookup.await.map_err(|_| DnsError::TimedOut)?.map_err(|error| failure(&error))?;
-        let endpoints: Vec<EndpointParams> = found
-            .map(|address| EndpointParams { address: EndpointAddress::Tcp(address), weight: 1 })
-            .collect();
+        let endpoints: Vec<EndpointParams> =
+            found.map(|address| EndpointParams::new(EndpointAddress::Tcp(address))).collect();
         if endpoints.is_empty() {
             return Err(DnsError::NoRecords("A or AAAA"));
         }

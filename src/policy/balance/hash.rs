@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use http::header::COOKIE;
+use http::{HeaderMap, header::COOKIE};
 use xxhash_rust::xxh64::{Xxh64, xxh64};
 
 use super::HashOn;
@@ -28,24 +28,25 @@ pub fn hash_key(hash_on: &HashOn, request: &RequestView<'_>, source: IpAddr) -> 
             }
             Some(hasher.digest())
         }
-        HashOn::Cookie(name) => cookie(request, name.as_bytes()).map(hash),
-        HashOn::Path => Some(hash(request.path.as_bytes())),
-        HashOn::Query(name) => query_value(request.query?, name).map(|value| hash(value.as_bytes())),
+        HashOn::Cookie(name) => cookie(request.headers, name.as_bytes()).map(hash_bytes),
+        HashOn::Path => Some(hash_bytes(request.path.as_bytes())),
+        HashOn::Query(name) => query_value(request.query?, name).map(|value| hash_bytes(value.as_bytes())),
         // An IPv4 client has the same place whether or not the listener is dual-stack.
         HashOn::SourceAddress => Some(match source.to_canonical() {
-            IpAddr::V4(address) => hash(&address.octets()),
-            IpAddr::V6(address) => hash(&address.octets()),
+            IpAddr::V4(address) => hash_bytes(&address.octets()),
+            IpAddr::V6(address) => hash_bytes(&address.octets()),
         }),
     }
 }
 
-fn hash(bytes: &[u8]) -> u64 {
+/// The hash that places things.
+pub(in crate::policy) fn hash_bytes(bytes: &[u8]) -> u64 {
     xxh64(bytes, SEED)
 }
 
 /// Value of the first cookie called `name`, without the quotes it may stand in (RFC 6265 §4.1.1).
-fn cookie<'a>(request: &RequestView<'a>, name: &[u8]) -> Option<&'a [u8]> {
-    let fields = request.headers.get_all(COOKIE).iter();
+pub(in crate::policy) fn cookie<'a>(headers: &'a HeaderMap, name: &[u8]) -> Option<&'a [u8]> {
+    let fields = headers.get_all(COOKIE).iter();
     let mut pairs = fields.flat_map(|field| field.as_bytes().split(|&byte| byte == b';'));
     pairs.find_map(|pair| {
         let pair = pair.trim_ascii();
@@ -82,7 +83,7 @@ mod tests {
     #[test]
     fn a_cookie_is_found_in_any_field_and_crumb() {
         let session = HashOn::Cookie("sid".into());
-        let expected = Some(hash(b"42"));
+        let expected = Some(hash_bytes(b"42"));
         for fields in [
             &[("cookie", "sid=42")][..],
             &[("cookie", "a=1; sid=42; b=2")],
@@ -100,16 +101,16 @@ mod tests {
     #[test]
     fn a_header_is_hashed_with_all_its_values() {
         let user = HashOn::Header(HeaderName::from_static("x-user"));
-        assert_eq!(key(&user, &[("x-user", "a")], None), Some(hash(b"a")));
-        assert_eq!(key(&user, &[("x-user", "a"), ("x-user", "b")], None), Some(hash(b"a, b")));
+        assert_eq!(key(&user, &[("x-user", "a")], None), Some(hash_bytes(b"a")));
+        assert_eq!(key(&user, &[("x-user", "a"), ("x-user", "b")], None), Some(hash_bytes(b"a, b")));
         assert_eq!(key(&user, &[], None), None);
     }
 
     #[test]
     fn path_and_query_are_hashed_as_they_stand() {
-        assert_eq!(key(&HashOn::Path, &[], Some("id=1")), Some(hash(b"/p")));
+        assert_eq!(key(&HashOn::Path, &[], Some("id=1")), Some(hash_bytes(b"/p")));
         let id = HashOn::Query("id".into());
-        assert_eq!(key(&id, &[], Some("x=2&id=1")), Some(hash(b"1")));
+        assert_eq!(key(&id, &[], Some("x=2&id=1")), Some(hash_bytes(b"1")));
         assert_eq!(key(&id, &[], Some("x=2")), None);
         assert_eq!(key(&id, &[], None), None);
     }

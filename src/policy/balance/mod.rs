@@ -15,6 +15,7 @@ mod two_choices;
 mod weighted;
 
 pub use hash::hash_key;
+pub(in crate::policy) use hash::{cookie, hash_bytes};
 
 use std::{ops::Deref, sync::Arc};
 

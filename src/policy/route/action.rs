@@ -147,6 +147,7 @@ mod tests {
     use http::{HeaderName, StatusCode};
 
     use super::*;
+    use crate::types::Tags;
 
     fn prefix(text: &str) -> PathPattern {
         PathPattern::Prefix(text.to_owned())
@@ -254,8 +255,9 @@ mod tests {
 
     #[test]
     fn every_roll_falls_to_a_target_in_proportion_to_its_weight() {
-        let targets: Vec<Target> =
-            [0, 3, 0, 1].map(|weight| Target { service: Arc::from("s"), weight }).into();
+        let targets: Vec<Target> = [0, 3, 0, 1]
+            .map(|weight| Target { service: Arc::from("s"), subset: Tags::default(), weight })
+            .into();
         assert_eq!(total_weight(&targets), 4);
         let picks: Vec<usize> = (0..4).map(|roll| pick_target(&targets, roll)).collect();
         assert_eq!(picks, [1, 1, 1, 3]);

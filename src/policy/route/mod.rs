@@ -21,6 +21,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use regex::Regex;
 
 use super::{retry::RetryParams, traffic::TrafficParams};
+use crate::types::Tags;
 
 /// One route as configured: what it matches and what it does.
 #[derive(Clone, Debug)]
@@ -134,6 +135,8 @@ pub enum Action {
 pub struct Target {
     /// Name of the service.
     pub service: Arc<str>,
+    /// Which of its endpoints: those that have all of these tags.
+    pub subset: Tags,
     /// Share relative to the other targets of the route, 0 to 1000.
     pub weight: u32,
 }

@@ -1,8 +1,7 @@
 //! Counts the endpoints of a service by state, for gauges, and decides on panic routing.
 
 use crate::{
-    policy::panic_threshold,
-    snapshot::Cluster,
+    snapshot::{Changes, Cluster, SelectionId},
     types::{EndpointState, Mono},
 };
 
@@ -14,17 +13,34 @@ pub(super) fn publish(cluster: &Cluster, now: Mono) {
         counts[endpoint.state(now) as usize] += 1;
     }
     cluster.metrics.set_endpoints(counts);
-    let all = cluster.endpoints.len();
-    // An open circuit does not count: it closes by itself, and panic must not send to what just failed (ADR 0008).
-    let usable = cluster.endpoints.iter().filter(|endpoint| endpoint.is_usable()).count();
-    let panic = panic_threshold::in_panic(usable, all, cluster.params.panic_threshold_percent);
+    let changes = cluster.divide(now);
+    let panic = cluster.live.in_panic();
     cluster.metrics.set_panic_mode(panic);
-    if cluster.live.set_panic(panic) {
-        let service = &cluster.params.name;
-        if panic {
-            tracing::warn!(%service, healthy = usable, all, "too few endpoints are healthy; all of them are used");
-        } else {
-            tracing::info!(%service, healthy = usable, all, "enough endpoints are healthy again");
+    let failover = cluster.selection(SelectionId::ALL).failover();
+    cluster.metrics.set_failover(failover);
+    cluster.metrics.set_retry_budget(cluster.live.budget().remaining_ratio(cluster.params.retry_budget, now));
+    if changes != Changes::default() {
+        tell(cluster, changes, panic, failover);
+    }
+}
+
+fn tell(cluster: &Cluster, changes: Changes, panic: bool, failover: f64) {
+    let all = cluster.endpoints.len();
+    let healthy = cluster.endpoints.iter().filter(|endpoint| endpoint.is_usable()).count();
+    let service = &cluster.params.name;
+    match (changes.panic, panic) {
+        (true, true) => {
+            tracing::warn!(%service, healthy, all, "too few endpoints are healthy; all of them are used");
         }
+        (true, false) => tracing::info!(%service, healthy, all, "enough endpoints are healthy again"),
+        (false, _) => {}
+    }
+    match (changes.failover, failover > 0.0) {
+        (true, true) => {
+            let share = format!("{:.0} %", failover * 100.0);
+            tracing::warn!(%service, share, "endpoints of the first priority are missing; others take over");
+        }
+        (true, false) => tracing::info!(%service, "endpoints of the first priority take all traffic again"),
+        (false, _) => {}
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     },
     proxy::{gauge::Raised, origin::Origin, worker::Worker},
     rt::clock,
-    snapshot::{Admission, Cluster, Endpoint},
+    snapshot::{Admission, Cluster, Endpoint, SelectionId},
     telemetry::{
         access_log::TcpRecord,
         metrics::{TcpMetrics, TcpResult},
@@ -223,7 +223,7 @@ pub(crate) async fn connect(
         let now = clock::now();
         let picked = {
             let rng = &mut *worker.rng.borrow_mut();
-            cluster.balancer.pick(&cluster.endpoints, &tried[..attempt], key, now, rng)
+            cluster.pick(SelectionId::ALL, &tried[..attempt], key, now, rng)
         };
         let Some(index) = picked else { return Err(last) };
         tried[attempt] = index;

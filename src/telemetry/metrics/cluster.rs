@@ -12,6 +12,8 @@ pub struct ClusterMetrics {
     ejections: [metrics::Counter; EjectionCause::ALL.len()],
     circuits: [metrics::Counter; Circuit::ALL.len()],
     panic_mode: metrics::Gauge,
+    failover: metrics::Gauge,
+    retry_budget: metrics::Gauge,
     connections: [[Arc<HotGauge>; 2]; 2],
     connects: [metrics::Counter; ConnectResult::ALL.len()],
     connect_duration: Arc<HotHistogram>,
@@ -155,6 +157,8 @@ impl ClusterMetrics {
             ejections: EjectionCause::ALL.map(ejection),
             circuits: Circuit::ALL.map(circuit),
             panic_mode: registry.gauge(&family::PANIC_MODE, &[service]),
+            failover: registry.gauge(&family::FAILOVER, &[service]),
+            retry_budget: registry.gauge(&family::RETRY_BUDGET, &[service]),
             connections: ["active", "idle"].map(connections),
             connects: ConnectResult::ALL.map(connect),
             connect_duration: registry.histogram(&family::UPSTREAM_CONNECT_DURATION, &[service]),
@@ -185,6 +189,16 @@ impl ClusterMetrics {
     /// Tells whether all endpoints are used because too few are healthy. Not for the request path.
     pub fn set_panic_mode(&self, panicking: bool) {
         self.panic_mode.set(f64::from(u8::from(panicking)));
+    }
+
+    /// Tells which share of the traffic goes to later priorities than the first, 0 to 1. Not for the request path.
+    pub fn set_failover(&self, ratio: f64) {
+        self.failover.set(ratio);
+    }
+
+    /// Tells which share of the retry budget is left, 0 to 1. Not for the request path.
+    pub fn set_retry_budget(&self, ratio: f64) {
+        self.retry_budget.set(ratio);
     }
 
     /// Open connections in this state.

@@ -108,6 +108,14 @@ pub(super) static PANIC_MODE: Family = gauge(
     "outrigger_panic_mode",
     "1 while so few endpoints of a service are healthy that all of them are used.",
 );
+pub(super) static FAILOVER: Family = gauge(
+    "outrigger_failover_ratio",
+    "Share of the traffic of a service, 0 to 1, that goes to endpoints of a later priority than the first.",
+);
+pub(super) static RETRY_BUDGET: Family = gauge(
+    "outrigger_retry_budget_remaining_ratio",
+    "Share of the retries allowed by the budget of a service that is left, 0 to 1.",
+);
 pub(super) static UPSTREAM_CONNECTIONS: Family =
     gauge("outrigger_upstream_connections", "Open connections to endpoints.");
 pub(super) static UPSTREAM_CONNECTS: Family =
@@ -205,7 +213,7 @@ pub(super) static PROCESS_START: Family =
     gauge("process_start_time_seconds", "Unix time at which the process started.");
 
 /// Families that the recorder of the metrics crate renders and must therefore know the help of.
-pub(super) static RECORDED: [&Family; 32] = [
+pub(super) static RECORDED: [&Family; 34] = [
     &REQUESTS,
     &IN_FLIGHT,
     &REQUEST_BYTES,
@@ -217,6 +225,8 @@ pub(super) static RECORDED: [&Family; 32] = [
     &ENDPOINT_EJECTIONS,
     &CIRCUIT_TRANSITIONS,
     &PANIC_MODE,
+    &FAILOVER,
+    &RETRY_BUDGET,
     &UPSTREAM_CONNECTIONS,
     &UPSTREAM_CONNECTS,
     &UPSTREAM_PENDING,

@@ -164,7 +164,7 @@ async fn an_alias_counts_for_the_ttl() {
 }
 
 #[tokio::test]
-async fn srv_gives_ports_and_weights_of_the_lowest_priority() {
+async fn srv_gives_ports_weights_and_priorities() {
     let resolver = resolver(vec![
         entry(
             "_http._tcp.web.test",
@@ -188,10 +188,14 @@ async fn srv_gives_ports_and_weights_of_the_lowest_priority() {
         ("10.0.0.1:8080", 5),
         ("10.0.0.2:8081", 1),
         ("10.0.0.2:8082", 1000),
+        ("10.0.0.9:81", 9),
         ("[fd00::2]:8081", 1),
         ("[fd00::2]:8082", 1000),
     ];
     assert_eq!(endpoints(&answer), owned(&expected));
+    // Whatever the numbers of the records, the first to be asked are 0 and the next 1.
+    let priorities: Vec<u8> = answer.endpoints.iter().map(|endpoint| endpoint.priority).collect();
+    assert_eq!(priorities, [0, 0, 0, 1, 0, 0]);
     assert_eq!(answer.ttl, Duration::from_secs(10));
 }
 
