@@ -127,7 +127,7 @@ error[OR104]: unknown key `timeOut`
   |                                                ^^^^^^^ not a key of `service`
   |
   = help: did you mean `timeout`?
-  = note: keys of `service`: name, address, protocol, tags, health_check, timeout, rate_limit, concurrency
+  = note: keys of `service`: name, address, protocol, tags, health_check, timeout, max_request_size, rate_limit, concurrency
 
 error[OR108]: `30` has no unit
  --> outrigger.yaml:3:30
@@ -293,6 +293,9 @@ fn every_mistake_in_the_tools_of_a_route_has_its_code_and_place() {
         ("routes: [{ service: api, sticky: { header: x-user } }]", "OR114 5:34"),
         ("routes: [{ direct_response: { status: 200 }, mirror: { service: api } }]", "OR114 5:54"),
         ("routes: [{ service: api, subset: {} }]", "OR106 5:34"),
+        ("routes: [{ service: api, max_request_size: 1000 }]", "OR108 5:44"),
+        ("listeners: { normalize: { escaped_slashes: decode } }", "OR109 5:44"),
+        ("listeners: { normalize: { merge: true } }", "OR104 5:27"),
         ("routes: [{ service: api, subset: { version: 2 } }]", "OR107 5:45"),
         ("routes: [{ service: api, subset: { version: v2 } }]", "OR311 5:21"),
         ("routes: [{ split: [{ service: api, weight: 1 }], subset: { v: a } }]", "OR114 5:58"),

@@ -3,6 +3,7 @@
 //! Every struct is taken apart completely, so that a new field of some params does not compile before it is
 //! shown here (and compared by `diff`).
 
+mod listeners;
 mod load_balancer;
 mod locality;
 mod resilience;
@@ -13,12 +14,7 @@ mod traffic;
 use http::{HeaderName, HeaderValue};
 use serde_json::{Map, Value, json};
 
-use super::{
-    Bundle, ReloadParams,
-    form::show_regex,
-    mask, schema,
-    value::{show_duration, show_size},
-};
+use super::{Bundle, ReloadParams, form::show_regex, mask, schema, value::show_duration};
 use crate::{
     admin::AdminParams,
     directory::{DirectoryParams, LocalServiceParams},
@@ -26,7 +22,6 @@ use crate::{
         Action, DirectResponse, HeaderEdits, HostPattern, PathPattern, PathRewrite, Redirect, Rewrite,
         RouteMatch, RouteParams, Target, ValueMatch,
     },
-    proxy::{ListenerParams, ListenersParams, ServerNameRoute, TcpListenerParams},
     rt::ShutdownParams,
     snapshot::{
         ClusterParams, EndpointSource, HealthCheckKind, HealthCheckParams, Limits, Protocol, StatusRange,
@@ -66,7 +61,7 @@ pub(super) fn document(bundle: &Bundle) -> Value {
     let mut root = object(json!({
         "version": 1,
         "service": local_service(local),
-        "listeners": listeners_section(listeners),
+        "listeners": listeners::section(listeners),
         // The application has no keys of its own for these.
         "defaults": {
             "connect_timeout": show_duration(local.connect_timeout),
@@ -148,98 +143,6 @@ fn local_service(local: &LocalServiceParams) -> Value {
     Value::Object(fields)
 }
 
-fn listeners_section(listeners: &ListenersParams) -> Value {
-    let ListenersParams {
-        inbound,
-        outbound,
-        tcp,
-        tcp_idle_timeout,
-        detect_timeout,
-        transparent,
-        max_connections,
-        connection_rate,
-        max_requests,
-        header_timeout,
-        idle_timeout,
-        stream_idle_timeout,
-        max_header_bytes,
-        max_headers,
-    } = listeners;
-    let mut fields = object(json!({
-        "inbound": listener(inbound.as_ref()),
-        "outbound": listener(outbound.as_ref()),
-        "tcp_idle_timeout": show_duration(*tcp_idle_timeout),
-        "detect_timeout": limit(*detect_timeout),
-        "transparent": transparent,
-        "max_connections": max_connections,
-        "connection_rate": connection_rate.as_ref().map_or_else(|| "none".to_owned(), |limit| traffic::rate(limit.rate)),
-        "max_requests": max_requests,
-        "header_timeout": show_duration(*header_timeout),
-        "idle_timeout": show_duration(*idle_timeout),
-        "stream_idle_timeout": show_duration(*stream_idle_timeout),
-        "max_header_size": show_size(*max_header_bytes),
-        "max_headers": max_headers,
-    }));
-    put_list(&mut fields, "tcp", tcp.iter().map(tcp_listener));
-    Value::Object(fields)
-}
-
-fn tcp_listener(listener: &TcpListenerParams) -> Value {
-    let TcpListenerParams {
-        name,
-        address,
-        requires_proxy_header,
-        routes,
-        service,
-        idle_timeout,
-        max_connections,
-    } = listener;
-    let mut fields = object(json!({
-        "name": &**name,
-        "address": address.to_string(),
-        "proxy_protocol": proxy_protocol(*requires_proxy_header),
-        "idle_timeout": show_duration(*idle_timeout),
-        "max_connections": max_connections,
-    }));
-    put_list(&mut fields, "routes", routes.iter().map(server_name_route));
-    put(&mut fields, "service", service.as_deref());
-    Value::Object(fields)
-}
-
-fn server_name_route(ServerNameRoute { names, service }: &ServerNameRoute) -> Value {
-    json!({ "sni": names.iter().map(host_pattern).collect::<Vec<_>>(), "service": &**service })
-}
-
-fn host_pattern(host: &HostPattern) -> String {
-    match host {
-        HostPattern::Exact(host) => host.clone(),
-        HostPattern::Suffix(suffix) => format!("*{suffix}"),
-    }
-}
-
-fn proxy_protocol(required: bool) -> &'static str {
-    if required { "required" } else { "none" }
-}
-
-fn listener(listener: Option<&ListenerParams>) -> Value {
-    let Some(ListenerParams { address, balance_connections, requires_proxy_header, detect, passthrough }) =
-        listener
-    else {
-        return json!({ "enabled": false });
-    };
-    let balance = if *balance_connections { "exact" } else { "kernel" };
-    let mut fields = object(json!({
-        "enabled": true,
-        "address": address.to_string(),
-        "connection_balance": balance,
-        "proxy_protocol": proxy_protocol(*requires_proxy_header),
-        "passthrough": passthrough,
-    }));
-    // Only the inbound listener has the key.
-    put(&mut fields, "detect", detect.then_some(true));
-    Value::Object(fields)
-}
-
 fn route(route: &RouteParams) -> Value {
     let RouteParams {
         name,
@@ -290,6 +193,13 @@ fn target(Target { service, subset, weight }: &Target) -> Value {
     let mut fields = object(json!({ "service": &**service, "weight": weight }));
     put(&mut fields, "subset", locality::tags(subset));
     Value::Object(fields)
+}
+
+fn host_pattern(host: &HostPattern) -> String {
+    match host {
+        HostPattern::Exact(host) => host.clone(),
+        HostPattern::Suffix(suffix) => format!("*{suffix}"),
+    }
 }
 
 fn route_match(matcher: &RouteMatch) -> Value {

@@ -61,7 +61,17 @@ pub(super) static ROOT: Section = Section {
 pub(super) static SERVICE: Section = Section {
     name: "service",
     example: "name: web, address: 127.0.0.1:8080",
-    known: &["name", "address", "protocol", "tags", "health_check", "timeout", "rate_limit", "concurrency"],
+    known: &[
+        "name",
+        "address",
+        "protocol",
+        "tags",
+        "health_check",
+        "timeout",
+        "max_request_size",
+        "rate_limit",
+        "concurrency",
+    ],
     later: NONE,
     aliases: &[("upstream", "address"), ("app", "address"), ("port", "address"), ("id", "name")],
 };
@@ -116,13 +126,17 @@ pub(super) static LISTENERS: Section = Section {
         "max_requests",
         "header_timeout",
         "idle_timeout",
+        "request_timeout",
         "stream_idle_timeout",
         "max_header_size",
         "max_headers",
+        "normalize",
     ],
     later: NONE,
     aliases: &[
         ("ingress", "inbound"),
+        ("normalise", "normalize"),
+        ("path_normalization", "normalize"),
         ("egress", "outbound"),
         ("request_headers_timeout", "header_timeout"),
         ("max_header_bytes", "max_header_size"),
@@ -209,12 +223,16 @@ pub(super) static ROUTE: Section = Section {
         "mirror",
         "sticky",
         "subset",
+        "max_request_size",
     ],
     later: NONE,
     aliases: &[
         ("cluster", "service"),
         ("backend", "service"),
         ("upstream", "service"),
+        ("max_request_bytes", "max_request_size"),
+        ("client_max_body_size", "max_request_size"),
+        ("max_body_size", "max_request_size"),
         ("weighted_clusters", "split"),
         ("backends", "split"),
         ("request_timeout", "timeout"),
@@ -465,7 +483,7 @@ pub(super) static SHUTDOWN: Section = Section {
 mod tests {
     use super::*;
 
-    const ALL: [&Section; 48] = [
+    const ALL: [&Section; 49] = [
         &ROOT,
         &SERVICE,
         &HEALTH_CHECK,
@@ -514,6 +532,7 @@ mod tests {
         &OVERLOAD,
         &ZONES,
         &SESSION_AFFINITY,
+        &NORMALIZE,
     ];
 
     #[test]

@@ -143,6 +143,11 @@ pub(super) fn word<T: Clone>(
     )
 }
 
+/// What `value` is called among `words`.
+pub(super) fn word_for<T: PartialEq>(value: &T, words: &[(&'static str, T)]) -> &'static str {
+    words.iter().find(|(_, known)| known == value).map_or("", |(word, _)| word)
+}
+
 /// A duration of zero or more.
 pub(super) fn duration(node: &Node, report: &mut Report) -> Option<Duration> {
     let scalar = scalar(node, "a duration", "30s", report)?;

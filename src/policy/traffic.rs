@@ -16,6 +16,8 @@ pub struct TrafficParams {
     pub mirror: Option<MirrorParams>,
     /// What of a request chooses among the services of a split; `None`, or a request without it, leaves it to chance.
     pub sticky: Option<HashOn>,
+    /// Largest body of a request, in bytes; zero is no limit.
+    pub max_request_bytes: u64,
 }
 
 /// A service that gets copies of requests, whose answers nobody reads.

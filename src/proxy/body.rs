@@ -34,6 +34,8 @@ pub(crate) struct Upload {
     last: Cell<Mono>,
     ended: Cell<Option<Mono>>,
     fault: Cell<Option<UploadFault>>,
+    /// Most bytes that may come; zero is no limit.
+    most: Cell<u64>,
     /// Somebody wants the next bytes, and the client has not sent them.
     starved: Cell<bool>,
     waiting: RefCell<Option<Waker>>,
@@ -47,6 +49,8 @@ pub(crate) enum UploadFault {
     TimedOut,
     /// The client broke off, or its framing did.
     Broken,
+    /// It is larger than its route allows.
+    TooLarge,
 }
 
 impl UploadFault {
@@ -64,6 +68,18 @@ impl UploadFault {
 }
 
 impl Upload {
+    /// At most `most` bytes may come; one more is a fault. Zero is no limit.
+    pub(crate) fn limit_bytes(&self, most: u64) {
+        self.most.set(most);
+    }
+
+    /// It took longer than a request may take to come.
+    pub(crate) fn time_out(&self) {
+        if self.ended.get().is_none() && self.fault.get().is_none() {
+            self.fault.set(Some(UploadFault::TimedOut));
+        }
+    }
+
     /// When the last byte came; `None` if it has not.
     pub(crate) fn ended(&self) -> Option<Mono> {
         self.ended.get()
@@ -125,6 +141,9 @@ impl Upload {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     self.bytes.set(self.bytes.get() + data.len() as u64);
+                    if self.most.get() > 0 && self.bytes.get() > self.most.get() {
+                        self.fault.set(Some(UploadFault::TooLarge));
+                    }
                     self.flow.handed_out(now);
                 }
             }
@@ -181,6 +200,9 @@ impl Body for RequestBody {
                 flow::offer(upload);
                 let frame = ready!(upload.watch(Pin::new(&mut *incoming).poll_frame(cx)));
                 upload.passed(frame.as_ref(), incoming.is_end_stream());
+                if upload.fault() == Some(UploadFault::TooLarge) {
+                    return Poll::Ready(Some(Err(too_large())));
+                }
                 Poll::Ready(frame.map(|frame| frame.map(headers::clean_trailers).map_err(Into::into)))
             }
             Self::Again(replay) => replay.poll_frame(cx),
@@ -202,6 +224,11 @@ impl Body for RequestBody {
             Self::Again(replay) => replay.size,
         }
     }
+}
+
+/// Ends the request at the endpoint, so that what it has is not taken for the whole.
+fn too_large() -> BoxError {
+    "the body of the request is larger than its route allows".into()
 }
 
 impl Drop for RequestBody {
@@ -285,6 +312,9 @@ impl Replay {
         }
         let frame = ready!(self.upload.watch(Pin::new(&mut source.incoming).poll_frame(cx)));
         self.upload.passed(frame.as_ref(), source.incoming.is_end_stream());
+        if self.upload.fault() == Some(UploadFault::TooLarge) {
+            return Poll::Ready(Some(Err(too_large())));
+        }
         if let Some(Ok(frame)) = &frame {
             match frame.data_ref() {
                 Some(data) if !source.overflowed && source.kept_bytes + data.len() <= source.limit => {

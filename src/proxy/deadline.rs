@@ -27,6 +27,8 @@ pub(crate) struct Limits {
     pub(crate) caller: Option<Mono>,
     /// Longest silence.
     pub(crate) idle: Duration,
+    /// From the head to the end of the request's body.
+    pub(crate) upload: Option<Duration>,
 }
 
 /// Which limit was reached.
@@ -40,13 +42,15 @@ pub(crate) enum Expired {
     Caller,
     /// Silence.
     Idle,
+    /// That of the body of the request: its client takes too long to send it.
+    Upload,
 }
 
 /// The end of a request's time.
 ///
 /// As in Envoy, the limit of the route, and that of one attempt, count from the end of the request: a slow upload,
 /// or a stream that the client keeps open, is not the endpoint's fault. Silence (`idle`) counts from the last frame
-/// in either direction. What the caller allows is absolute.
+/// in either direction. What the caller allows is absolute. How long the upload itself may take is a limit of its own.
 pub(crate) struct Deadline {
     limits: Limits,
     began: Mono,
@@ -130,9 +134,19 @@ impl Deadline {
         [route, self.limits.caller].into_iter().flatten().min()
     }
 
+    fn end_of_upload(&self) -> Option<Mono> {
+        let is_under_way = self.upload.as_ref().is_some_and(|upload| upload.ended().is_none());
+        self.limits.upload.filter(|_| is_under_way).map(|limit| self.began.after(limit))
+    }
+
     fn end_of_try(&self) -> Option<Mono> {
         let (limit, began) = self.attempt?;
         Some(self.complete()?.max(began).after(limit))
+    }
+
+    /// Whether it is the client, with the rest of its body, who keeps the request from going on.
+    pub(crate) fn waits_for_client(&self) -> bool {
+        self.upload.as_ref().is_some_and(|upload| upload.fault().is_some() || upload.is_starved())
     }
 
     /// Something came from the endpoint.
@@ -146,7 +160,7 @@ impl Deadline {
     /// When it ends, by what is known now.
     fn at(&self) -> Mono {
         // While the client still sends, it is the guard of its connection that watches for silence.
-        let ends = [self.end(), self.end_of_try()];
+        let ends = [self.end(), self.end_of_try(), self.end_of_upload()];
         ends.into_iter().flatten().fold(self.end_of_silence(), Mono::min)
     }
 
@@ -157,7 +171,12 @@ impl Deadline {
 
     /// Which of the limits it was. Whoever has the least to do with the endpoint is named first.
     fn expired(&self, now: Mono) -> Expired {
-        if self.limits.caller.is_some_and(|caller| caller <= now) {
+        if self.end_of_upload().is_some_and(|end| end <= now) {
+            if let Some(upload) = &self.upload {
+                upload.time_out();
+            }
+            Expired::Upload
+        } else if self.limits.caller.is_some_and(|caller| caller <= now) {
             Expired::Caller
         } else if self.end().is_some_and(|end| end <= now) {
             Expired::Request

@@ -109,7 +109,7 @@ impl ProxyError {
         let (flag, failure) = match expired {
             Expired::Try => (Flag::UpstreamTimeout, Failure::TryTimedOut),
             Expired::Caller => (Flag::Deadline, FINAL),
-            Expired::Request | Expired::Idle => (Flag::UpstreamTimeout, FINAL),
+            Expired::Request | Expired::Idle | Expired::Upload => (Flag::UpstreamTimeout, FINAL),
         };
         Self::new(flag, StatusCode::GATEWAY_TIMEOUT, "http_response_timeout", failure)
     }

@@ -66,7 +66,7 @@ pub(crate) async fn serve(
     if head.method == Method::CONNECT {
         return Ok(Box::pin(connect::serve(&downstream, &head, &snapshot, record)).await);
     }
-    let facts = match headers::clean_request(&mut head) {
+    let facts = match headers::clean_request(&mut head, &downstream.limits.normalisation) {
         Ok(facts) => facts,
         Err(refused) => {
             record.count_in(snapshot.unrouted.of(downstream.side));
@@ -212,6 +212,7 @@ async fn forward(
     let most = if mirrored { route.retry.max_body.max(mirror::MAX_BODY) } else { route.retry.max_body };
     let (body, upload) = request_body(body, again || mirrored, most);
     if let Some(upload) = &upload {
+        upload.limit_bytes(route.traffic.max_request_bytes);
         record.uploads(Rc::clone(upload));
     }
     let replayable = matches!(body, RequestBody::Empty | RequestBody::Again(_));
@@ -323,7 +324,12 @@ fn deadline(
     began: Mono,
 ) -> Deadline {
     let caller = callers_deadline(&outgoing.head, outgoing.grpc).map(|left| began.after(left));
-    let limits = Limits { request: route.timeout, caller, idle: downstream.limits.stream_idle_timeout };
+    let limits = Limits {
+        request: route.timeout,
+        caller,
+        idle: downstream.limits.stream_idle_timeout,
+        upload: downstream.limits.request_timeout,
+    };
     let clock = Rc::clone(&downstream.worker.clock);
     Deadline::new(limits, began, upload, clock, Rc::clone(&downstream.timer))
 }

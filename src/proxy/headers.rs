@@ -13,7 +13,11 @@ use http::{
 
 use http_body::Frame;
 
-use super::{framing, path, shed};
+use super::{
+    framing,
+    params::{Normalisation, Underscores},
+    path, shed,
+};
 use crate::{
     policy::{deadline, fault::AskedFault},
     types::Priority,
@@ -89,12 +93,23 @@ fn look(headers: &HeaderMap) -> Found {
             "expect" => found.expect = true,
             other => {
                 found.reserved |= other.len() >= RESERVED_PREFIX.len()
-                    && other.starts_with("x-")
-                    && (other.starts_with(RESERVED_PREFIX) || other == FORWARDED_CLIENT_CERT.as_str());
+                    && matches!(other.as_bytes(), [b'x', b'-' | b'_', ..])
+                    && is_reserved(other);
             }
         }
     }
     found
+}
+
+/// Whether only sidecars may set a field of this name, also for a reader who takes `_` for `-`, as CGI and its heirs do.
+fn is_reserved(name: &str) -> bool {
+    let dash = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    let begins_with = |reserved: &str| {
+        name.len() >= reserved.len()
+            && name.bytes().map(dash).zip(reserved.bytes()).all(|(one, other)| one == other)
+    };
+    let is = |reserved: &str| name.len() == reserved.len() && begins_with(reserved);
+    begins_with(RESERVED_PREFIX) || is(FORWARDED_CLIENT_CERT.as_str())
 }
 
 /// Cleans a request head in place and finds its authority. Afterwards `uri` holds only path and query, and there
@@ -102,9 +117,15 @@ fn look(headers: &HeaderMap) -> Found {
 ///
 /// # Errors
 /// If the head is ambiguous or its target cannot be routed; the head is then partly cleaned and must not be used.
-pub(crate) fn clean_request(parts: &mut request::Parts) -> Result<RequestFacts, Refused> {
+pub(crate) fn clean_request(
+    parts: &mut request::Parts,
+    how: &Normalisation,
+) -> Result<RequestFacts, Refused> {
     let authority = take_authority(parts)?;
-    clean_target(parts)?;
+    clean_target(parts, how)?;
+    if how.underscores != Underscores::Allow {
+        clean_underscores(&mut parts.headers, how.underscores)?;
+    }
     let found = look(&parts.headers);
     let wants_trailers = found.te && lists(&parts.headers, &header::TE, "trailers");
     let upgrade = (found.upgrade && found.connection && parts.version == Version::HTTP_11)
@@ -202,7 +223,7 @@ fn take_authority(parts: &mut request::Parts) -> Result<HeaderValue, Refused> {
     HeaderValue::from_str(target.as_str()).map_err(|_| Refused::bad("host"))
 }
 
-fn clean_target(parts: &mut request::Parts) -> Result<(), Refused> {
+fn clean_target(parts: &mut request::Parts, how: &Normalisation) -> Result<(), Refused> {
     if parts.method == Method::CONNECT || parts.method == Method::TRACE {
         return Err(Refused { status: StatusCode::METHOD_NOT_ALLOWED, reason: "method" });
     }
@@ -214,7 +235,7 @@ fn clean_target(parts: &mut request::Parts) -> Result<(), Refused> {
         }
     } else {
         path::check(target.as_str()).map_err(Refused::bad)?;
-        if let Some(normal) = path::normalise(target.as_str()).map_err(Refused::bad)? {
+        if let Some(normal) = path::normalise(target.as_str(), how).map_err(Refused::bad)? {
             let normal = PathAndQuery::from_maybe_shared(normal).map_err(|_| Refused::bad("target"))?;
             parts.uri = Uri::from(normal);
             return Ok(());
@@ -309,7 +330,6 @@ fn is_end_to_end(name: &HeaderName) -> bool {
         || name.as_str().starts_with(RESERVED_PREFIX)
 }
 
-/// Nobody outside may claim an identity, and nobody but a sidecar speaks in Outrigger's name.
 /// The attempt that the request says it is; 1 if it says nothing.
 fn callers_attempt(headers: &HeaderMap) -> u32 {
     let said = headers.get(ATTEMPT).and_then(|value| value.to_str().ok()?.parse().ok());
@@ -343,13 +363,32 @@ pub(crate) fn announce_deadline(headers: &mut HeaderMap, left: Duration, grpc: b
     let _ = headers.try_insert(deadline::REQUEST_TIMEOUT_MS, value);
 }
 
+/// Nobody outside may claim an identity, and nobody but a sidecar speaks in Outrigger's name.
 fn drop_reserved(headers: &mut HeaderMap) {
-    let ours = |name: &&HeaderName| name.as_str().starts_with(RESERVED_PREFIX) && **name != shed::PRIORITY;
-    let reserved: Vec<HeaderName> = headers.keys().filter(ours).cloned().collect();
-    for name in reserved {
+    let ours = |name: &&HeaderName| is_reserved(name.as_str()) && **name != shed::PRIORITY;
+    remove_all(headers, ours);
+}
+
+fn remove_all(headers: &mut HeaderMap, which: impl FnMut(&&HeaderName) -> bool) {
+    let names: Vec<HeaderName> = headers.keys().filter(which).cloned().collect();
+    for name in names {
         headers.remove(name);
     }
-    headers.remove(FORWARDED_CLIENT_CERT);
+}
+
+/// Does what is configured of fields with `_` in their name.
+fn clean_underscores(headers: &mut HeaderMap, what: Underscores) -> Result<(), Refused> {
+    let has_one = |name: &&HeaderName| memchr::memchr(b'_', name.as_str().as_bytes()).is_some();
+    match what {
+        Underscores::Allow => {}
+        Underscores::Drop => remove_all(headers, has_one),
+        Underscores::Reject => {
+            if headers.keys().any(|name| has_one(&name)) {
+                return Err(Refused::bad("underscore"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What an attempt over HTTP/1 needs: target in origin form and `Host`.

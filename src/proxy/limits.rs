@@ -1,9 +1,9 @@
-//! What a request has to pass before it is sent anywhere: the rate limits of its route, and the faults that the route
-//! injects.
+//! What a request has to pass before it is sent anywhere: the size that its route allows, the rate limits of its route,
+//! and the faults that the route injects.
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
-use http::{HeaderName, HeaderValue, Response, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, request::Parts};
 
 use super::{
     body::ResponseBody,
@@ -32,6 +32,9 @@ pub(super) async fn guard(
     facts: &RequestFacts,
     record: Box<RequestRecord>,
 ) -> Result<Box<RequestRecord>, Response<ResponseBody>> {
+    if announces_more(&head.headers, route.traffic.max_request_bytes) {
+        return Err(answer_for(route, &Reason::body_too_large(), record));
+    }
     let now = clock::now();
     for limit in &route.traffic.limits {
         if let Err(limited) = limit.check(&head.headers, downstream.peer.ip(), now) {
@@ -42,6 +45,13 @@ pub(super) async fn guard(
         Some(fault) => fault::inject(downstream, route, fault, head, facts, record).await,
         None => Ok(record),
     }
+}
+
+/// Whether a body is announced that is larger than `most`; zero is no limit. One that is not announced is counted as it
+/// comes.
+fn announces_more(headers: &HeaderMap, most: u64) -> bool {
+    let length = || headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse::<u64>().ok();
+    most > 0 && length().is_some_and(|length| length > most)
 }
 
 fn refuse(

@@ -123,7 +123,7 @@ impl Copy {
         let Some((index, mut admission)) = chosen else { return MirrorOutcome::Failed };
         let pool = self.worker.pools.of(&cluster.endpoints[index], cluster);
         let limit = self.route.timeout.map_or(LIMIT, |limit| limit.min(LIMIT));
-        let limits = Limits { request: Some(limit), caller: None, idle: limit };
+        let limits = Limits { request: Some(limit), caller: None, idle: limit, upload: None };
         let mut deadline =
             Deadline::new(limits, began, None, Rc::clone(&self.worker.clock), SpareTimer::default());
         match attempt::run(&pool, cluster, &mut self.outgoing, &mut deadline).await {

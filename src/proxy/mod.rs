@@ -34,7 +34,7 @@ mod tries;
 mod tunnel;
 mod worker;
 
-pub use params::{ListenerParams, ListenersParams};
+pub use params::{EscapedSlashes, ListenerParams, ListenersParams, Normalisation, Underscores};
 pub use plane::{DataPlane, PlaneParams, StartError};
 pub use shed::Pressure;
 pub use tcp::{ServerNameRoute, TcpListenerParams};

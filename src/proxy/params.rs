@@ -34,12 +34,53 @@ pub struct ListenersParams {
     pub header_timeout: Duration,
     /// A connection without a request for this long is closed.
     pub idle_timeout: Duration,
+    /// From the head of a request to the end of its body; `None` is no limit.
+    pub request_timeout: Option<Duration>,
     /// A body (in either direction) that makes no progress for this long ends its request.
     pub stream_idle_timeout: Duration,
     /// Largest request head.
     pub max_header_bytes: u32,
     /// Most header fields in a request.
     pub max_headers: u32,
+    /// What becomes of requests that servers read in several ways.
+    pub normalisation: Normalisation,
+}
+
+/// What becomes of requests that are well-formed, but that servers read in several ways. Whatever it is, it happens
+/// before anything is decided, and what was decided upon is what is sent on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Normalisation {
+    /// `%2f` and `%5c` in a path.
+    pub escaped_slashes: EscapedSlashes,
+    /// Takes several slashes in a row for one.
+    pub merge_slashes: bool,
+    /// `_` in names of fields.
+    pub underscores: Underscores,
+}
+
+/// What becomes of `%2f` and `%5c` in a path. In any case a path is refused in which they hide a `..` segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EscapedSlashes {
+    /// They are characters like any other.
+    #[default]
+    Keep,
+    /// They become `/`.
+    Unescape,
+    /// The request is refused.
+    Reject,
+}
+
+/// What becomes of fields with `_` in their name, which CGI and its heirs cannot tell from `-`. In any case those are
+/// dropped that would be taken for one that only sidecars may set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Underscores {
+    /// They pass.
+    #[default]
+    Allow,
+    /// They are dropped.
+    Drop,
+    /// The request is refused.
+    Reject,
 }
 
 /// One listener.

@@ -3,6 +3,8 @@
 
 use bytes::Bytes;
 
+use super::params::{EscapedSlashes, Normalisation};
+
 /// Checks the characters of a path and query, for protocols that the framing guard does not read (HTTP/2).
 ///
 /// # Errors
@@ -26,26 +28,60 @@ pub(crate) fn check(target: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Resolves `.` and `..` segments (RFC 3986 §5.2.4), also where their dots are percent-encoded; `None` if there
-/// is none, which is the usual case and costs one scan.
+/// Resolves `.` and `..` segments (RFC 3986 §5.2.4), also where their dots are percent-encoded, and does what `how`
+/// says of slashes; `None` if nothing changes, which is the usual case and costs one scan. Doing it again changes
+/// nothing.
 ///
 /// # Errors
-/// If a `..` would leave the root, or hides behind a path parameter (`..;x`), which some servers resolve and
-/// others do not.
-pub(crate) fn normalise(target: &str) -> Result<Option<Bytes>, &'static str> {
+/// If a `..` would leave the root, or hides behind a path parameter (`..;x`) or an escaped slash (`%2f..`), which some
+/// servers resolve and others do not; if slashes are escaped and must not be.
+pub(crate) fn normalise(target: &str, how: &Normalisation) -> Result<Option<Bytes>, &'static str> {
     let (path, query) = match target.split_once('?') {
         Some((path, query)) => (path, Some(query)),
         None => (target, None),
     };
-    if !path.split('/').any(may_be_dots) {
-        return Ok(None);
-    }
+    let unescaped = match escaped_slash(path) {
+        None => None,
+        Some(first) => match how.escaped_slashes {
+            EscapedSlashes::Reject => return Err("target"),
+            EscapedSlashes::Unescape => Some(unescape(path, first)),
+            EscapedSlashes::Keep => {
+                // Servers that take them for slashes would see these segments.
+                if unescape(path, first).split('/').any(|segment| !matches!(dots(segment), Dots::No)) {
+                    return Err("target");
+                }
+                None
+            }
+        },
+    };
+    let changed = unescaped.is_some();
+    let path = unescaped.as_deref().unwrap_or(path);
+    let merges = how.merge_slashes && path.contains("//");
+    let normal = if merges || path.split('/').any(may_be_dots) { resolve(path, merges)? } else { None };
+    let normal = match (normal, changed) {
+        (Some(normal), _) => normal,
+        (None, true) => path.to_owned(),
+        (None, false) => return Ok(None),
+    };
+    Ok(Some(Bytes::from(match query {
+        Some(query) => format!("{normal}?{query}"),
+        None => normal,
+    })))
+}
+
+/// The path without `.` and `..`, and, if it `merges`, without empty segments but the last; `None` if that is the path
+/// itself.
+fn resolve(path: &str, merges: bool) -> Result<Option<String>, &'static str> {
     let mut kept: Vec<&str> = Vec::new();
     let mut changed = false;
     let mut open_ended = false;
     for segment in path.split('/').skip(1) {
         open_ended = false;
         match dots(segment) {
+            Dots::No if merges && segment.is_empty() => {
+                changed = true;
+                open_ended = true;
+            }
             Dots::No => kept.push(segment),
             Dots::Current => {
                 changed = true;
@@ -64,7 +100,7 @@ pub(crate) fn normalise(target: &str) -> Result<Option<Bytes>, &'static str> {
     if !changed {
         return Ok(None);
     }
-    let mut normal = String::with_capacity(target.len());
+    let mut normal = String::with_capacity(path.len());
     for segment in &kept {
         normal.push('/');
         normal.push_str(segment);
@@ -72,11 +108,28 @@ pub(crate) fn normalise(target: &str) -> Result<Option<Bytes>, &'static str> {
     if open_ended || normal.is_empty() {
         normal.push('/');
     }
-    if let Some(query) = query {
-        normal.push('?');
-        normal.push_str(query);
+    Ok(Some(normal))
+}
+
+/// Where the first `%2f` or `%5c` is.
+fn escaped_slash(path: &str) -> Option<usize> {
+    memchr::memchr_iter(b'%', path.as_bytes()).find(|&at| is_escaped_slash(&path.as_bytes()[at..]))
+}
+
+fn is_escaped_slash(at: &[u8]) -> bool {
+    matches!(at, [b'%', b'2', b'f' | b'F', ..] | [b'%', b'5', b'c' | b'C', ..])
+}
+
+/// `path` with `/` for every escaped slash from `first` on.
+fn unescape(path: &str, first: usize) -> String {
+    let (mut clear, mut rest) = (path[..first].to_owned(), &path[first..]);
+    while let Some(at) = escaped_slash(rest) {
+        clear.push_str(&rest[..at]);
+        clear.push('/');
+        rest = &rest[at + 3..];
     }
-    Ok(Some(Bytes::from(normal)))
+    clear.push_str(rest);
+    clear
 }
 
 enum Dots {
@@ -117,7 +170,20 @@ mod tests {
     use super::*;
 
     fn normal(target: &str) -> Result<Option<String>, &'static str> {
-        normalise(target).map(|target| target.map(|target| String::from_utf8(target.to_vec()).unwrap()))
+        normal_by(target, EscapedSlashes::Keep, false)
+    }
+
+    fn normal_by(
+        target: &str,
+        escaped_slashes: EscapedSlashes,
+        merge_slashes: bool,
+    ) -> Result<Option<String>, &'static str> {
+        let how = Normalisation { escaped_slashes, merge_slashes, ..Normalisation::default() };
+        let normal = normalise(target, &how)?.map(|target| String::from_utf8(target.to_vec()).unwrap());
+        if let Some(normal) = &normal {
+            assert_eq!(normalise(normal, &how), Ok(None), "{target} -> {normal}: once is enough");
+        }
+        Ok(normal)
     }
 
     #[test]
@@ -136,7 +202,9 @@ mod tests {
 
     #[test]
     fn paths_without_dot_segments_are_left_as_they_are() {
-        for target in ["/", "/a//b", "/.hidden", "/a/...", "/a/..b", "/a/%2f..", "/x?a=/../b", "/%2e%2e%2e"] {
+        for target in
+            ["/", "/a//b", "/.hidden", "/a/...", "/a/..b", "/a%2fb/%5c", "/x?a=/../b%2f..", "/%2e%2e%2e"]
+        {
             assert_eq!(normal(target), Ok(None), "{target}");
         }
     }
@@ -146,6 +214,54 @@ mod tests {
         for target in ["/..", "/a/../..", "/%2e%2e/a", "/user/..;foo=bar/admin", "/a/.;x"] {
             assert_eq!(normal(target), Err("target"), "{target}");
         }
+    }
+
+    #[test]
+    fn escaped_slashes_are_kept_cleared_or_refused_but_never_hide_a_parent() {
+        use EscapedSlashes::{Keep, Reject, Unescape};
+        for (target, keep, clear) in [
+            ("/a%2Fb", Ok(None), Ok(Some("/a/b"))),
+            ("/a%5cb?c%2f", Ok(None), Ok(Some("/a/b?c%2f"))),
+            ("/a/%2f..", Err("target"), Ok(Some("/a/"))),
+            ("/a/b%2f..%5C..%2fc", Err("target"), Ok(Some("/c"))),
+            ("/..%2fa", Err("target"), Err("target")),
+            ("/a%2f%2e%2e%2fb", Err("target"), Ok(Some("/b"))),
+            ("/a%2f..;x/b", Err("target"), Err("target")),
+            // Only who decodes twice sees dots or slashes in these; they pass byte for byte.
+            ("/a/%252e%252e/b", Ok(None), Ok(None)),
+            ("/a%252f..", Ok(None), Ok(None)),
+        ] {
+            assert_eq!(
+                normal_by(target, Keep, false),
+                keep.map(|path: Option<&str>| path.map(str::to_owned))
+            );
+            assert_eq!(
+                normal_by(target, Unescape, false),
+                clear.map(|path: Option<&str>| path.map(str::to_owned))
+            );
+            let plain = escaped_slash(target.split('?').next().unwrap()).is_none();
+            assert_eq!(
+                normal_by(target, Reject, false),
+                if plain { Ok(None) } else { Err("target") },
+                "{target}"
+            );
+        }
+    }
+
+    #[test]
+    fn slashes_in_a_row_are_one_where_that_is_wanted() {
+        let merged = |target| normal_by(target, EscapedSlashes::Unescape, true);
+        for (target, wanted) in [
+            ("//", "/"),
+            ("/a//b///c", "/a/b/c"),
+            ("/a//?x=//", "/a/?x=//"),
+            ("//../a", ""),
+            ("/a%2f/b", "/a/b"),
+        ] {
+            let wanted = if wanted.is_empty() { Err("target") } else { Ok(Some(wanted.to_owned())) };
+            assert_eq!(merged(target), wanted, "{target}");
+        }
+        assert_eq!(merged("/a/b/"), Ok(None));
     }
 
     #[test]

@@ -79,7 +79,13 @@ impl Reason {
         match fault {
             UploadFault::TimedOut => Self::rejected(StatusCode::REQUEST_TIMEOUT.as_u16(), "body_timeout"),
             UploadFault::Broken => Self::broken_body(),
+            UploadFault::TooLarge => Self::body_too_large(),
         }
+    }
+
+    /// The client's body is larger than its route allows; what is left of it is not read.
+    pub(crate) fn body_too_large() -> Self {
+        Self::rejected(StatusCode::PAYLOAD_TOO_LARGE.as_u16(), "body_too_large")
     }
 
     fn broken_body() -> Self {

@@ -218,7 +218,11 @@ impl Tries<'_> {
                 let now = clock::now();
                 let late = error.is_callers_deadline();
                 let outlasted = || if late { self.outlasted(now.since(began)) } else { None };
-                if let Some(outcome) = error.outcome().or_else(outlasted) {
+                // A body that its client broke off, or keeps back, is no fault of the endpoint's: else a few of them
+                // would open its circuit for everybody.
+                if !deadline.waits_for_client()
+                    && let Some(outcome) = error.outcome().or_else(outlasted)
+                {
                     admission.settle(outcome, None, now);
                 }
                 Err(error)

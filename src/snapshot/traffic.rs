@@ -19,13 +19,15 @@ pub struct Traffic {
     pub mirror: Option<Mirror>,
     /// What of a request chooses among the services of a split.
     pub sticky: Option<HashOn>,
+    /// Largest body of a request, in bytes; zero is no limit.
+    pub max_request_bytes: u64,
 }
 
 impl Traffic {
     /// Whether a request may be held up or refused before it is sent.
     #[must_use]
     pub fn guards(&self) -> bool {
-        !self.limits.is_empty() || self.fault.is_some()
+        !self.limits.is_empty() || self.fault.is_some() || self.max_request_bytes > 0
     }
 }
 

@@ -20,6 +20,8 @@ mod floods;
 #[cfg(test)]
 mod framing;
 #[cfg(test)]
+mod hardening;
+#[cfg(test)]
 mod health;
 #[cfg(test)]
 mod http2;

@@ -10,7 +10,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-from sidecar import Sidecar, base_config, check, echo_app
+from sidecar import Sidecar, base_config, check, echo_app, rss_kib
 
 END = b" HTTP/1.1\r\nHost: a\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
@@ -31,6 +31,11 @@ class Case:
 def refused(name, raw, *statuses):
     """Answered with one of `statuses` by the proxy itself, and the connection closed."""
     return Case(name, raw, tuple((status,) for status in statuses or (400,)), lacks=(b"x-instance",))
+
+
+def unroutable(name, raw):
+    """Refused, but well-formed: the connection may go on."""
+    return Case(name, raw, ((400,),), (b"proxy-status",))
 
 
 def served(name, raw, *, answers=1, holds=(), lacks=()):
@@ -99,6 +104,10 @@ TARGETS = [
     Case("OPTIONS *", b"OPTIONS *" + END + b"\r\n", ((200,), (204,), (404,))),
     Case("percent without digits", get(target=b"/headers?%zz"), ((200,), (400,))),
     refused("raw 0x80 in the target", get(target=b"/headers?\x80")),
+    unroutable("a parent of the root", get(target=b"/../headers")),
+    unroutable("a parent behind an escaped slash", get(target=b"/headers%2f..%2fadmin")),
+    unroutable("a parent with a path parameter", get(target=b"/headers/..;x=y/admin")),
+    served("dot segments are resolved", get(target=b"/x/%2e%2e/headers")),
     refused("fragment in the target", get(target=b"/headers#f")),
     refused("space in the target", get(target=b"/headers?a b")),
 ]
@@ -278,14 +287,47 @@ def open_descriptors(sidecar):
     return len(os.listdir(f"/proc/{sidecar.child.pid}/fd"))
 
 
+# After a bad input an ordinary request is answered within this time, and after many of each, memory is near its start.
+SERVED_WITHIN_SECONDS = 1
+ROUNDS_OF_EACH = 30
+NEAR_KIB = 8 * 1024
+
+
+def check_still_serves(listener, address, case):
+    begun = time.monotonic()
+    answer, _ = exchange(address, served(f"after {case.name}", get(b"Connection: close\r\n")))
+    took = time.monotonic() - begun
+    if statuses_of(answer) != (200,) or took > SERVED_WITHIN_SECONDS:
+        check(False, f"{listener}: after {case.name}: {answer[:80]!r} in {took:.2f} s")
+
+
+def check_nothing_is_kept(sidecar, cases):
+    """Many times each of what is refused at once."""
+    def round_of_each():
+        for _, address in sidecar.listeners():
+            for case in cases:
+                exchange(address, case)
+
+    round_of_each()
+    before = rss_kib(sidecar.child.pid), open_descriptors(sidecar)
+    for _ in range(ROUNDS_OF_EACH):
+        round_of_each()
+    after = rss_kib(sidecar.child.pid), open_descriptors(sidecar)
+    check(after[0] <= before[0] + NEAR_KIB and after[1] <= before[1] + 8,
+          f"{ROUNDS_OF_EACH} times each of {len(cases)} bad inputs: KiB and descriptors {before} before, {after} after")
+
+
 def main():
     with echo_app() as app:
         config = base_config(app)
         with Sidecar(config) as sidecar:
+            cases = FRAMING + LINES + TARGETS + SEMANTICS
             for listener, address in sidecar.listeners():
                 with Bystander(address):
-                    for case in FRAMING + LINES + TARGETS + SEMANTICS:
+                    for case in cases:
                         check_case(listener, address, case)
+                        check_still_serves(listener, address, case)
+            check_nothing_is_kept(sidecar, [case for case in cases if b"x-instance" in case.lacks])
         config = base_config(app)
         config["listeners"].update(SLOW_CONFIG)
         config["defaults"] = {"timeout": "4s"}

@@ -19,7 +19,7 @@ use crate::{
 
 /// Adds what there is.
 pub(super) fn put_traffic(fields: &mut Map<String, Value>, params: &TrafficParams) {
-    let TrafficParams { limits, fault: faults, mirror, sticky } = params;
+    let TrafficParams { limits, fault: faults, mirror, sticky, max_request_bytes } = params;
     super::put_list(fields, "rate_limit", limits.iter().map(rate_limit));
     put(fields, "fault", faults.as_ref().map(fault));
     let mirror = mirror.as_ref();
@@ -29,6 +29,8 @@ pub(super) fn put_traffic(fields: &mut Map<String, Value>, params: &TrafficParam
         mirror.map(|MirrorParams { service, percent }| json!({ "service": &**service, "percent": percent })),
     );
     put(fields, "sticky", sticky.as_ref().map(hash_on));
+    let most = u32::try_from(*max_request_bytes).unwrap_or(u32::MAX);
+    put(fields, "max_request_size", (most > 0).then(|| show_size(most)));
 }
 
 fn rate_limit(params: &RateLimitParams) -> Value {

@@ -73,3 +73,15 @@ pub(in crate::config) static OVERLOAD: Section = Section {
         ("disable_http_keepalive", "stop_keep_alive"),
     ],
 };
+
+pub(in crate::config) static NORMALIZE: Section = Section {
+    name: "normalize",
+    example: "escaped_slashes: reject",
+    known: &["escaped_slashes", "merge_slashes", "headers_with_underscores"],
+    later: NONE,
+    aliases: &[
+        ("path_with_escaped_slashes_action", "escaped_slashes"),
+        ("headers_with_underscores_action", "headers_with_underscores"),
+        ("underscores_in_headers", "headers_with_underscores"),
+    ],
+};

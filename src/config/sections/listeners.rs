@@ -15,7 +15,7 @@ use crate::{
         tree::{Content, Node},
         value,
     },
-    proxy::{ListenerParams, ListenersParams},
+    proxy::{EscapedSlashes, ListenerParams, ListenersParams, Normalisation, Underscores},
     snapshot::PassthroughParams,
 };
 
@@ -60,9 +60,11 @@ pub(in crate::config) fn read(
         max_requests: 0,
         header_timeout: defaults::HEADER_TIMEOUT,
         idle_timeout: defaults::DOWNSTREAM_IDLE_TIMEOUT,
+        request_timeout: None,
         stream_idle_timeout: defaults::STREAM_IDLE_TIMEOUT,
         max_header_bytes: defaults::MAX_HEADER_BYTES,
         max_headers: defaults::MAX_HEADERS,
+        normalisation: Normalisation::default(),
     };
     if let Some(fields) = fields {
         params.transparent = fields.or("transparent", params.transparent, report, value::flag);
@@ -76,6 +78,7 @@ pub(in crate::config) fn read(
             .or("max_requests", 0, report, |node, report| value::number_u32(node, 0..=1_000_000, report));
         params.header_timeout = fields.or("header_timeout", params.header_timeout, report, value::wait);
         params.idle_timeout = fields.or("idle_timeout", params.idle_timeout, report, value::wait);
+        params.request_timeout = fields.or("request_timeout", None, report, value::limit);
         params.stream_idle_timeout =
             fields.or("stream_idle_timeout", params.stream_idle_timeout, report, value::wait);
         params.max_header_bytes =
@@ -85,6 +88,7 @@ pub(in crate::config) fn read(
         params.max_headers = fields.or("max_headers", params.max_headers, report, |node, report| {
             value::number_u32(node, 1..=1000, report)
         });
+        params.normalisation = fields.or("normalize", params.normalisation, report, normalize);
         params.tcp_idle_timeout = fields.or("tcp_idle_timeout", params.tcp_idle_timeout, report, value::wait);
         params.detect_timeout = fields.or("detect_timeout", params.detect_timeout, report, value::limit);
         if let Some(node) = fields.get("tcp") {
@@ -92,6 +96,29 @@ pub(in crate::config) fn read(
         }
     }
     params
+}
+
+pub(in crate::config) const ESCAPED_SLASHES: [(&str, EscapedSlashes); 3] = [
+    ("keep", EscapedSlashes::Keep),
+    ("unescape", EscapedSlashes::Unescape),
+    ("reject", EscapedSlashes::Reject),
+];
+
+pub(in crate::config) const UNDERSCORES: [(&str, Underscores); 3] =
+    [("allow", Underscores::Allow), ("drop", Underscores::Drop), ("reject", Underscores::Reject)];
+
+fn normalize(node: &Node, report: &mut Report) -> Option<Normalisation> {
+    let fields = Fields::open(node, &schema::NORMALIZE, report)?;
+    let usual = Normalisation::default();
+    Some(Normalisation {
+        escaped_slashes: fields.or("escaped_slashes", usual.escaped_slashes, report, |node, report| {
+            value::word(node, &ESCAPED_SLASHES, &[], report)
+        }),
+        merge_slashes: fields.or("merge_slashes", usual.merge_slashes, report, value::flag),
+        underscores: fields.or("headers_with_underscores", usual.underscores, report, |node, report| {
+            value::word(node, &UNDERSCORES, &[], report)
+        }),
+    })
 }
 
 /// What becomes of redirected connections, which both the data plane and the snapshot must agree upon.

@@ -176,6 +176,7 @@ fn traffic(fields: &Fields<'_>, references: &mut Vec<Reference>, report: &mut Re
         fault: fields.optional("fault", report, traffic::fault),
         mirror,
         sticky,
+        max_request_bytes: fields.or("max_request_size", 0, report, traffic::max_request_size),
     }
 }
 

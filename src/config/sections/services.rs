@@ -282,7 +282,9 @@ pub(in crate::config) fn local(
     let limits = fields
         .get("rate_limit")
         .map(|node| traffic::rate_limits(node, |number| format!("inbound#{number}"), report));
-    let traffic = TrafficParams { limits: limits.unwrap_or_default(), ..TrafficParams::default() };
+    let max_request_bytes = fields.or("max_request_size", 0, report, traffic::max_request_size);
+    let traffic =
+        TrafficParams { limits: limits.unwrap_or_default(), max_request_bytes, ..TrafficParams::default() };
     let concurrency = fields.or("concurrency", defaults::CONCURRENCY, report, traffic::concurrency);
     let params = LocalServiceParams {
         name: name?,

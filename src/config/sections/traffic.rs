@@ -94,6 +94,11 @@ fn key(node: &Node, report: &mut Report) -> Option<LimitKey> {
 }
 
 /// Reads `fault`.
+/// Largest body of a request; zero is no limit.
+pub(in crate::config) fn max_request_size(node: &Node, report: &mut Report) -> Option<u64> {
+    value::size(node, 0..=u32::MAX, report).map(u64::from)
+}
+
 pub(in crate::config) fn fault(node: &Node, report: &mut Report) -> Option<FaultParams> {
     let fields = Fields::open(node, &schema::FAULT, report)?;
     let params = FaultParams {

@@ -18,7 +18,7 @@ impl Builder<'_> {
         params: &TrafficParams,
         clusters: &[Arc<Cluster>],
     ) -> Traffic {
-        let TrafficParams { limits, fault, mirror, sticky } = params;
+        let TrafficParams { limits, fault, mirror, sticky, max_request_bytes } = params;
         let limits = limits.iter().map(|limit| {
             let metrics = RateLimitMetrics::resolve(self.registry, &limit.name);
             let hasher = KeyHasher::new(self.inputs.seed);
@@ -35,6 +35,6 @@ impl Builder<'_> {
             let metrics = MirrorMetrics::resolve(self.registry, &mirror.service);
             Some(Mirror { cluster: Arc::clone(cluster), percent: mirror.percent, metrics })
         });
-        Traffic { limits, fault, mirror, sticky: sticky.clone() }
+        Traffic { limits, fault, mirror, sticky: sticky.clone(), max_request_bytes: *max_request_bytes }
     }
 }
