@@ -61,6 +61,17 @@ impl PeakEwma {
         });
     }
 
+    /// Learns from an attempt that nobody waits for any longer, after it took `waited`: it would have taken more, so a
+    /// longer latency than is known is believed, and a shorter one says nothing.
+    pub fn abandoned(&self, waited: Duration, now: Mono) {
+        let (waited, tick) = (waited.as_secs_f32().min(LONGEST), tick(now));
+        let _ = self.0.fetch_update(Relaxed, Relaxed, |word| {
+            let state = State::of(word);
+            let slower = waited > state.decayed(tick);
+            slower.then(|| State { seconds: waited, penalised: state.penalised, tick }.word())
+        });
+    }
+
     /// What one more request costs, in seconds: the latency times the requests that are there with it. Without a
     /// new sample the latency falls, so that an endpoint that was slow is asked again some day.
     #[must_use]
@@ -157,6 +168,16 @@ mod tests {
         }
         let left = millis(&ewma, at(10_005));
         assert!((30.0..45.0).contains(&left), "{left}");
+    }
+
+    #[test]
+    fn an_attempt_that_was_given_up_can_only_make_it_slower() {
+        let ewma = PeakEwma::default();
+        ewma.observe(&sample(Outcome::Success, 20), at(0));
+        ewma.abandoned(Duration::from_millis(5), at(1));
+        assert!((millis(&ewma, at(1)) - 20.0).abs() < 0.1);
+        ewma.abandoned(Duration::from_millis(80), at(2));
+        assert!((millis(&ewma, at(2)) - 80.0).abs() < 0.1);
     }
 
     #[test]

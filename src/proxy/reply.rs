@@ -20,6 +20,7 @@ pub(super) const FLAG_HEADER: HeaderName = HeaderName::from_static("x-outrigger-
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
 /// Why the proxy answers itself.
 pub(crate) struct Reason {
@@ -195,6 +196,11 @@ fn grpc_answer(reason: &Reason) -> Response<Option<Bytes>> {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(GRPC_STATUS, HeaderValue::from_static(grpc_status(reason.status)));
     headers.insert(GRPC_MESSAGE, HeaderValue::from_static(reason.flag.as_str()));
+    if let Some(wait) = reason.retry_after {
+        // gRFC A6: a client that retries by itself waits for as long.
+        let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        headers.insert(GRPC_PUSHBACK, HeaderValue::from(millis.max(1)));
+    }
     response
 }
 

@@ -327,6 +327,7 @@ impl Tries<'_> {
         let mut twin = (outgoing.twin(), deadline.twin());
         let slow = self.cluster.live.latencies().percentile(hedge.percentile, clock::now());
         let delay = slow.unwrap_or_default().max(hedge.min_delay);
+        let began = clock::now();
         let mut first = pin!(self.once(index, admission, outgoing, deadline));
         if let Ok(result) = tokio::time::timeout(delay, first.as_mut()).await {
             return self.recorded(index, result, record);
@@ -345,6 +346,11 @@ impl Tries<'_> {
         let mut second = pin!(self.once(other, admission, &mut twin.0, &mut twin.1));
         let (winner, result) = self.race((index, first.as_mut()), (other, second.as_mut())).await;
         let won = winner == other;
+        if won {
+            // Its answer will not be seen, but that it was not there by now was.
+            let now = clock::now();
+            self.cluster.endpoints[index].live.latency().abandoned(now.since(began), now);
+        }
         self.cluster.metrics.hedged(if won { HedgeOutcome::Won } else { HedgeOutcome::Lost });
         self.recorded(winner, result, record)
     }

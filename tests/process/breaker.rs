@@ -105,6 +105,12 @@ async fn an_open_circuit_is_told_to_clients_and_operators_with_its_reason() {
     assert_eq!((refused.status, refused.flag()), (503, "circuit_open"));
     let wait: u64 = refused.field("retry-after").and_then(|text| text.parse().ok()).unwrap_or_default();
     assert!((25..=45).contains(&wait), "retry after {wait}");
+    let call = "POST /shop.Cart/Get HTTP/1.1\r\nhost: h\r\ncontent-type: application/grpc\r\ncontent-length: 0\r\n\r\n";
+    let refused = send(sidecar.outbound(), call).await;
+    assert_eq!(refused.field("grpc-status"), Some("14"));
+    let wait: u64 =
+        refused.field("grpc-retry-pushback-ms").and_then(|text| text.parse().ok()).unwrap_or_default();
+    assert!((25_000..=45_000).contains(&wait), "push-back {wait}");
     assert_eq!(app.requests().len(), 7);
     assert_eq!(sidecar.logged("/refused").await["flag"], "circuit_open");
     let services = sidecar.document("/v1/services").await;
