@@ -94,6 +94,15 @@ fn every_path_named_in_the_documents_exists() {
     assert_clean(&violations);
 }
 
+#[test]
+fn every_test_that_the_hardening_table_names_exists() {
+    let text = fs::read_to_string(root().join("docs/hardening.md")).expect("docs/hardening.md");
+    let named = rules::named_tests(&text);
+    assert!(named.len() > 50, "the table was not read: {named:?}");
+    let missing = rules::missing_tests(&named, |path| fs::read_to_string(root().join(path)).ok());
+    assert_clean(&missing);
+}
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }

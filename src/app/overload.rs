@@ -63,6 +63,8 @@ impl Sampler {
                 self.metrics.set_active(action as usize, actions.has(action));
             }
             if actions != before {
+                let overloaded = actions.has(Action::RefuseRequests);
+                self.state.update(|running| running.overloaded = overloaded);
                 let [memory, descriptors, lag] = used;
                 tracing::warn!(?memory, ?descriptors, ?lag, was = ?before, now = ?actions, "overload changed");
                 before = actions;

@@ -27,6 +27,8 @@ pub(crate) struct Running {
     pub(crate) generation: u64,
     /// Everything is bound and the first snapshot is live.
     pub(crate) ready: bool,
+    /// Every request is refused, because the process is out of memory or a worker does not get on.
+    pub(crate) overloaded: bool,
     pub(crate) inbound: Option<SocketAddr>,
     pub(crate) outbound: Option<SocketAddr>,
     pub(crate) tcp: Vec<(Arc<str>, SocketAddr)>,
@@ -58,6 +60,7 @@ impl ProcessState {
             loaded: wall,
             generation: 0,
             ready: false,
+            overloaded: false,
             inbound: None,
             outbound: None,
             tcp: Vec::new(),
@@ -82,7 +85,12 @@ impl ProcessState {
         if self.drain.phase() > Phase::Running {
             return Some("draining");
         }
-        (!self.lock().ready).then_some("starting")
+        let running = self.lock();
+        match (running.ready, running.overloaded) {
+            (false, _) => Some("starting"),
+            (true, true) => Some("overloaded"),
+            (true, false) => None,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Running> {

@@ -446,3 +446,32 @@ pub(crate) const SPAWNING_FILES: &[Exception] = &[
         reason: "drivers of connections on the worker's runtime, which drops them with itself",
     },
 ];
+
+/// The tests that the last column of a table names: a file of the repository with the name of a function in it, or
+/// without, where the file as a whole is the test.
+pub(crate) fn named_tests(text: &str) -> Vec<(String, Option<String>)> {
+    let last_columns = text.lines().filter(|line| line.starts_with('|')).filter_map(|line| {
+        let line = line.trim_end().strip_suffix('|')?;
+        line.rsplit_once(" | ").map(|(_, last)| last)
+    });
+    let names = last_columns.flat_map(|column| column.split('`').skip(1).step_by(2));
+    names
+        .map(|name| match name.split_once("::") {
+            Some((module, test)) if module.contains('/') => (module.to_owned(), Some(test.to_owned())),
+            Some((module, test)) => (format!("tests/process/{module}.rs"), Some(test.to_owned())),
+            None => (name.to_owned(), None),
+        })
+        .collect()
+}
+
+/// Those of them that are not there.
+pub(crate) fn missing_tests(
+    named: &[(String, Option<String>)],
+    read: impl Fn(&str) -> Option<String>,
+) -> Vec<String> {
+    let is_there = |(file, test): &&(String, Option<String>)| {
+        read(file).is_some_and(|text| test.as_ref().is_none_or(|test| text.contains(&format!("fn {test}()"))))
+    };
+    let missing = named.iter().filter(|one| !is_there(one));
+    missing.map(|(file, test)| format!("{file}: no test `{}`", test.as_deref().unwrap_or_default())).collect()
+}

@@ -291,3 +291,15 @@ fn code_after_every_kind_of_literal_is_still_seen() {
         assert_one(&rules::imports(&file("src/policy/x.rs", &text)), "src/policy/x.rs:1:");
     }
 }
+
+#[test]
+fn a_named_test_that_does_not_exist_is_found() {
+    let table = "| input | what | test |\n|---|---|---|\n\
+                 | a | `b` | `slow::there`, `src/x.rs::gone` |\n| c | d | `tests/scripts/e.py` |\n";
+    let named = rules::named_tests(table);
+    let files = |path: &str| (path == "tests/process/slow.rs").then(|| "async fn there() {".to_owned());
+    assert_eq!(
+        rules::missing_tests(&named, files),
+        ["src/x.rs: no test `gone`", "tests/scripts/e.py: no test ``"]
+    );
+}

@@ -247,6 +247,25 @@ async fn a_client_that_goes_away_takes_its_request_with_it() {
 }
 
 #[tokio::test]
+async fn an_http1_client_that_closes_its_sending_side_has_gone_away() {
+    // An orderly close and a half-close look alike until something is sent; nobody waits for ever to find out.
+    let app = App::script(|mut connection| async move {
+        while connection.request().await.is_some() {
+            connection.until_closed().await;
+        }
+    })
+    .await;
+    let sidecar = Sidecar::start(api(&[app.endpoint()])).await;
+    let mut client = Client::connect(sidecar.outbound()).await;
+    client.send("GET /half HTTP/1.1\r\nhost: h\r\n\r\n").await;
+    wait_until("the request is at the endpoint", || app.open() == 1).await;
+    client.finish().await;
+    client.closed().await;
+    wait_until("it is cancelled there", || app.open() == 0).await;
+    assert_eq!(sidecar.logged("/half").await["flag"], "downstream_closed");
+}
+
+#[tokio::test]
 async fn a_client_that_goes_away_within_a_body_closes_the_endpoints_connection() {
     let app = App::script(|mut connection| async move {
         connection.request().await;

@@ -260,6 +260,9 @@ async fn a_process_out_of_memory_refuses_requests_closes_connections_and_recover
     sidecar.edit(tight);
     assert_eq!(sidecar.reload().await.0, 200);
     sidecar.until_metric("outrigger_overload_active", &["action=\"refuse_requests\""], 1.0).await;
+    // Who asks whether to send it traffic hears no, and why.
+    let ready = get(sidecar.admin(), "localhost", "/readyz?verbose").await;
+    assert!(ready.status == 503 && ready.text().contains("overloaded"), "{}", ready.text());
     let refused = client.get("h", "/").await;
     assert_eq!((refused.status, refused.flag()), (503, "overload"));
     assert_eq!(refused.field("connection"), Some("close"));
@@ -273,6 +276,7 @@ async fn a_process_out_of_memory_refuses_requests_closes_connections_and_recover
     })
     .await;
     assert_eq!(get(sidecar.outbound(), "h", "/").await.status, 200);
+    assert_eq!(get(sidecar.admin(), "localhost", "/readyz").await.status, 200);
 }
 
 #[tokio::test]

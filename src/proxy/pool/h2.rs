@@ -32,6 +32,8 @@ use crate::{
 /// Most requests on one connection, whatever the endpoint allows: beyond it one slow TCP stream holds up too
 /// many.
 const MAX_STREAMS: usize = 100;
+/// Less than the streams that one connection can have in its life: a new one takes over in time.
+const MAX_REQUESTS: u32 = 1 << 29;
 /// How long a fresh connection is waited for to say how many streams it takes. It is the first thing an endpoint
 /// sends; one that does not is shared as if it took a single stream.
 const SETTINGS_WAIT: Duration = Duration::from_secs(1);
@@ -87,11 +89,12 @@ impl Connection {
         self.capacity.get() == codec::H2_UNTOLD && now.since(self.opened) < SETTINGS_WAIT
     }
 
-    /// Takes no request any more.
+    /// Takes no request any more. Its streams have numbers of 31 bits, of which a client has every second one.
     fn is_spent(&self, cluster: &Cluster, now: Mono) -> bool {
         let limits = &cluster.params.limits;
         self.sender.is_closed()
-            || limits.max_requests_per_connection.is_some_and(|most| self.served.get() >= most)
+            || self.served.get()
+                >= limits.max_requests_per_connection.unwrap_or(MAX_REQUESTS).min(MAX_REQUESTS)
             || limits.max_connection_age.is_some_and(|most| now.since(self.opened) >= most)
     }
 }
