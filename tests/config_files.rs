@@ -43,6 +43,11 @@ fn minimal_yaml_parses_without_warnings() {
 }
 
 #[test]
+fn the_example_of_a_shop_parses_without_warnings() {
+    assert_eq!(valid(include_str!("../examples/shop.yaml")).directory.routes.len(), 2);
+}
+
+#[test]
 fn reference_yaml_parses_without_warnings() {
     assert_eq!(valid(REFERENCE).directory.clusters.len(), 4);
 }
