@@ -2,6 +2,7 @@
 
 pub mod framing;
 pub mod health;
+pub mod path;
 pub mod tcp;
 
 mod attempt;
@@ -23,7 +24,6 @@ mod origin;
 mod overload;
 mod params;
 mod passthrough;
-mod path;
 mod plane;
 mod pool;
 mod record;

@@ -9,7 +9,7 @@ use super::params::{EscapedSlashes, Normalisation};
 ///
 /// # Errors
 /// The reason, for metrics.
-pub(crate) fn check(target: &str) -> Result<(), &'static str> {
+pub fn check(target: &str) -> Result<(), &'static str> {
     let bytes = target.as_bytes();
     if bytes.first() != Some(&b'/') {
         return Err("target");
@@ -35,7 +35,7 @@ pub(crate) fn check(target: &str) -> Result<(), &'static str> {
 /// # Errors
 /// If a `..` would leave the root, or hides behind a path parameter (`..;x`) or an escaped slash (`%2f..`), which some
 /// servers resolve and others do not; if slashes are escaped and must not be.
-pub(crate) fn normalise(target: &str, how: &Normalisation) -> Result<Option<Bytes>, &'static str> {
+pub fn normalise(target: &str, how: &Normalisation) -> Result<Option<Bytes>, &'static str> {
     let (path, query) = match target.split_once('?') {
         Some((path, query)) => (path, Some(query)),
         None => (target, None),

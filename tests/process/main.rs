@@ -42,6 +42,8 @@ mod retries;
 #[cfg(test)]
 mod routing;
 #[cfg(test)]
+mod seeds;
+#[cfg(test)]
 mod shield;
 #[cfg(test)]
 mod slow;
