@@ -115,7 +115,8 @@ async fn run_http1(
     let mut request = take(outgoing);
     let (mut head, body) = request.into_parts();
     let upgrade = outgoing.upgrade.as_ref();
-    headers::address_http1(&mut head, &outgoing.authority, upgrade, outgoing.wants_trailers);
+    let service = &cluster.params.name;
+    headers::address_http1(&mut head, &outgoing.authority, service, upgrade, outgoing.wants_trailers);
     if !body.is_end_stream() {
         headers::frame_http1(&mut head.headers);
     }

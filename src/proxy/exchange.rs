@@ -17,7 +17,7 @@ use super::{
     error::ProxyError,
     framing::REJECT_METHOD,
     headers::{self, Refused, RequestFacts},
-    limits, mirror,
+    http10, limits, mirror,
     record::RequestRecord,
     reply::{self, Reason},
     shed,
@@ -44,9 +44,13 @@ pub(crate) async fn serve_http1(
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let state = Rc::clone(&downstream.state);
+    let version = request.version();
     let mut response = serve(downstream, request).await?;
     if state.wants_graceful() {
         headers::announce_close(&mut response);
+    }
+    if version == Version::HTTP_10 {
+        http10::settle_end(&mut response);
     }
     Ok(response)
 }

@@ -391,10 +391,12 @@ fn clean_underscores(headers: &mut HeaderMap, what: Underscores) -> Result<(), R
     Ok(())
 }
 
-/// What an attempt over HTTP/1 needs: target in origin form and `Host`.
+/// What an attempt over HTTP/1 needs: target in origin form and `Host`, which is `fallback` for a client of HTTP/1.0
+/// that sent none: an empty one, though allowed, is refused by many servers, and by us.
 pub(crate) fn address_http1(
     parts: &mut request::Parts,
     authority: &HeaderValue,
+    fallback: &str,
     upgrade: Option<&HeaderValue>,
     wants_trailers: bool,
 ) {
@@ -402,7 +404,8 @@ pub(crate) fn address_http1(
         join_cookies(&mut parts.headers);
     }
     parts.version = Version::HTTP_11;
-    parts.headers.insert(header::HOST, authority.clone());
+    let named = if authority.is_empty() { HeaderValue::from_str(fallback).ok() } else { None };
+    parts.headers.insert(header::HOST, named.unwrap_or_else(|| authority.clone()));
     if let Some(upgrade) = upgrade {
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(header::UPGRADE, upgrade.clone());

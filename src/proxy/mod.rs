@@ -17,6 +17,7 @@ mod fault;
 mod flow;
 mod gauge;
 mod headers;
+mod http10;
 mod intercept;
 mod limits;
 mod mirror;

@@ -24,6 +24,8 @@ mod hardening;
 #[cfg(test)]
 mod health;
 #[cfg(test)]
+mod http10;
+#[cfg(test)]
 mod http2;
 #[cfg(test)]
 mod lifecycle;
