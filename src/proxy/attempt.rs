@@ -11,14 +11,15 @@ use std::{
 use http::{HeaderValue, Method, Request, Response, Version, request::Parts};
 use http_body::Body;
 use hyper::{body::Incoming, client::conn::TrySendError};
-use tokio::sync::oneshot;
 
 use super::{
     body::{Lease, RequestBody},
     deadline::Deadline,
     error::ProxyError,
     headers,
-    pool::{EndpointPool, H1Lease, H2Lease, TunnelParts},
+    pool::{EndpointPool, H1Lease, H2Lease},
+    tunnel::Opening,
+    upgrade::{self, Upgrade},
 };
 use crate::{
     rt::clock,
@@ -34,7 +35,7 @@ pub(crate) struct Outgoing {
     /// Taken when it is sent; back again if it surely was not.
     pub(crate) body: Option<RequestBody>,
     pub(crate) authority: HeaderValue,
-    pub(crate) upgrade: Option<HeaderValue>,
+    pub(crate) upgrade: Option<Box<Upgrade>>,
     pub(crate) wants_trailers: bool,
     /// The client speaks HTTP/2.
     pub(crate) from_http2: bool,
@@ -51,7 +52,7 @@ pub(crate) struct Answer {
     pub(crate) response: Response<Incoming>,
     pub(crate) lease: Lease,
     /// Set when the request asked to switch protocols.
-    pub(crate) tunnel: Option<oneshot::Receiver<TunnelParts>>,
+    pub(crate) tunnel: Option<Opening>,
     pub(crate) admission: Option<Admission>,
     /// When the attempt began.
     pub(crate) began: Mono,
@@ -88,6 +89,9 @@ pub(crate) async fn run(
 ) -> Result<Answer, ProxyError> {
     match protocol(cluster.params.protocol, outgoing.upgrade.is_some(), outgoing.from_http2) {
         Version::HTTP_2 => run_http2(pool, cluster, outgoing, deadline).await,
+        _ if upgrade::prefers_http2(cluster, outgoing) => {
+            Box::pin(upgrade::run(pool, cluster, outgoing, deadline)).await
+        }
         _ => run_http1(pool, cluster, outgoing, deadline).await,
     }
 }
@@ -95,7 +99,7 @@ pub(crate) async fn run(
 /// What an attempt speaks: what the service is configured for, or what the client speaks.
 pub(crate) fn protocol(configured: Protocol, upgrades: bool, from_http2: bool) -> Version {
     match configured {
-        // Switching protocols exists only in HTTP/1.1.
+        // Switching protocols exists only in HTTP/1.1, WebSockets over HTTP/2 excepted (proxy/upgrade.rs).
         _ if upgrades => Version::HTTP_11,
         Protocol::Auto if from_http2 => Version::HTTP_2,
         Protocol::Http2 => Version::HTTP_2,
@@ -104,7 +108,7 @@ pub(crate) fn protocol(configured: Protocol, upgrades: bool, from_http2: bool) -
     }
 }
 
-async fn run_http1(
+pub(super) async fn run_http1(
     pool: &Rc<EndpointPool>,
     cluster: &Arc<Cluster>,
     outgoing: &mut Outgoing,
@@ -114,7 +118,7 @@ async fn run_http1(
     let mut lease = within(deadline, H1Lease::checkout(pool, cluster)).await??;
     let mut request = take(outgoing);
     let (mut head, body) = request.into_parts();
-    let upgrade = outgoing.upgrade.as_ref();
+    let upgrade = outgoing.upgrade.as_deref();
     let service = &cluster.params.name;
     headers::address_http1(&mut head, &outgoing.authority, service, upgrade, outgoing.wants_trailers);
     if !body.is_end_stream() {
@@ -123,7 +127,7 @@ async fn run_http1(
     let sent_up = clock::now();
     stamp(&mut head, outgoing, deadline, sent_up);
     request = Request::from_parts(head, body);
-    let tunnel = outgoing.upgrade.is_some().then(|| lease.expect_tunnel());
+    let tunnel = outgoing.upgrade.is_some().then(|| Opening::Connection(lease.expect_tunnel()));
     let sent = lease.sender().try_send_request(request);
     let response = match within(deadline, sent).await? {
         Ok(response) => response,
@@ -171,7 +175,7 @@ async fn run_http2(
 }
 
 /// Tells the next hop how much time is left, and which attempt this is.
-fn stamp(head: &mut Parts, outgoing: &Outgoing, deadline: &Deadline, now: Mono) {
+pub(super) fn stamp(head: &mut Parts, outgoing: &Outgoing, deadline: &Deadline, now: Mono) {
     if let Some(left) = deadline.left_for_upstream(now) {
         headers::announce_deadline(&mut head.headers, left, outgoing.grpc);
     }
@@ -187,7 +191,7 @@ fn take(outgoing: &mut Outgoing) -> Request<RequestBody> {
     }
     let sent = match &body {
         RequestBody::Again(replay) => RequestBody::Again(replay.for_attempt()),
-        RequestBody::Empty | RequestBody::Once(..) => RequestBody::Empty,
+        RequestBody::Empty | RequestBody::Once(..) | RequestBody::Tunnel(_) => RequestBody::Empty,
     };
     outgoing.body = Some(body);
     Request::from_parts(outgoing.head.clone(), sent)
@@ -213,7 +217,10 @@ fn empty_head() -> Parts {
 }
 
 /// Waits for `work`, at most until the request's time is up.
-async fn within<T>(deadline: &mut Deadline, work: impl Future<Output = T>) -> Result<T, ProxyError> {
+pub(super) async fn within<T>(
+    deadline: &mut Deadline,
+    work: impl Future<Output = T>,
+) -> Result<T, ProxyError> {
     let mut work = pin!(work);
     poll_fn(|cx| {
         if let Poll::Ready(done) = work.as_mut().poll(cx) {

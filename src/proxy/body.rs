@@ -20,6 +20,7 @@ use super::{
     headers,
     pool::{H1Lease, H2Lease},
     record::RequestRecord,
+    upgrade::stream::TunnelBody,
 };
 use crate::{
     rt::clock,
@@ -115,11 +116,6 @@ impl Upload {
         self.last.set(now);
     }
 
-    /// Counts bytes that went another way (a tunnel).
-    pub(crate) fn add(&self, bytes: u64) {
-        self.bytes.set(self.bytes.get() + bytes);
-    }
-
     /// Wakes `waker` when the upload ends or fails.
     pub(crate) fn wake_at_end(&self, waker: &Waker) {
         let mut waiting = self.waiting.borrow_mut();
@@ -173,6 +169,8 @@ pub(crate) enum RequestBody {
     Once(Incoming, Rc<Upload>),
     /// Passed on as it comes and kept, up to a limit, to be sent again.
     Again(Replay),
+    /// Nothing: what follows on the stream is a tunnel's.
+    Tunnel(#[expect(dead_code, reason = "acts when dropped")] TunnelBody),
 }
 
 impl RequestBody {
@@ -180,7 +178,7 @@ impl RequestBody {
     pub(crate) fn is_whole(&self) -> bool {
         match self {
             // A body that can be sent once is either still here, untouched, or gone.
-            Self::Empty | Self::Once(..) => true,
+            Self::Empty | Self::Once(..) | Self::Tunnel(_) => true,
             Self::Again(replay) => replay.is_whole(),
         }
     }
@@ -195,7 +193,7 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.get_mut() {
-            Self::Empty => Poll::Ready(None),
+            Self::Empty | Self::Tunnel(_) => Poll::Ready(None),
             Self::Once(incoming, upload) => {
                 flow::offer(upload);
                 let frame = ready!(upload.watch(Pin::new(&mut *incoming).poll_frame(cx)));
@@ -211,7 +209,7 @@ impl Body for RequestBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Empty => true,
+            Self::Empty | Self::Tunnel(_) => true,
             Self::Once(incoming, _) => incoming.is_end_stream(),
             Self::Again(replay) => replay.is_end_stream(),
         }
@@ -219,7 +217,7 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Empty => SizeHint::with_exact(0),
+            Self::Empty | Self::Tunnel(_) => SizeHint::with_exact(0),
             Self::Once(incoming, _) => incoming.size_hint(),
             Self::Again(replay) => replay.size,
         }

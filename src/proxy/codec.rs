@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::{
     body::RequestBody,
     flow::{self, Flow, Flows},
+    upgrade::stream,
 };
 use crate::proxy::ListenersParams;
 
@@ -40,8 +41,10 @@ impl StreamTasks {
 impl<F: Future + 'static> Executor<F> for StreamTasks {
     fn execute(&self, future: F) {
         let task = tokio::task::spawn_local(future).abort_handle();
-        if let Some(flow) = self.next.take() {
-            self.flows.watch(flow, task);
+        match self.next.take() {
+            Some(flow) => self.flows.watch(flow, task),
+            // Nothing was announced: it sends on a stream that became a tunnel.
+            None => stream::note_sending(task),
         }
     }
 }
@@ -62,8 +65,12 @@ impl<F: Future + 'static> Executor<F> for UploadTasks {
             return;
         }
         let task = tokio::task::spawn_local(future).abort_handle();
+        stream::note_started(task.id());
         if let Some(upload) = flow::take_offered() {
             self.flows.watch(upload, task);
+        } else if !flow::is_offering() {
+            // Nobody drives the connection: it sends on a stream whose answer just made it a tunnel.
+            stream::note_sending(task);
         }
     }
 }
@@ -154,7 +161,9 @@ pub(crate) fn h2_server(limits: &ListenersParams, tasks: StreamTasks) -> server:
         .max_header_list_size(limits.max_header_bytes)
         .max_send_buf_size(H2_SEND_BUFFER)
         .keep_alive_interval(H2_PING_INTERVAL)
-        .keep_alive_timeout(H2_PING_TIMEOUT);
+        .keep_alive_timeout(H2_PING_TIMEOUT)
+        // Whatever may be upgraded on HTTP/1.1 may be here: WebSockets (RFC 8441).
+        .enable_connect_protocol();
     builder
 }
 

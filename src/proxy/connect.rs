@@ -1,26 +1,29 @@
 //! CONNECT: a client asks for a tunnel to a service. Served only where a route for the method leads to a TCP
-//! service, and only over HTTP/1.1; everywhere else it is answered 405, and the connection ends, because what
-//! follows such a request is no request.
+//! service; everywhere else it is answered 405. On HTTP/1.1 the connection ends with such an answer, because what
+//! follows is no request; on HTTP/2 it is the stream's, and the stream ends. Extended CONNECT for WebSockets never
+//! comes here (proxy/upgrade.rs), for anything else it does.
 
 use std::{rc::Rc, sync::Arc};
 
-use http::{Method, Response, StatusCode, Version, request::Parts};
+use http::{Method, Response, StatusCode, Version, header, request::Parts};
+use hyper::{ext, upgrade::OnUpgrade};
 
 use super::{
     body::ResponseBody,
     connection::Downstream,
     error::ProxyError,
+    framing,
     headers::Refused,
     record::RequestRecord,
     reply::{self, Reason},
     tcp,
-    tunnel::{TunnelPlan, TunnelUpstream},
+    tunnel::{self, TunnelPlan, TunnelUpstream},
 };
 use crate::{
     policy::route::{self, RequestView, pick_target},
     snapshot::{Cluster, Destination, MeshSnapshot, Protocol, Route, RouteAction},
     telemetry::metrics::{HttpMetrics, TcpResult},
-    types::{Direction, Flag},
+    types::Direction,
 };
 
 /// What a route for CONNECT leads to.
@@ -33,16 +36,18 @@ struct Found {
 /// Serves one CONNECT. Never fails, as `exchange::serve`.
 pub(crate) async fn serve(
     downstream: &Rc<Downstream>,
-    head: &Parts,
+    head: &mut Parts,
     snapshot: &MeshSnapshot,
     mut record: Box<RequestRecord>,
 ) -> Response<ResponseBody> {
-    let found = if head.version == Version::HTTP_11 { find(downstream, head, snapshot) } else { None };
-    let Some(Found { route, cluster, metrics }) = found else {
-        record.count_in(snapshot.unrouted.of(downstream.side));
-        downstream.worker.listener_metrics(downstream.side).rejected("method");
-        let refused = Refused { status: StatusCode::METHOD_NOT_ALLOWED, reason: "method" };
-        return reply::answer(&closing(Reason::refused(refused)), record);
+    let found = check(head).and_then(|()| find(downstream, head, snapshot).ok_or(NO_ROUTE));
+    let Found { route, cluster, metrics } = match found {
+        Ok(found) => found,
+        Err(refused) => {
+            record.count_in(snapshot.unrouted.of(downstream.side));
+            downstream.worker.listener_metrics(downstream.side).rejected(refused.reason);
+            return reply::answer(&closing(Reason::refused(refused)), record);
+        }
     };
     route.hit();
     record.routed(&route, Some(&cluster.params.name));
@@ -53,7 +58,18 @@ pub(crate) async fn serve(
         Ok(connected) => connected,
         Err(result) => return reply::answer(&closing(Reason::from(&failure(result))), record),
     };
-    // Whoever sends before the tunnel stands may want two readers to see different things in it.
+    let upstream = TunnelUpstream::Dialed(stream);
+    if head.version == Version::HTTP_2 {
+        let Some(stream) = head.extensions.remove::<OnUpgrade>() else {
+            return reply::answer(&Reason::from(&ProxyError::bad_upgrade()), record);
+        };
+        record.granted(StatusCode::OK);
+        record.head_sent();
+        tunnel::on_stream(downstream, stream, TunnelPlan { upstream, admission: Some(admission), record });
+        return Response::new(ResponseBody::Local(None, None));
+    }
+    // Whoever sends before the tunnel stands may want two readers to see different things in it. On HTTP/2 nobody can:
+    // what comes on the stream is the tunnel's or nobody's.
     if record.active().has_early_data() {
         downstream.worker.listener_metrics(downstream.side).rejected("early_data");
         return reply::answer(&Reason::rejected(StatusCode::BAD_REQUEST.as_u16(), "early_data"), record);
@@ -61,14 +77,38 @@ pub(crate) async fn serve(
     if !record.active().grant_upgrade() {
         return reply::answer(&closing(Reason::from(&ProxyError::bad_upgrade())), record);
     }
-    record.answered(StatusCode::OK, Flag::None);
+    record.granted(StatusCode::OK);
     record.head_sent();
-    let upstream = TunnelUpstream::Dialed(stream);
     downstream.open_tunnel(TunnelPlan { upstream, admission: Some(admission), record });
     Response::new(ResponseBody::Local(None, None))
 }
 
-/// The same answer, and the connection ends with it.
+/// No route takes CONNECT to what was asked for.
+const NO_ROUTE: Refused = Refused { status: StatusCode::METHOD_NOT_ALLOWED, reason: "method" };
+
+/// Holds the head of HTTP/2 to what the guard demands of one of HTTP/1.1: one authority, with a port.
+fn check(head: &Parts) -> Result<(), Refused> {
+    const BAD: StatusCode = StatusCode::BAD_REQUEST;
+    if head.extensions.get::<ext::Protocol>().is_some() {
+        return Err(Refused { status: StatusCode::NOT_IMPLEMENTED, reason: "protocol" });
+    }
+    if head.version != Version::HTTP_2 {
+        return Ok(());
+    }
+    let Some(authority) = head.uri.authority() else {
+        return Err(Refused { status: BAD, reason: "target" });
+    };
+    if authority.port().is_none() || !framing::valid_authority(authority.as_str().as_bytes()) {
+        return Err(Refused { status: BAD, reason: "target" });
+    }
+    let agrees = |host: &[u8]| host.eq_ignore_ascii_case(authority.as_str().as_bytes());
+    if !head.headers.get_all(header::HOST).iter().all(|host| agrees(host.as_bytes())) {
+        return Err(Refused { status: BAD, reason: "host" });
+    }
+    Ok(())
+}
+
+/// The same answer, and on HTTP/1 the connection ends with it.
 fn closing(mut reason: Reason) -> Reason {
     reason.close = true;
     reason

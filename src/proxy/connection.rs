@@ -167,7 +167,7 @@ async fn serve_http1(downstream: Rc<Downstream>, io: GuardedIo<TcpStream>) {
         Some(plan) => {
             let early = join(parts.read_buf, &io.take_leftover());
             io.start_tunnel();
-            tunnel::run(&downstream, io, early, *plan).await;
+            tunnel::on_connection(&downstream, io, early, *plan).await;
         }
         None => io.close().await,
     }

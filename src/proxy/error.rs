@@ -14,6 +14,8 @@ use crate::{
 
 /// Nothing that another endpoint could do better, or too late for it.
 const FINAL: Failure = Failure::Final;
+/// There is no tunnel, and the endpoint did not say no in a way that could be passed on.
+const UPGRADE_FAILED: &str = "http_upgrade_failed";
 
 /// Error type of bodies that hyper carries for us.
 pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
@@ -127,7 +129,16 @@ impl ProxyError {
     /// The endpoint switched protocols in a way that was not asked for.
     pub(crate) fn bad_upgrade() -> Self {
         let status = StatusCode::BAD_GATEWAY;
-        Self::new(Flag::UpstreamReset, status, "http_upgrade_failed", FINAL)
+        Self::new(Flag::UpstreamReset, status, UPGRADE_FAILED, FINAL)
+    }
+
+    /// The same for an endpoint of HTTP/2 that was asked to upgrade in the words of HTTP/1.1, because it takes no
+    /// others: that it does not know them either is no fault of its.
+    pub(crate) fn of_upgrade(mut self) -> Self {
+        if self.flag == Flag::UpstreamReset {
+            self.token = UPGRADE_FAILED;
+        }
+        self
     }
 
     /// The rewritten target or host cannot be sent.
@@ -142,7 +153,7 @@ impl ProxyError {
     /// or it was not the endpoint's fault.
     pub(crate) fn outcome(&self) -> Option<Outcome> {
         match self.flag {
-            _ if self.was_stale => None,
+            _ if self.was_stale || self.token == UPGRADE_FAILED => None,
             Flag::UpstreamConnect | Flag::UpstreamReset | Flag::UpstreamTimeout => Some(Outcome::LocalOrigin),
             _ => None,
         }

@@ -22,7 +22,7 @@ use super::{
     reply::{self, Reason},
     shed,
     tries::Tries,
-    tunnel::{TunnelPlan, TunnelUpstream},
+    upgrade::{self, Upgrade},
 };
 use crate::{
     policy::{
@@ -67,11 +67,18 @@ pub(crate) async fn serve(
         return Ok(answer_reject(&downstream, record));
     }
     let snapshot = downstream.worker.snapshot.load();
+    let mut websocket = None;
     if head.method == Method::CONNECT {
-        return Ok(Box::pin(connect::serve(&downstream, &head, &snapshot, record)).await);
+        websocket = Upgrade::of_stream(&downstream, &mut head);
+        if websocket.is_none() {
+            return Ok(Box::pin(connect::serve(&downstream, &mut head, &snapshot, record)).await);
+        }
     }
     let facts = match headers::clean_request(&mut head, &downstream.limits.normalisation) {
-        Ok(facts) => facts,
+        Ok(mut facts) => {
+            facts.upgrade = websocket.or(facts.upgrade);
+            facts
+        }
         Err(refused) => {
             record.count_in(snapshot.unrouted.of(downstream.side));
             downstream.worker.listener_metrics(downstream.side).rejected(refused.reason);
@@ -104,6 +111,9 @@ pub(crate) async fn serve(
         RouteAction::Direct(direct, metrics) => {
             record.routed(&route, None);
             record.count_in(metrics);
+            if facts.upgrade.is_some_and(|upgrade| upgrade.is_mistaken_for_grant(direct.status)) {
+                return Ok(reply::answer(&upgrade::failed("status"), record));
+            }
             let mut response = reply::configured(direct.status, None, direct.body.clone(), record);
             route.response_headers.apply(response.headers_mut());
             Ok(response)
@@ -377,21 +387,14 @@ fn deliver(
     headers::clean_response(&mut head, switching);
     route.response_headers.apply(&mut head.headers);
     record.head_sent();
+    let upgrade = outgoing.upgrade.as_deref();
     if switching {
-        let Some(tunnel) = tunnel else {
-            return reply::answer(&Reason::from(&ProxyError::bad_upgrade()), record);
-        };
-        if !record.active().grant_upgrade() {
-            return reply::answer(&Reason::from(&ProxyError::bad_upgrade()), record);
-        }
-        downstream.open_tunnel(TunnelPlan {
-            upstream: TunnelUpstream::Switched(tunnel, lease),
-            admission,
-            record,
-        });
-        return Response::from_parts(head, ResponseBody::Local(None, None));
+        return upgrade::grant(downstream, upgrade, head, (tunnel, lease), admission, record);
     }
-    if outgoing.upgrade.is_some() {
+    if let Some(upgrade) = upgrade {
+        if upgrade.is_mistaken_for_grant(head.status) {
+            return reply::answer(&upgrade::failed("status"), record);
+        }
         record.active().refuse_upgrade();
     }
     let expected = incoming.size_hint().exact();

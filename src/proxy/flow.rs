@@ -194,6 +194,11 @@ pub(crate) fn offering<T>(poll: impl FnOnce() -> T) -> T {
     polled
 }
 
+/// Whether a connection is being polled.
+pub(crate) fn is_offering() -> bool {
+    OFFER.with_borrow(|offer| !matches!(offer, Offer::Closed))
+}
+
 /// `upload` is being polled.
 pub(crate) fn offer(upload: &Rc<Upload>) {
     OFFER.with_borrow_mut(|offer| {

@@ -17,6 +17,7 @@ use super::{
     framing,
     params::{Normalisation, Underscores},
     path, shed,
+    upgrade::Upgrade,
 };
 use crate::{
     policy::{deadline, fault::AskedFault},
@@ -42,8 +43,8 @@ impl Refused {
 pub(crate) struct RequestFacts {
     /// The one authority of the request, as the client wrote it.
     pub(crate) authority: HeaderValue,
-    /// Protocol that the client asks to switch to.
-    pub(crate) upgrade: Option<HeaderValue>,
+    /// The client asks for another protocol.
+    pub(crate) upgrade: Option<Box<Upgrade>>,
     /// `TE: trailers` was there: gRPC needs it on HTTP/2.
     pub(crate) wants_trailers: bool,
     /// Which attempt of the caller this is, from 1.
@@ -260,14 +261,15 @@ fn lists(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
 
 /// The protocol to switch to, if the request really asks for one. `h2c` is not passed on: who wants HTTP/2 uses
 /// it from the first byte (RFC 9113 §3.1 dropped the upgrade).
-fn requested_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+fn requested_upgrade(headers: &HeaderMap) -> Option<Box<Upgrade>> {
     if !lists(headers, &header::CONNECTION, "upgrade") {
         return None;
     }
     let mut protocols = headers.get_all(header::UPGRADE).iter();
     let protocol = protocols.next()?;
     let single = protocols.next().is_none() && !protocol.as_bytes().contains(&b',');
-    (single && !protocol.as_bytes().eq_ignore_ascii_case(b"h2c")).then(|| protocol.clone())
+    (single && !protocol.as_bytes().eq_ignore_ascii_case(b"h2c"))
+        .then(|| Upgrade::of_connection(protocol.clone(), headers))
 }
 
 fn drop_hop_by_hop(headers: &mut HeaderMap, found: &Found) {
@@ -397,7 +399,7 @@ pub(crate) fn address_http1(
     parts: &mut request::Parts,
     authority: &HeaderValue,
     fallback: &str,
-    upgrade: Option<&HeaderValue>,
+    upgrade: Option<&Upgrade>,
     wants_trailers: bool,
 ) {
     if parts.version == Version::HTTP_2 {
@@ -408,7 +410,7 @@ pub(crate) fn address_http1(
     parts.headers.insert(header::HOST, named.unwrap_or_else(|| authority.clone()));
     if let Some(upgrade) = upgrade {
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        parts.headers.insert(header::UPGRADE, upgrade.clone());
+        parts.headers.insert(header::UPGRADE, upgrade.protocol.clone());
     } else if wants_trailers {
         // Many servers send trailers only to whom asks; TE is hop-by-hop and must be named (RFC 9110 §10.1.4).
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("te"));

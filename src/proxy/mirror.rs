@@ -75,7 +75,7 @@ pub(super) fn begin(downstream: &Downstream, route: &Arc<Route>, original: &Outg
         Some(RequestBody::Again(replay)) => Some(replay.tap()),
         Some(RequestBody::Empty) => None,
         // Not kept: there is nothing to copy.
-        Some(RequestBody::Once(..)) | None => return None,
+        Some(RequestBody::Once(..) | RequestBody::Tunnel(_)) | None => return None,
     };
     let mut outgoing = original.twin();
     outgoing.keep = false;

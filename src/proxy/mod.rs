@@ -33,6 +33,7 @@ mod shed;
 mod sweep;
 mod tries;
 mod tunnel;
+mod upgrade;
 mod worker;
 
 pub use params::{EscapedSlashes, ListenerParams, ListenersParams, Normalisation, Underscores};

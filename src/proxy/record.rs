@@ -44,6 +44,8 @@ pub(crate) struct RequestRecord {
     finished: bool,
     attempts: u32,
     sent_bytes: u64,
+    /// Bytes that the client sent into the tunnel that the request became.
+    tunnelled_bytes: u64,
     /// When the request was handed to the endpoint's connection.
     sent_up: Option<Mono>,
     /// When the head of the response came.
@@ -66,7 +68,8 @@ impl RequestRecord {
             method: head.method.clone(),
             target: head.uri.clone(),
             version: head.version,
-            grpc: is_grpc(&head.headers),
+            // To CONNECT, the 200 that gRPC wants for errors would be a tunnel.
+            grpc: head.method != Method::CONNECT && is_grpc(&head.headers),
             authority: None,
             request_id: None,
             trace: None,
@@ -82,6 +85,7 @@ impl RequestRecord {
             finished: false,
             attempts: 0,
             sent_bytes: 0,
+            tunnelled_bytes: 0,
             sent_up: None,
             head_came: None,
             head_sent: None,
@@ -181,12 +185,15 @@ impl RequestRecord {
         self.sent_bytes
     }
 
+    /// The request becomes a tunnel, and its client is told so with `status`.
+    pub(crate) fn granted(&mut self, status: StatusCode) {
+        self.status = status.as_u16();
+    }
+
     /// The tunnel that the request became has ended.
     pub(crate) fn tunnelled(&mut self, up: u64, down: u64) {
         self.sent_bytes = down;
-        if let Some(upload) = &self.upload {
-            upload.add(up);
-        }
+        self.tunnelled_bytes = up;
         self.finished = true;
     }
 
@@ -213,7 +220,7 @@ impl Drop for RequestRecord {
         }
         let now = clock::now();
         let duration = now.since(self.started);
-        let received_bytes = self.upload.as_ref().map_or(0, |upload| upload.bytes());
+        let received_bytes = self.upload.as_ref().map_or(0, |upload| upload.bytes()) + self.tunnelled_bytes;
         if let (Some(slot), Some(came)) = (&self.admitted.slot, self.head_came) {
             slot.observe(came.since(self.started), now);
         }

@@ -430,6 +430,10 @@ pub(crate) const SPAWNING_FILES: &[Exception] = &[
         reason: "refusals on the worker's runtime, bounded in number and time",
     },
     Exception {
+        place: "src/proxy/tunnel.rs",
+        reason: "tunnels on streams of HTTP/2; they end with their connection, or at the drain deadline",
+    },
+    Exception {
         place: "src/proxy/worker.rs",
         reason: "the worker threads, joined by DataPlane, and their connections",
     },

@@ -352,8 +352,8 @@ async fn a_client_that_resets_while_its_upgrade_is_granted_gives_back_the_endpoi
                 gate.acquire().await.expect("it is never closed").forget();
                 connection
                     .send(
-                        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\
-                         upgrade: websocket\r\n\r\n",
+                        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                         sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
                     )
                     .await;
                 connection.until_closed().await;
@@ -382,7 +382,10 @@ async fn one_side_of_a_tunnel_may_finish_before_the_other() {
     let app = App::script(|mut connection| async move {
         connection.head().await;
         connection
-            .send("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")
+            .send(
+                "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                 sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
+            )
             .await;
         let all = connection.wire.rest().await;
         connection.send(all).await;

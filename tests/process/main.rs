@@ -8,6 +8,8 @@ mod support;
 #[cfg(test)]
 mod breaker;
 #[cfg(test)]
+mod connect_h2;
+#[cfg(test)]
 mod deadlines;
 #[cfg(test)]
 mod demo;
@@ -59,5 +61,7 @@ mod tcp_detect;
 mod tcp_origin;
 #[cfg(test)]
 mod transparent;
+#[cfg(test)]
+mod websocket_h2;
 #[cfg(test)]
 mod windows;

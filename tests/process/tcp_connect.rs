@@ -10,7 +10,7 @@ use crate::{
 const CONNECT: &str = "CONNECT db.internal:5432 HTTP/1.1\r\nhost: db.internal:5432\r\n\r\n";
 
 /// `db.internal` is a TCP service by CONNECT, everything else an HTTP service.
-fn tunnelling(database: &App, web: &App) -> Value {
+pub(crate) fn tunnelling(database: &App, web: &App) -> Value {
     json!({
         "routes": [
             { "name": "tunnel", "match": { "hosts": ["db.internal"], "methods": ["CONNECT"] }, "service": "db" },
@@ -23,7 +23,7 @@ fn tunnelling(database: &App, web: &App) -> Value {
     })
 }
 
-async fn web() -> App {
+pub(crate) async fn web() -> App {
     App::answering(|_| ok("web")).await
 }
 

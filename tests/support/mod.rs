@@ -7,6 +7,7 @@ pub(crate) mod footprint;
 pub(crate) mod frames;
 pub(crate) mod http2;
 pub(crate) mod sidecar;
+pub(crate) mod streams;
 pub(crate) mod wire;
 
 use std::{future::Future, time::Duration};

@@ -105,6 +105,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         std::mem::replace(&mut self.ahead, rest)
     }
 
+    /// What is there, or comes next; nothing at the end of the stream.
+    pub(crate) async fn some(&mut self) -> Vec<u8> {
+        if self.ahead.is_empty() {
+            self.fill().await;
+        }
+        std::mem::take(&mut self.ahead)
+    }
+
+    /// Whether the stream ends with a reset rather than in order. What came before is read.
+    pub(crate) async fn ends_with_reset(&mut self) -> bool {
+        loop {
+            match self.stream.read_buf(&mut self.ahead).await {
+                Ok(0) => return false,
+                Ok(_) => {}
+                Err(_) => return true,
+            }
+        }
+    }
+
     /// Everything up to the end of the stream.
     pub(crate) async fn rest(&mut self) -> Vec<u8> {
         while self.fill().await {}

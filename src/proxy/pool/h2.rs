@@ -12,7 +12,7 @@ use std::{
 };
 
 use hyper::client::conn::http2::SendRequest;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::EndpointPool;
 use crate::{
@@ -63,6 +63,10 @@ struct Connection {
     sender: SendRequest<RequestBody>,
     /// Streams that the endpoint allows, as its SETTINGS say; [`codec::H2_UNTOLD`] until they came.
     capacity: Rc<Cell<usize>>,
+    /// The endpoint takes extended CONNECT, as the same SETTINGS say.
+    extended_connect: Rc<Cell<bool>>,
+    /// Tells when they came.
+    settled: Rc<Notify>,
     /// Wakes the driver, which alone can read that.
     driver: Rc<DriverWaker>,
     streams: Cell<u32>,
@@ -213,6 +217,16 @@ impl H2Lease {
         self.connection.sender.clone()
     }
 
+    /// Whether the endpoint takes extended CONNECT. Waits for its SETTINGS, which say so, but not for long: an endpoint
+    /// that does not send any does not take it. Cancel-safe.
+    pub(crate) async fn takes_extended_connect(&self) -> bool {
+        if self.connection.capacity.get() == codec::H2_UNTOLD {
+            // If they do not come, the answer is no.
+            let _ = tokio::time::timeout(SETTINGS_WAIT, self.connection.settled.notified()).await;
+        }
+        self.connection.extended_connect.get()
+    }
+
     /// Whether the connection was open before this request.
     pub(crate) fn is_reused(&self) -> bool {
         self.reused
@@ -304,6 +318,8 @@ async fn open(
     let shown = Rc::clone(&gauge);
     let capacity = Rc::new(Cell::new(driver.current_max_send_streams()));
     let told = Rc::clone(&capacity);
+    let (extended_connect, settled) = (Rc::<Cell<bool>>::default(), Rc::<Notify>::default());
+    let (extends, tells) = (Rc::clone(&extended_connect), Rc::clone(&settled));
     let asked = Rc::clone(&waker);
     let home = Rc::downgrade(pool);
     tokio::task::spawn_local(async move {
@@ -315,7 +331,12 @@ async fn open(
             if now_told != codec::H2_UNTOLD {
                 asked.settle();
             }
-            if (told.replace(now_told) != now_told || polled.is_ready())
+            let news = told.replace(now_told) != now_told;
+            if news {
+                extends.set(driver.is_extended_connect_protocol_enabled());
+                tells.notify_waiters();
+            }
+            if (news || polled.is_ready())
                 && let Some(pool) = home.upgrade()
             {
                 serve_waiting(&pool);
@@ -333,6 +354,8 @@ async fn open(
     let connection = Rc::new(Connection {
         sender,
         capacity,
+        extended_connect,
+        settled,
         driver: waker,
         streams: Cell::new(0),
         served: Cell::new(0),

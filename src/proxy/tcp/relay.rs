@@ -53,7 +53,7 @@ pub(crate) struct Flow {
     /// The writing side was told so.
     finished: bool,
     total: u64,
-    counter: Arc<HotCounter>,
+    counter: Option<Arc<HotCounter>>,
 }
 
 /// A failure while reading or while writing: it tells whose side broke.
@@ -63,7 +63,13 @@ enum Side {
 }
 
 impl Flow {
+    /// A direction whose bytes are added to `counter` as they pass.
     pub(crate) fn new(counter: &Arc<HotCounter>) -> Self {
+        Self { counter: Some(Arc::clone(counter)), ..Self::uncounted() }
+    }
+
+    /// A direction whose bytes only [`Flow::total`] tells.
+    pub(crate) fn uncounted() -> Self {
         Self {
             pending: Vec::new(),
             taken: 0,
@@ -71,19 +77,19 @@ impl Flow {
             ended: false,
             finished: false,
             total: 0,
-            counter: Arc::clone(counter),
+            counter: None,
         }
     }
 
     /// Puts `preamble`, which is not counted, and `early`, which was read already, in front of everything.
-    pub(super) fn begin_with(&mut self, mut preamble: Vec<u8>, early: &[u8]) {
+    pub(crate) fn begin_with(&mut self, mut preamble: Vec<u8>, early: &[u8]) {
         self.uncounted = preamble.len();
         preamble.extend_from_slice(early);
         self.pending = preamble;
     }
 
     /// Bytes that were passed on so far.
-    pub(super) fn total(&self) -> u64 {
+    pub(crate) fn total(&self) -> u64 {
         self.total
     }
 
@@ -92,7 +98,9 @@ impl Flow {
         self.uncounted -= free;
         let counted = (count - free) as u64;
         self.total += counted;
-        self.counter.add(counted);
+        if let Some(counter) = &self.counter {
+            counter.add(counted);
+        }
     }
 
     /// Moves what can be moved now. Ready when this direction is done; `moved` is set if anything was written.
