@@ -31,6 +31,8 @@ use crate::{
     types::Live,
 };
 
+/// How long workers may take to end once everything is cut.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long control tasks and the access log may take to end.
 const TASKS_LIMIT: Duration = Duration::from_secs(2);
 
@@ -348,11 +350,11 @@ async fn leave(mut signals: Signals, drain: &Drain, shutdown: &ShutdownParams, p
     tracing::info!(grace = ?shutdown.grace, drain_timeout = ?shutdown.drain_timeout, "leaving");
     notify(&[NotifyState::Stopping]);
     drain.advance(Phase::Grace);
+    let mut workers = tokio::task::spawn_blocking(move || plane.join());
     let orderly = async {
         tokio::time::sleep(shutdown.grace).await;
         drain.advance(Phase::Draining);
-        let workers = tokio::task::spawn_blocking(move || plane.join());
-        if tokio::time::timeout(shutdown.drain_timeout, workers).await.is_err() {
+        if tokio::time::timeout(shutdown.drain_timeout, &mut workers).await.is_err() {
             tracing::warn!("the drain deadline has come");
         }
     };
@@ -361,6 +363,10 @@ async fn leave(mut signals: Signals, drain: &Drain, shutdown: &ShutdownParams, p
         () = signals.end() => tracing::warn!("told a second time; leaving at once"),
     }
     drain.advance(Phase::Stopped);
+    if !workers.is_finished() {
+        // What was cut is written down on the way out of its worker; one that hangs is not waited for.
+        let _ = tokio::time::timeout(LAST_WORDS, workers).await;
+    }
 }
 
 fn cores() -> usize {

@@ -117,6 +117,8 @@ async fn what_does_not_finish_is_cut_at_the_drain_deadline() {
     assert_eq!(sidecar.ended().await.code(), Some(0));
     client.closed().await;
     assert!(sidecar.log().contains("drain deadline"));
+    let lines = sidecar.access_log();
+    assert_eq!(lines.len(), 1, "what was cut is written down: {lines:?}");
 }
 
 #[tokio::test]
