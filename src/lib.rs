@@ -10,6 +10,7 @@ pub mod policy;
 pub mod rt;
 pub mod telemetry;
 
+pub mod identity;
 pub mod snapshot;
 
 pub mod net;

@@ -2,8 +2,10 @@
 //! construction and conversion; nothing here imports another module of ours.
 
 mod address;
+mod claims;
 mod condition;
 mod flag;
+mod identity;
 mod live;
 mod priority;
 mod proxy_version;
@@ -11,8 +13,10 @@ mod tags;
 mod time;
 
 pub use address::{AddressError, EndpointAddress};
+pub use claims::Claims;
 pub use condition::{Circuit, EjectionCause, EndpointState, TripCause};
 pub use flag::{Direction, Flag, RetryDenied};
+pub use identity::{IdentityError, SpiffeId, TrustDomain};
 pub use live::Live;
 pub use priority::Priority;
 pub use proxy_version::ProxyVersion;

@@ -301,25 +301,42 @@ pub(crate) const MODULES: &[(&str, &[&str])] = &[
     ("policy", &["types"]),
     ("telemetry", &["types"]),
     // rank 2
-    // Metric handles are resolved when a snapshot is built, so that requests look nothing up: ADR 0004.
-    ("snapshot", &["types", "policy", "telemetry"]),
+    ("identity", &["types", "rt", "telemetry"]),
+    // Metric handles are resolved when a snapshot is built, so that requests look nothing up: ADR 0004. Whom a service
+    // must prove to be belongs to the service: ADR 0020.
+    ("snapshot", &["types", "policy", "telemetry", "identity"]),
     // rank 3
-    ("net", &["types", "rt", "telemetry"]),
+    ("net", &["types", "rt", "telemetry", "identity"]),
     // rank 5
-    ("proxy", &["types", "rt", "policy", "telemetry", "snapshot", "net"]),
+    ("proxy", &["types", "rt", "policy", "telemetry", "identity", "snapshot", "net"]),
     // rank 6
-    ("directory", &["types", "rt", "policy", "telemetry", "snapshot"]),
+    ("directory", &["types", "rt", "policy", "telemetry", "identity", "snapshot"]),
     // rank 7
-    ("admin", &["types", "rt", "policy", "telemetry", "snapshot", "net", "proxy", "directory"]),
+    ("admin", &["types", "rt", "policy", "telemetry", "identity", "snapshot", "net", "proxy", "directory"]),
     // rank 8
-    ("config", &["types", "rt", "policy", "telemetry", "snapshot", "net", "proxy", "directory", "admin"]),
+    (
+        "config",
+        &["types", "rt", "policy", "telemetry", "identity", "snapshot", "net", "proxy", "directory", "admin"],
+    ),
     // rank 9
     (
         "app",
-        &["types", "rt", "policy", "telemetry", "snapshot", "net", "proxy", "directory", "admin", "config"],
+        &[
+            "types",
+            "rt",
+            "policy",
+            "telemetry",
+            "identity",
+            "snapshot",
+            "net",
+            "proxy",
+            "directory",
+            "admin",
+            "config",
+        ],
     ),
     // rank 10
-    ("cli", &["types", "telemetry", "admin", "config", "app"]),
+    ("cli", &["types", "rt", "telemetry", "identity", "admin", "config", "app"]),
     ("main", &["telemetry", "config", "app", "cli"]),
 ];
 
@@ -378,6 +395,12 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("hashring", &["src/policy/balance"]),
     ("hickory_resolver", &["src/directory/dns"]),
     ("socket2", &["src/net/"]),
+    ("rustls", &["src/identity/", "src/net/"]),
+    ("tokio_rustls", &["src/identity/", "src/net/"]),
+    ("rcgen", &["src/identity/ca/"]),
+    ("x509_parser", &["src/identity/"]),
+    ("jsonwebtoken", &["src/identity/jwt/"]),
+    ("aws_lc_rs", &["src/identity/", "src/types/secret.rs"]),
     ("metrics_exporter_prometheus", &["src/telemetry/"]),
     ("tracing_subscriber", &["src/telemetry/"]),
     ("clap", &["src/cli/", "src/main.rs"]),
