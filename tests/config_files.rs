@@ -79,6 +79,9 @@ fn the_values_in_reference_yaml_are_the_defaults_of_the_code() {
         &["listeners", "defaults", "admin", "telemetry", "reload", "overload", "shutdown"],
     );
     stripped["listeners"]["tcp"] = tcp;
+    let optional = ["mode", "trust_domain", "min_version", "handshake_timeout", "max_handshakes"];
+    strip(&mut stripped, &["mtls"], &optional);
+    strip(&mut stripped, &["mtls", "ca"], &["mode"]);
     strip(&mut stripped, &["service"], &["protocol", "timeout", "concurrency"]);
     strip(&mut stripped, &["service", "health_check"], &["interval"]);
     strip(&mut stripped, &["routes", "0"], &["timeout"]);
@@ -96,6 +99,7 @@ fn the_values_in_reference_yaml_are_the_defaults_of_the_code() {
     let optional = ["expected_statuses", "interval", "timeout", "healthy_threshold", "unhealthy_threshold"];
     strip(&mut stripped, &["services", "api", "health_check"], &optional);
     strip(&mut stripped, &["services", "payments"], &["dns_refresh"]);
+    strip(&mut stripped, &["services", "payments", "tls"], &["server_name", "min_version"]);
 
     let diff = Diff::between(&valid(REFERENCE), &valid(&serde_yaml::to_string(&stripped).unwrap()));
     assert_eq!(diff, Diff::default());
@@ -214,9 +218,29 @@ fn only_the_first_twenty_findings_are_shown() {
 fn mtls_must_be_disabled_in_so_many_words() {
     let without = "version: 1\nservice: { name: web, address: 127.0.0.1:8080 }\n";
     assert_eq!(found(without), ["OR213 1:1"]);
-    assert_eq!(found(&format!("{without}mtls: {{ mode: strict }}")), ["OR213 3:15"]);
+    assert_eq!(found(&format!("{without}mtls: {{ mode: strict }}")), ["OR213 3:7"]);
     assert_eq!(found(&format!("{without}mtls: {{}}")), ["OR213 3:7"]);
-    assert_eq!(found(&format!("{without}mtls: {{ mode: of }}")), ["OR109 3:15"]);
+    assert_eq!(found(&format!("{without}mtls: {{ mode: of }}")), ["OR109 3:15", "OR213 3:7"]);
+}
+
+#[test]
+fn mtls_is_strict_unless_the_file_says_otherwise_and_needs_all_three_files() {
+    let files = "ca: { cert_file: /a, key_file: /b, ca_file: /c }";
+    let with = |more: &str| {
+        format!("version: 1\nservice: {{ name: web, address: 127.0.0.1:8080 }}\nmtls: {{ {more} }}\n")
+    };
+    let bundle = valid(&with(files));
+    let identity = bundle.identity.expect("it is on");
+    assert_eq!(identity.own.as_str(), "spiffe://mesh.local/service/web");
+    assert_eq!(found(&with("ca: { cert_file: /a, ca_file: /c }")), ["OR106 3:13"]);
+    assert_eq!(found(&with(&format!("trust_domain: Mesh.Local, {files}"))), ["OR107 3:23"]);
+    assert_eq!(found(&with(&format!("mode: permissive, {files}"))), ["OR303 3:15"]);
+    assert_eq!(found(&with(&format!("mode: disabled, {files}"))), ["OR304 3:29"]);
+    assert_eq!(found(&with(&format!("min_version: \"1.1\", {files}"))), ["OR109 3:22"]);
+    assert_eq!(
+        found(&with("ca: { mode: builtin, cert_file: /a, key_file: /b, ca_file: /c }")),
+        ["OR110 3:19"]
+    );
 }
 
 #[test]
@@ -440,5 +464,29 @@ proptest! {
         if let Err(findings) = parse(&text) {
             prop_assert!(!findings.render_text(Style::Plain).is_empty());
         }
+    }
+}
+
+#[test]
+fn keys_of_tls_that_would_have_no_effect_are_refused() {
+    let service =
+        |tls: &str| with(&format!("services: {{ api: {{ endpoints: [127.0.0.1:9], tls: {tls} }} }}\n"));
+    for good in [
+        "{ mode: disabled }",
+        "{ mode: mesh }",
+        "{ mode: simple, server_name: api.example }",
+        "{ mode: mutual, cert_file: /a.pem, key_file: /a.key, min_version: tls1.3 }",
+    ] {
+        assert_eq!(found(&service(good)), Vec::<String>::new(), "{good}");
+    }
+    for (wrong, codes) in [
+        ("{ server_name: a }", vec!["OR106 4:49"]),
+        ("{ mode: disabled, ca_file: /a.pem }", vec!["OR114 4:76"]),
+        ("{ mode: simple, key_file: /a.key }", vec!["OR114 4:75"]),
+        ("{ mode: mutual, cert_file: /a.pem }", vec!["OR106 4:49"]),
+        ("{ mode: simple, ca_file: a.pem }", vec!["OR112 4:74"]),
+        ("{ mode: simple, min_version: tls1.1 }", vec!["OR109 4:78"]),
+    ] {
+        assert_eq!(found(&service(wrong)), codes, "{wrong}");
     }
 }

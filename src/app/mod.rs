@@ -1,6 +1,7 @@
 //! The composition root: the only place where modules are wired together.
 
 mod backend;
+mod certificates;
 pub mod demo;
 mod overload;
 mod reload;

@@ -49,6 +49,9 @@ pub(crate) enum ReloadError {
         /// For machines.
         findings: serde_json::Value,
     },
+    /// Half of the mesh would be taken by surprise: connections and pools are of one kind or the other.
+    #[error("mTLS is switched on or off with a restart only; use `mode: permissive` to move a running mesh")]
+    Switch,
     /// The process is leaving.
     #[error("the sidecar is shutting down")]
     Leaving,
@@ -173,6 +176,9 @@ impl Reloader {
                 rendered: findings.render_text(Style::Plain),
                 findings: findings.to_json(),
             })?;
+        if running.identity.is_some() != file.identity.is_some() {
+            return Err(ReloadError::Switch);
+        }
         let diff = Diff::between(&running, &file);
         let warnings = if findings.is_empty() { String::new() } else { findings.render_text(Style::Plain) };
         let apply = file.clone().with_restart_keys_of(&running);

@@ -11,6 +11,7 @@ use tokio::{
 
 use super::{
     backend::AppBackend,
+    certificates::{self, Follower},
     overload::Sampler,
     reload::{ReloadHandle, Reloader, ReloaderParts},
     state::ProcessState,
@@ -19,6 +20,7 @@ use crate::{
     admin::{self, Scope},
     config::{self, Bundle, FileSource, Fingerprint, ProcessEnvironment, Style},
     directory::{Directory, Publisher, dns::Resolver},
+    identity::MeshTls,
     net,
     proxy::{DataPlane, PlaneParams, health},
     rt::{Drain, Phase, ShutdownParams, Tasks, clock, random},
@@ -145,7 +147,8 @@ async fn serve(loaded: Loaded, log: Arc<LogHandle>) -> Result<(), RunError> {
     let admin_sockets = AdminSockets::bind(&bundle)?;
 
     let mut tasks = Tasks::default();
-    let control = start_control(&bundle, &registry, &drain, &mut tasks).await?;
+    let mesh = start_identity(&bundle, &registry, &drain, &mut tasks)?;
+    let control = start_control(&bundle, mesh.clone(), &registry, &drain, &mut tasks).await?;
     let limits = Arc::new(Live::new(Arc::new(bundle.listeners.clone())));
     let (sampler, pressure) = Sampler::new(&state, &control.cell, &registry, workers);
     tasks.spawn("overload", sampler.run(drain.watch()));
@@ -157,6 +160,7 @@ async fn serve(loaded: Loaded, log: Arc<LogHandle>) -> Result<(), RunError> {
         drain: drain.watch(),
         access_log: access_log.clone(),
         registry: Arc::clone(&registry),
+        mesh,
     })
     .map_err(RunError::start("cannot start the data plane"))?;
 
@@ -227,9 +231,26 @@ struct Control {
     publisher: Publisher,
 }
 
+/// Reads the certificates and starts what follows them.
+fn start_identity(
+    bundle: &Bundle,
+    registry: &Arc<Registry>,
+    drain: &Drain,
+    tasks: &mut Tasks,
+) -> Result<Option<Arc<MeshTls>>, RunError> {
+    let Some(params) = &bundle.identity else { return Ok(None) };
+    let (mesh, files) =
+        certificates::load(params).map_err(RunError::start("no certificate to serve with"))?;
+    let follower = Follower::new(params.clone(), Arc::clone(&mesh), files, registry);
+    tasks.spawn("certificates", follower.run(drain.watch()));
+    tracing::info!(identity = %mesh.own(), "certificates are in use");
+    Ok(Some(mesh))
+}
+
 /// Starts what keeps the snapshot and the health of its endpoints up to date.
 async fn start_control(
     bundle: &Bundle,
+    mesh: Option<Arc<MeshTls>>,
     registry: &Arc<Registry>,
     drain: &Drain,
     tasks: &mut Tasks,
@@ -240,6 +261,7 @@ async fn start_control(
         bundle.telemetry.propagation.clone(),
         Arc::clone(registry),
         Arc::new(resolver),
+        mesh,
         random::seeded(u64::MAX).u64(..),
     )
     .await;

@@ -102,9 +102,9 @@ codes! {
     FORBIDDEN_HEADER = "OR212", "This header frames the message or belongs to a single connection (RFC 9110 section 7.6.1). \
         The proxy writes it itself; editing it would let two parties disagree on where a message ends. For the Host \
         header use `rewrite.host`.";
-    PLAINTEXT = "OR213", "This version has no mTLS: everything between sidecars travels as plaintext. `mtls: { mode: \
-        disabled }` must be written down, so that nobody takes a plaintext mesh for an encrypted one. `strict` and \
-        `permissive` are refused for the same reason.";
+    PLAINTEXT = "OR213", "Sidecars speak mutual TLS to each other, and for that each needs a certificate, its key and the \
+        roots that it trusts: `mtls.ca` says where they are, and `outrigger ca` makes them. A mesh in plaintext has to be \
+        written down, as `mtls: { mode: disabled }`, so that nobody takes it for an encrypted one.";
     BAD_STATUS = "OR214", "The status is not one that this action can send: redirects use 301, 302, 303, 307 or 308, \
         direct responses 200 to 599.";
     LOOP = "OR215", "The proxy would send requests to one of its own listeners, which would send them there again, \
@@ -120,6 +120,11 @@ codes! {
     LONG_IDLE = "OR302", "Connections to a service are kept idle for longer than 60 s. Most servers close idle \
         connections after 60 s or less; when both ends race, requests fail on a connection that is just being \
         closed. Stay below the idle timeout of the server.";
+    PERMISSIVE = "OR303", "With `mtls.mode: permissive` a caller without a certificate is let in as anonymous, beside those \
+        who prove who they are. It is for the time in which a mesh moves to mTLS; once nobody needs it any more, which \
+        `outrigger_mtls_plaintext_connections_total` shows, go on to `strict`.";
+    NO_EFFECT = "OR304", "The key has no effect together with another one that is set. Take one of them away, so that \
+        nobody relies on it.";
     SHADOWED = "OR310", "No request can reach this route: an earlier route with the same precedence takes every request \
         that it would match. Delete one of them, or make its match narrower.";
     EMPTY_SUBSET = "OR311", "A route asks for endpoints with tags that no endpoint of the service has. Its requests fail, \

@@ -14,6 +14,10 @@ use crate::policy::{
     overload::OverloadParams,
     retry::{Backoff, BudgetParams, RetryOn, RetryParams},
 };
+use crate::{
+    proxy::{MtlsMode, MtlsParams},
+    snapshot::UpstreamTlsParams,
+};
 
 pub(super) const INBOUND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 15006);
 pub(super) const OUTBOUND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15001);
@@ -26,6 +30,11 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Below the keep-alive of common servers (60 s), so that we close first and never race them.
 pub(super) const UPSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
+pub(super) const TRUST_DOMAIN: &str = "mesh.local";
+/// A handshake takes a millisecond of work; the rest is for slow networks, and the time that others wait. Half a
+/// megabyte of memory is what a thousand unfinished ones cost.
+pub(super) const MTLS: MtlsParams =
+    MtlsParams { mode: MtlsMode::Disabled, handshake_timeout: Duration::from_secs(5), max_handshakes: 1024 };
 pub(super) const MAX_LISTENER_CONNECTIONS: u32 = 10_000;
 pub(super) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const DOWNSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -124,6 +133,7 @@ pub(super) struct Inherited {
     pub(super) outlier_detection: Option<OutlierParams>,
     pub(super) slow_start: Duration,
     pub(super) zones: ZoneParams,
+    pub(super) tls: UpstreamTlsParams,
 }
 
 impl Inherited {
@@ -148,6 +158,7 @@ impl Inherited {
             outlier_detection: Some(OUTLIER_DETECTION),
             slow_start: Duration::ZERO,
             zones: ZoneParams::None,
+            tls: UpstreamTlsParams::Disabled,
         }
     }
 }

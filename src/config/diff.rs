@@ -5,8 +5,12 @@ use serde_json::Value;
 use super::{Bundle, effective::document};
 
 /// Keys that are read once, when the process starts.
-const RESTART: [&str; 10] = [
+const RESTART: [&str; 14] = [
     "workers",
+    "mtls.trust_domain",
+    "mtls.ca",
+    "mtls.min_version",
+    "mtls.max_handshakes",
     "listeners.inbound",
     "listeners.outbound",
     "listeners.tcp",
@@ -50,6 +54,8 @@ impl Bundle {
     #[must_use]
     pub fn with_restart_keys_of(mut self, running: &Self) -> Self {
         self.workers = running.workers;
+        self.identity.clone_from(&running.identity);
+        self.listeners.mtls.max_handshakes = running.listeners.mtls.max_handshakes;
         self.listeners.inbound.clone_from(&running.listeners.inbound);
         self.listeners.outbound.clone_from(&running.listeners.outbound);
         self.listeners.tcp.clone_from(&running.listeners.tcp);

@@ -3,9 +3,11 @@
 //! Every struct is taken apart completely, so that a new field of some params does not compile before it is
 //! shown here (and compared by `diff`).
 
+mod access;
 mod listeners;
 mod load_balancer;
 mod locality;
+mod mtls;
 mod resilience;
 mod retry;
 mod telemetry;
@@ -51,8 +53,18 @@ pub fn effective_yaml(bundle: &Bundle) -> String {
 
 /// The configuration in the shape of the file, with its secrets: never show it, compare it.
 pub(super) fn document(bundle: &Bundle) -> Value {
-    let Bundle { workers, listeners, directory, admin, telemetry, reload, overload, shutdown, masked: _ } =
-        bundle;
+    let Bundle {
+        workers,
+        identity,
+        listeners,
+        directory,
+        admin,
+        telemetry,
+        reload,
+        overload,
+        shutdown,
+        masked: _,
+    } = bundle;
     // What is passed through follows from the listeners.
     let DirectoryParams { local, routes, clusters, passthrough: _ } = directory;
     let AdminParams { address, metrics_address } = admin;
@@ -69,7 +81,7 @@ pub(super) fn document(bundle: &Bundle) -> Value {
         },
         "routes": routes.iter().map(route).collect::<Vec<_>>(),
         "services": clusters.iter().map(|c| (c.name.to_string(), cluster(c))).collect::<Map<_, _>>(),
-        "mtls": { "mode": "disabled" },
+        "mtls": mtls::section(&listeners.mtls, identity.as_ref()),
         "admin": {
             "address": address.to_string(),
             "metrics_address": metrics_address.map_or_else(|| "none".to_owned(), |address| address.to_string()),
@@ -273,6 +285,7 @@ fn cluster(cluster: &ClusterParams) -> Value {
         name: _,
         source,
         protocol: spoken,
+        tls,
         send_proxy,
         balance,
         connect_timeout,
@@ -290,6 +303,7 @@ fn cluster(cluster: &ClusterParams) -> Value {
     } = cluster;
     let mut fields = object(json!({
         "protocol": protocol(*spoken),
+        "tls": access::upstream_tls(tls),
         "load_balancer": load_balancer::load_balancer(balance),
         "connect_timeout": show_duration(*connect_timeout),
         "idle_timeout": show_duration(*idle_timeout),

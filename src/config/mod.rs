@@ -41,6 +41,8 @@ pub use source::{Debounce, FileSource, Fingerprint, Text};
 pub struct Bundle {
     /// Data-plane threads; `None` takes one per core.
     pub workers: Option<usize>,
+    /// Who the sidecar is, and what it proves that with; `None` without mTLS.
+    pub identity: Option<crate::identity::IdentityParams>,
     /// Listeners.
     pub listeners: crate::proxy::ListenersParams,
     /// Routes and services.

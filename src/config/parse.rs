@@ -13,7 +13,7 @@ use super::{
     schema,
     sections::{
         listeners::{self, Bound},
-        process, routes, services, tcp_listeners, telemetry, traffic,
+        mtls, process, routes, services, tcp_listeners, telemetry, traffic,
     },
     source,
     span::Span,
@@ -74,13 +74,14 @@ pub fn parse(file: &str, text: &str, environment: &dyn Environment) -> Result<(B
 fn bundle(root: &Node, masked: Vec<String>, report: &mut Report) -> Option<Bundle> {
     let fields = Fields::open(root, &schema::ROOT, report)?;
     process::version(&fields, report);
-    process::mtls(&fields, report);
+    let mtls = mtls::read(&fields, report);
     let workers = process::workers(&fields, report);
-    let inherited: Inherited = process::inherited(&fields, report);
+    let inherited: Inherited = process::inherited(&fields, &mtls, report);
     let local = services::local(&fields, &inherited, report);
     let mut bound = Vec::new();
     let mut forwards = Vec::new();
-    let listeners = listeners::read(&fields, &mut bound, &mut forwards, report);
+    let mut listeners = listeners::read(&fields, &mut bound, &mut forwards, report);
+    listeners.mtls = mtls.listener.clone();
     let admin = listeners::admin(&fields, &mut bound, report);
     let services = services::read(&fields, &inherited, report);
     let routes = routes::read(&fields, &inherited, report);
@@ -104,6 +105,7 @@ fn bundle(root: &Node, masked: Vec<String>, report: &mut Report) -> Option<Bundl
     let (local, _) = local?;
     Some(Bundle {
         workers,
+        identity: mtls.identity(&local.name),
         directory: DirectoryParams {
             local,
             routes: routes.params,

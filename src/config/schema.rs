@@ -1,9 +1,11 @@
 //! The keys: which may stand where, which belong to a later version, and what other tools call them.
 
+mod access;
 mod locality;
 mod resilience;
 mod traffic;
 
+pub(super) use access::*;
 pub(super) use locality::*;
 pub(super) use resilience::*;
 pub(super) use traffic::*;
@@ -329,6 +331,7 @@ pub(super) static CLUSTER: Section = Section {
         "dns",
         "dns_refresh",
         "protocol",
+        "tls",
         "send_proxy_protocol",
         "load_balancer",
         "connect_timeout",
@@ -344,7 +347,7 @@ pub(super) static CLUSTER: Section = Section {
         "subset_fallback",
         "session_affinity",
     ],
-    later: &["tls"],
+    later: NONE,
     aliases: &[
         ("servers", "endpoints"),
         ("backends", "endpoints"),
@@ -409,10 +412,31 @@ pub(super) static LIMITS: Section = Section {
 
 pub(super) static MTLS: Section = Section {
     name: "mtls",
-    example: "mode: disabled",
-    known: &["mode"],
-    later: &["trust_domain", "ca", "min_version"],
-    aliases: NO_ALIASES,
+    example: "mode: strict",
+    known: &["mode", "trust_domain", "ca", "min_version", "handshake_timeout", "max_handshakes"],
+    later: NONE,
+    aliases: &[
+        ("cert_file", "ca"),
+        ("key_file", "ca"),
+        ("ca_file", "ca"),
+        ("tls_min_version", "min_version"),
+    ],
+};
+
+pub(super) static CA: Section = Section {
+    name: "ca",
+    example: "mode: files, cert_file: /etc/outrigger/tls.crt",
+    known: &["mode", "cert_file", "key_file", "ca_file", "crl_file"],
+    later: &["leaf_ttl"],
+    aliases: &[
+        ("certificate", "cert_file"),
+        ("cert", "cert_file"),
+        ("key", "key_file"),
+        ("private_key", "key_file"),
+        ("trust_bundle", "ca_file"),
+        ("root_ca", "ca_file"),
+        ("crl", "crl_file"),
+    ],
 };
 
 pub(super) static ADMIN: Section = Section {
@@ -483,7 +507,7 @@ pub(super) static SHUTDOWN: Section = Section {
 mod tests {
     use super::*;
 
-    const ALL: [&Section; 49] = [
+    const ALL: [&Section; 50] = [
         &ROOT,
         &SERVICE,
         &HEALTH_CHECK,
@@ -533,6 +557,7 @@ mod tests {
         &ZONES,
         &SESSION_AFFINITY,
         &NORMALIZE,
+        &UPSTREAM_TLS,
     ];
 
     #[test]

@@ -8,6 +8,7 @@ use rustc_hash::FxHashMap;
 
 use super::{DirectoryParams, LiveTable};
 use crate::{
+    identity::MeshTls,
     policy::{
         affinity::SessionId,
         concurrency::ConcurrencyMode,
@@ -16,7 +17,7 @@ use crate::{
     snapshot::{
         AdaptiveLimiter, Cluster, ClusterParams, Destination, Endpoint, EndpointLive, EndpointParams,
         EndpointSource, Forward, InboundApp, MeshSnapshot, Passthrough, PassthroughParams, PassthroughSide,
-        Route, RouteAction, Safeguards, SelectionId, Selections, Unrouted,
+        Route, RouteAction, Safeguards, SelectionId, Selections, Unrouted, UpstreamTls, UpstreamTlsParams,
     },
     telemetry::{
         Propagation,
@@ -40,6 +41,8 @@ pub struct Inputs<'a> {
     pub resolved: &'a FxHashMap<Arc<str>, Vec<EndpointParams>>,
     /// Trace headers.
     pub propagation: &'a [Propagation],
+    /// The mesh, in which services prove who they are; `None` if its traffic is plaintext.
+    pub mesh: Option<&'a MeshTls>,
     /// Where round robin begins: another number for each process, so that many do not march in step.
     pub seed: u64,
     /// When what is new was found. `None` at the start of the process: everything is new then, and if all of it
@@ -133,6 +136,7 @@ impl Builder<'_> {
         let subsets = if local { Vec::new() } else { self.subsets(&params.name) };
         let cluster = Cluster {
             selections: Selections::new(params, &subsets, &endpoints, self.inputs.seed),
+            tls: self.tls(params),
             params: params.clone(),
             endpoints,
             zone: self.inputs.params.local.tags.zone().map(Arc::from),
@@ -141,6 +145,16 @@ impl Builder<'_> {
         };
         cluster.divide(self.inputs.found.unwrap_or(Mono::ZERO));
         cluster
+    }
+
+    /// What the endpoints of a service prove themselves with.
+    fn tls(&mut self, params: &ClusterParams) -> UpstreamTls {
+        match (&params.tls, self.inputs.mesh) {
+            (UpstreamTlsParams::Mesh, Some(mesh)) => self.live.peer(&params.name, mesh),
+            // Without mTLS there is no mesh to prove anything in; validation says so.
+            (UpstreamTlsParams::Disabled, _) | (UpstreamTlsParams::Mesh, None) => UpstreamTls::None,
+            (UpstreamTlsParams::External(_), _) => self.live.external(&params.name),
+        }
     }
 
     /// The tags that routes ask for among the endpoints of `service`.

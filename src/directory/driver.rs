@@ -14,6 +14,7 @@ use super::{
     dns::{Answer, DnsError, Resolver},
 };
 use crate::{
+    identity::MeshTls,
     rt::{DrainWatch, Phase, clock},
     snapshot::{ClusterParams, EndpointParams, EndpointSource, SnapshotCell},
     telemetry::{
@@ -78,6 +79,7 @@ pub struct Directory {
     registry: Arc<Registry>,
     metrics: ConfigMetrics,
     resolver: Arc<Resolver>,
+    mesh: Option<Arc<MeshTls>>,
     look_ups: FxHashMap<Arc<str>, (EndpointSource, AbortHandle)>,
     seed: u64,
     generation: u64,
@@ -88,18 +90,26 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Resolves the names of `params` (waiting a few seconds at most) and publishes the first snapshot.
+    /// Services of the `mesh` prove who they are. Resolves the names of `params` (waiting a few seconds at most) and publishes the first snapshot.
     pub async fn start(
         params: DirectoryParams,
         propagation: Vec<Propagation>,
         registry: Arc<Registry>,
         resolver: Arc<Resolver>,
+        mesh: Option<Arc<MeshTls>>,
         seed: u64,
     ) -> (Self, SnapshotCell, Publisher) {
         let resolved = first_look_up(&params.clusters, &resolver).await;
         let mut live = LiveTable::default();
-        let inputs =
-            Inputs { params: &params, resolved: &resolved, propagation: &propagation, seed, found: None };
+        live.read_external(&params.clusters);
+        let inputs = Inputs {
+            params: &params,
+            resolved: &resolved,
+            propagation: &propagation,
+            mesh: mesh.as_deref(),
+            seed,
+            found: None,
+        };
         let cell: SnapshotCell = Arc::new(Live::new(Arc::new(build(&inputs, 1, &mut live, &registry))));
         let (sender, changes) = mpsc::channel(QUEUE);
         let (published, watch) = watch::channel(1);
@@ -113,6 +123,7 @@ impl Directory {
             metrics,
             registry,
             resolver,
+            mesh,
             look_ups: FxHashMap::default(),
             seed,
             generation: 1,
@@ -136,6 +147,7 @@ impl Directory {
             match change {
                 Change::Configure { params, propagation, noticed, done } => {
                     self.params = *params;
+                    self.live.read_external(&self.params.clusters);
                     self.propagation = propagation;
                     self.keep_resolving();
                     self.look_up_new().await;
@@ -163,6 +175,7 @@ impl Directory {
             params: &self.params,
             resolved: &self.resolved,
             propagation: &self.propagation,
+            mesh: self.mesh.as_deref(),
             seed: self.seed,
             found: Some(clock::now()),
         };

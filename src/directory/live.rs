@@ -5,8 +5,11 @@ use std::sync::{Arc, atomic::AtomicU64};
 use rustc_hash::FxHashMap;
 
 use crate::{
+    identity::{MeshTls, external::ExternalTls},
     policy::limit::{LimitKey, Period, RateLimitParams},
-    snapshot::{AdaptiveLive, ClusterLive, EndpointLive, KeyStore},
+    snapshot::{
+        AdaptiveLive, ClusterLive, ClusterParams, EndpointLive, KeyStore, UpstreamTls, UpstreamTlsParams,
+    },
     types::{Direction, EndpointAddress},
 };
 
@@ -26,6 +29,14 @@ pub struct LiveTable {
     hits: FxHashMap<Arc<str>, Arc<AtomicU64>>,
     limits: FxHashMap<LimitIdentity, Arc<KeyStore>>,
     concurrency: Arc<AdaptiveLive>,
+    peers: FxHashMap<Arc<str>, UpstreamTls>,
+    externals: FxHashMap<Arc<str>, UpstreamTls>,
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 impl LiveTable {
@@ -61,6 +72,41 @@ impl LiveTable {
     pub(super) fn limit(&mut self, side: Direction, params: &RateLimitParams) -> Arc<KeyStore> {
         let identity = (side, Arc::clone(&params.name), params.key.clone(), params.rate.per);
         Arc::clone(self.limits.entry(identity).or_default())
+    }
+
+    /// The TLS of a service of the mesh, with the sessions that can be taken up again.
+    pub(super) fn peer(&mut self, service: &Arc<str>, mesh: &MeshTls) -> UpstreamTls {
+        if let Some(known) = self.peers.get(service) {
+            return known.clone();
+        }
+        let made = match mesh.peer(service) {
+            Ok(peer) => UpstreamTls::Mesh(Arc::new(peer)),
+            // Never plaintext instead. Names of services can all have an identity: validation knows the same rule.
+            Err(_) => UpstreamTls::Impossible,
+        };
+        self.peers.entry(Arc::clone(service)).or_insert(made).clone()
+    }
+
+    /// Reads the certificates for services outside of the mesh anew. Blocks. One whose files cannot be used gets no
+    /// connection at all, and the log says why.
+    pub(super) fn read_external(&mut self, clusters: &[ClusterParams]) {
+        let read = |cluster: &ClusterParams| {
+            let UpstreamTlsParams::External(params) = &cluster.tls else { return None };
+            let tls = match ExternalTls::new(params) {
+                Ok(tls) => UpstreamTls::External(Arc::new(tls)),
+                Err(error) => {
+                    tracing::error!(service = %cluster.name, error = %chain(&error), "no TLS to a service");
+                    UpstreamTls::Impossible
+                }
+            };
+            Some((Arc::clone(&cluster.name), tls))
+        };
+        self.externals = clusters.iter().filter_map(read).collect();
+    }
+
+    /// The TLS of a service outside of the mesh, as last read.
+    pub(super) fn external(&self, service: &Arc<str>) -> UpstreamTls {
+        self.externals.get(service).cloned().unwrap_or(UpstreamTls::Impossible)
     }
 
     /// What was learned of the application.

@@ -1,2 +1,24 @@
 //! Who a workload is, and how it proves that: certificates with SPIFFE identities, those who issue them, and the TLS
 //! that is spoken with them. Opens no connection and knows nothing of requests.
+
+mod bounded_file;
+mod certificate;
+pub mod external;
+mod material;
+mod mesh;
+mod params;
+mod refusal;
+mod sessions;
+#[cfg(test)]
+mod test_authority;
+#[cfg(test)]
+mod tests;
+mod trust;
+mod verify;
+
+pub use bounded_file::FileError;
+pub use certificate::{CertificateError, Facts, fingerprint};
+pub use material::{Leaf, Material, MaterialError, PemFiles};
+pub use mesh::{Alpn, InboundTls, MeshTls, PeerError, PeerTls, TlsVersion};
+pub use params::{IdentityFiles, IdentityParams};
+pub use refusal::TlsRefusal;

@@ -1,4 +1,4 @@
-//! Sockets: bind, accept, dial within a deadline.
+//! Sockets: bind, accept, dial within a deadline, speak TLS on them.
 
 mod accept;
 mod dial;
@@ -6,6 +6,7 @@ mod listen;
 mod original;
 pub mod proxy_protocol;
 mod stream;
+pub mod tls;
 
 pub use accept::Accepting;
 pub use dial::{DialError, dial, dial_either, dial_from};

@@ -9,6 +9,7 @@ use std::{
     pin::pin,
     rc::Rc,
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -27,11 +28,14 @@ use super::{
     intercept::{self, Admitted, Intercepted},
     origin::{self, Origin},
     passthrough,
+    secure::{self, Caller, Secured, Standing},
     tcp::{self, Inbound, Speaks},
     tunnel::{self, TunnelPlan},
     worker::Worker,
 };
 use crate::{
+    identity::{Alpn, TlsRefusal},
+    net::Stream,
     rt::Phase,
     telemetry::metrics::{ConnectionProtocol, ListenerOutcome},
     types::{Direction, Flag},
@@ -46,6 +50,8 @@ pub(crate) struct Downstream {
     /// Limits as they were when the connection was accepted.
     pub(crate) limits: Arc<ListenersParams>,
     pub(crate) timer: SpareTimer,
+    /// Who calls, if that was proved.
+    pub(crate) caller: Option<Rc<Caller>>,
     /// Where the connection was going, if it was redirected here.
     pub(crate) intercepted: Option<Intercepted>,
     tunnel: Cell<Option<Box<TunnelPlan>>>,
@@ -81,27 +87,55 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Socke
     let (dialed_by, peer) = (peer, origin.source);
     let mut only_bytes = Inbound::takes_all(side, &worker.snapshot.peek());
     let mut intercepted = None;
+    let mut detects = limits.detects(side);
     if limits.transparent {
         // Boxed: the room for it would otherwise be taken in the future of every connection.
         match Box::pin(intercept::admit(&worker, &limits, &stream, dialed_by, side)).await {
             Admitted::Http(destination) => intercepted = destination,
-            Admitted::Application => only_bytes = true,
+            Admitted::Application { speaks_anything } => detects |= speaks_anything,
             Admitted::Raw(plan) => {
                 return Box::pin(passthrough::run(&worker, &limits, stream, plan)).await;
             }
             Admitted::Refused => return,
         }
     }
-    if !only_bytes && limits.detects(side) {
-        only_bytes = Box::pin(speaks_other(&stream, &limits)).await;
+    let Some(Known { stream, caller, alpn }) = know(&worker, &limits, side, stream, peer).await else {
+        return;
+    };
+    match (alpn, &stream) {
+        (Some(Alpn::Bytes), _) if only_bytes || detects => only_bytes = true,
+        (Some(Alpn::Bytes), _) => {
+            // An application that speaks HTTP is never reached past the checks of that.
+            if let Some(security) = &worker.security {
+                security.refuse(TlsRefusal::Alpn, Duration::ZERO, peer, &"the application speaks HTTP");
+            }
+            return;
+        }
+        (None, Stream::Tcp(plain)) if !only_bytes && detects => {
+            only_bytes = Box::pin(speaks_other(plain, &limits)).await;
+        }
+        (Some(Alpn::Http1 | Alpn::Http2) | None, _) => {}
     }
     if only_bytes {
         let inbound = Arc::clone(&worker.inbound_tcp);
         // Boxed: it must not make room in the future of every HTTP connection.
-        return Box::pin(inbound.serve(worker, stream, origin)).await;
+        return Box::pin(inbound.serve(worker, stream, origin, caller)).await;
     }
+    serve_http(worker, limits, side, peer, Known { stream, caller, alpn }, intercepted).await;
+}
+
+/// Serves a connection that speaks HTTP to its end.
+async fn serve_http(
+    worker: Rc<Worker>,
+    limits: Arc<ListenersParams>,
+    side: Direction,
+    peer: SocketAddr,
+    known: Known,
+    intercepted: Option<Intercepted>,
+) {
+    let Known { stream, caller, .. } = known;
     // Without it the last small segment of an answer waits for the client's delayed ACK.
-    if let Err(error) = stream.set_nodelay(true) {
+    if let Some(Err(error)) = stream.tcp().map(|stream| stream.set_nodelay(true)) {
         tracing::debug!(%error, "connection died before it was served");
         return;
     }
@@ -109,7 +143,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Socke
     if worker.drain.phase() >= Phase::Draining {
         state.request_graceful();
     }
-    worker.sweeper.watch(&state, &limits);
+    worker.sweeper.watch(&state, &limits, caller.as_deref().map(Standing::of));
     let downstream = Rc::new(Downstream {
         worker: Rc::clone(&worker),
         side,
@@ -118,6 +152,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Socke
         limits: Arc::clone(&limits),
         timer: SpareTimer::default(),
         intercepted,
+        caller,
         tunnel: Cell::new(None),
     });
     let mut io = GuardedIo::new(stream, Rc::clone(&state), limits.head_limits());
@@ -139,12 +174,41 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Socke
     }
 }
 
+/// A connection, and who is at its other end.
+struct Known {
+    stream: Stream,
+    caller: Option<Rc<Caller>>,
+    alpn: Option<Alpn>,
+}
+
+/// Finds out who calls, where that must be proved; `None` if the connection was refused.
+async fn know(
+    worker: &Rc<Worker>,
+    limits: &ListenersParams,
+    side: Direction,
+    stream: TcpStream,
+    peer: SocketAddr,
+) -> Option<Known> {
+    let unknown = |stream| Some(Known { stream: Stream::Tcp(stream), caller: None, alpn: None });
+    let Some(security) = secure::of(worker, limits, side) else { return unknown(stream) };
+    // Boxed: the room for it would otherwise be taken in the future of every connection.
+    match Box::pin(security.admit(limits, stream, peer)).await {
+        Secured::Plain(stream) => unknown(stream),
+        Secured::Proven(stream, caller, alpn) => Some(Known { stream, caller: Some(caller), alpn }),
+        Secured::Refused => {
+            let metrics = worker.listener_metrics(side);
+            metrics.opened(ConnectionProtocol::Unknown, ListenerOutcome::Refused);
+            None
+        }
+    }
+}
+
 /// Whether the connection speaks anything but HTTP.
 async fn speaks_other(stream: &TcpStream, limits: &ListenersParams) -> bool {
     tcp::detect(stream, limits.detect_timeout, limits.header_timeout).await == Speaks::Other
 }
 
-async fn serve_http1(downstream: Rc<Downstream>, io: GuardedIo<TcpStream>) {
+async fn serve_http1(downstream: Rc<Downstream>, io: GuardedIo<Stream>) {
     let shared = Rc::clone(&downstream);
     // Boxed for each request, so that an idle connection does not hold room for a request.
     let service = service_fn(move |request| Box::pin(exchange::serve_http1(Rc::clone(&shared), request)));
@@ -173,7 +237,7 @@ async fn serve_http1(downstream: Rc<Downstream>, io: GuardedIo<TcpStream>) {
     }
 }
 
-async fn serve_http2(downstream: Rc<Downstream>, io: GuardedIo<TcpStream>) {
+async fn serve_http2(downstream: Rc<Downstream>, io: GuardedIo<Stream>) {
     let state = Rc::clone(&downstream.state);
     let shared = Rc::clone(&downstream);
     let tasks = StreamTasks::new(Rc::clone(downstream.worker.sweeper.flows()));

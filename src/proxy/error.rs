@@ -6,7 +6,8 @@ use http::StatusCode;
 
 use super::deadline::Expired;
 use crate::{
-    net::DialError,
+    identity::TlsRefusal,
+    net::{DialError, tls::TlsError},
     policy::{classify::Outcome, retry::Failure},
     telemetry::metrics::RetryReason,
     types::Flag,
@@ -53,6 +54,25 @@ impl ProxyError {
             DialError::TimedOut(_) => (StatusCode::GATEWAY_TIMEOUT, "connection_timeout"),
         };
         Self::new(Flag::UpstreamConnect, status, token, Failure::NotConnected).because(error)
+    }
+
+    /// The endpoint is not believed, or does not believe us; nothing was sent.
+    pub(crate) fn tls(error: TlsError) -> Self {
+        let (status, token) = match error.reason {
+            TlsRefusal::Timeout => (StatusCode::GATEWAY_TIMEOUT, "connection_timeout"),
+            TlsRefusal::RefusedByPeer => (StatusCode::BAD_GATEWAY, "tls_alert_received"),
+            TlsRefusal::Protocol | TlsRefusal::Plaintext | TlsRefusal::Alpn | TlsRefusal::Closed => {
+                (StatusCode::BAD_GATEWAY, "tls_protocol_error")
+            }
+            _ => (StatusCode::BAD_GATEWAY, "tls_certificate_error"),
+        };
+        Self::new(Flag::UpstreamConnect, status, token, Failure::NotConnected).because(error)
+    }
+
+    /// The service can have no identity, so nobody can prove to be it; nothing was sent.
+    pub(crate) fn no_identity() -> Self {
+        let (status, token) = (StatusCode::BAD_GATEWAY, "tls_certificate_error");
+        Self::new(Flag::UpstreamConnect, status, token, Failure::NotConnected)
     }
 
     /// The connection was made, but HTTP could not be started on it; nothing was sent.

@@ -85,6 +85,9 @@ pub(crate) async fn serve(
             return Ok(reply::answer(&Reason::refused(refused), record));
         }
     };
+    if let Some(caller) = &downstream.caller {
+        headers::announce_caller(&mut head.headers, &caller.forwarded, &caller.source);
+    }
     identify(&downstream, &snapshot, &mut head, &facts, &mut record);
     let Some(route) = find_route(&downstream, &snapshot, &head, &facts) else {
         record.count_in(snapshot.unrouted.of(downstream.side));

@@ -77,6 +77,8 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 /// Which attempt of the sender this is; sent from the second one on.
 const ATTEMPT: HeaderName = HeaderName::from_static("x-outrigger-attempt");
+/// The name of the caller's service.
+const SOURCE: HeaderName = HeaderName::from_static("x-outrigger-source");
 /// Headers that only sidecars say.
 const RESERVED_PREFIX: &str = "x-outrigger-";
 
@@ -187,6 +189,8 @@ pub(crate) fn clean_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
             for name in FORBIDDEN {
                 trailers.remove(name);
             }
+            // A status is said in trailers by gRPC; nothing that sidecars say ever is.
+            remove_all(&mut trailers, |name| is_reserved(name.as_str()));
             Frame::trailers(trailers)
         }
         Err(data) => data,
@@ -341,6 +345,13 @@ fn callers_attempt(headers: &HeaderMap) -> u32 {
 /// Tells the next hop which attempt this is, so that it does not repeat it on its own.
 pub(crate) fn announce_attempt(headers: &mut HeaderMap, attempt: u32) {
     let _ = headers.try_insert(ATTEMPT, HeaderValue::from(attempt));
+}
+
+/// Tells the application who calls: in Envoy's form, and the plain name of the caller's service. To be called once
+/// everything that others claimed was dropped.
+pub(crate) fn announce_caller(headers: &mut HeaderMap, forwarded: &HeaderValue, source: &HeaderValue) {
+    let _ = headers.try_insert(FORWARDED_CLIENT_CERT, forwarded.clone());
+    let _ = headers.try_insert(SOURCE, source.clone());
 }
 
 /// Tells the next hop, and in the end the application, how much time is left. Rounded down.

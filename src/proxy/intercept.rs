@@ -68,8 +68,11 @@ pub(crate) struct RawPlan {
 pub(crate) enum Admitted {
     /// Serve it by the protocol of the listener; `None` if it was not redirected, or is for the local application.
     Http(Option<Intercepted>),
-    /// It is for the local application, but is not HTTP: pass it on unread.
-    Application,
+    /// It is for the local application. What it speaks must be found out if the application does not say.
+    Application {
+        /// The application did not say what it speaks.
+        speaks_anything: bool,
+    },
     /// Pass it on unread to where it was going.
     Raw(RawPlan),
     /// Close it: it may not go where it was going.
@@ -99,9 +102,9 @@ pub(crate) async fn admit(
             let Some(endpoint) = application.endpoints.first() else { return Admitted::Http(None) };
             if is_for(&endpoint.address, destination) {
                 // An application that says what it speaks is never reached past the checks of that protocol.
-                let is_http =
-                    application.params.protocol != Protocol::Auto || speaks_http(stream, limits).await;
-                return if is_http { Admitted::Http(None) } else { Admitted::Application };
+                return Admitted::Application {
+                    speaks_anything: application.params.protocol == Protocol::Auto,
+                };
             }
             if *allowed {
                 return raw(destination, Some(inbound_source(destination)));

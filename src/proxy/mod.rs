@@ -29,6 +29,7 @@ mod plane;
 mod pool;
 mod record;
 mod reply;
+mod secure;
 mod shed;
 mod sweep;
 mod tries;
@@ -36,7 +37,9 @@ mod tunnel;
 mod upgrade;
 mod worker;
 
-pub use params::{EscapedSlashes, ListenerParams, ListenersParams, Normalisation, Underscores};
+pub use params::{
+    EscapedSlashes, ListenerParams, ListenersParams, MtlsMode, MtlsParams, Normalisation, Underscores,
+};
 pub use plane::{DataPlane, PlaneParams, StartError};
 pub use shed::Pressure;
 pub use tcp::{ServerNameRoute, TcpListenerParams};

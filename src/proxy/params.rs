@@ -44,6 +44,31 @@ pub struct ListenersParams {
     pub max_headers: u32,
     /// What becomes of requests that servers read in several ways.
     pub normalisation: Normalisation,
+    /// Who must prove who it is.
+    pub mtls: MtlsParams,
+}
+
+/// Mutual TLS on the inbound listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MtlsParams {
+    /// Who gets in.
+    pub mode: MtlsMode,
+    /// From the first byte of a handshake to its end.
+    pub handshake_timeout: Duration,
+    /// Handshakes that go on at once, in the whole process; further ones wait, at most for `handshake_timeout`.
+    pub max_handshakes: u32,
+}
+
+/// Who gets in on the inbound listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MtlsMode {
+    /// Who proves to be of the mesh.
+    #[default]
+    Strict,
+    /// The same, and whoever speaks plaintext.
+    Permissive,
+    /// Everybody, in plaintext.
+    Disabled,
 }
 
 /// What becomes of requests that are well-formed, but that servers read in several ways. Whatever it is, it happens

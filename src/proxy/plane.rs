@@ -8,6 +8,7 @@ use super::{
     worker::{self, Behind, Door, Load, Shared},
 };
 use crate::{
+    identity::MeshTls,
     net::{self, BindError},
     rt::DrainWatch,
     snapshot::SnapshotCell,
@@ -35,6 +36,8 @@ pub struct PlaneParams {
     pub access_log: AccessLog,
     /// Where they are counted.
     pub registry: Arc<Registry>,
+    /// What callers and endpoints prove themselves with; `None` if all traffic is plaintext.
+    pub mesh: Option<Arc<MeshTls>>,
 }
 
 /// The data plane could not start; nothing is left running or bound.
@@ -104,6 +107,8 @@ impl DataPlane {
             inbound_metrics: ListenerMetrics::resolve(&params.registry, Direction::Inbound),
             outbound_metrics: ListenerMetrics::resolve(&params.registry, Direction::Outbound),
             inbound_tcp: Arc::new(tcp::Inbound::new(&application, &params.registry)),
+            mesh: params.mesh,
+            registry: params.registry,
             workers: count,
         };
         let workers = doors

@@ -259,6 +259,7 @@ impl Drop for RequestRecord {
             attempts: self.attempts,
             protocol: self.version,
             request_id: self.request_id().unwrap_or_default(),
+            source: self.downstream.caller.as_ref().map_or("", |caller| caller.name()),
             trace_id: self.trace,
         });
     }

@@ -4,6 +4,7 @@
 use std::{
     cell::{Cell, RefCell},
     rc::{Rc, Weak},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -12,8 +13,9 @@ use super::{
     flow::Flows,
     framing::{ConnState, TimeLimits},
     pool::Pools,
+    secure::Standing,
 };
-use crate::{rt::clock, types::Mono};
+use crate::{identity::MeshTls, rt::clock, types::Mono};
 
 /// Precision of all limits that are not about answers.
 pub(super) const TICK: Duration = Duration::from_millis(100);
@@ -27,17 +29,17 @@ pub(crate) struct Sweeper {
     flows: Rc<Flows>,
 }
 
-#[derive(Debug)]
 struct Watched {
     state: Weak<ConnState>,
     limits: TimeLimits,
+    standing: Option<Standing>,
 }
 
 impl Sweeper {
-    /// Watches a connection until it is gone.
-    pub(crate) fn watch(&self, state: &Rc<ConnState>, limits: &ListenersParams) {
-        let limits = limits.time_limits();
-        self.connections.borrow_mut().push(Watched { state: Rc::downgrade(state), limits });
+    /// Watches a connection until it is gone. One whose caller loses its `standing` is asked to leave.
+    pub(crate) fn watch(&self, state: &Rc<ConnState>, limits: &ListenersParams, standing: Option<Standing>) {
+        let watched = Watched { state: Rc::downgrade(state), limits: limits.time_limits(), standing };
+        self.connections.borrow_mut().push(watched);
     }
 
     /// The bodies that wait in HTTP/2 streams.
@@ -54,10 +56,13 @@ impl Sweeper {
         }
     }
 
-    fn sweep(&self, now: Mono) {
+    fn sweep(&self, now: Mono, wall: SystemTime, trust: u64) {
         self.flows.sweep(now);
         self.connections.borrow_mut().retain(|watched| match watched.state.upgrade() {
             Some(state) => {
+                if watched.standing.as_ref().is_some_and(|standing| standing.has_ended(wall, trust)) {
+                    state.request_graceful();
+                }
                 if let Some(expired) = state.sweep(now, &watched.limits) {
                     tracing::debug!(limit = expired.as_str(), "connection ran into a time limit");
                 }
@@ -74,6 +79,7 @@ pub(crate) async fn run(
     pools: Rc<Pools>,
     now: Rc<Cell<Mono>>,
     epoch: Rc<Cell<SystemTime>>,
+    mesh: Option<Arc<MeshTls>>,
     alive: impl Fn(Mono),
 ) {
     let mut ticks = tokio::time::interval(TICK);
@@ -84,7 +90,8 @@ pub(crate) async fn run(
         now.set(clock::now());
         epoch.set(clock::epoch());
         alive(now.get());
-        sweeper.sweep(now.get());
+        let trust = mesh.as_ref().map_or(0, |mesh| mesh.epoch());
+        sweeper.sweep(now.get(), epoch.get() + now.get().since(Mono::ZERO), trust);
         count = count.wrapping_add(1);
         if count.is_multiple_of(POOL_TICKS) {
             pools.sweep(now.get());

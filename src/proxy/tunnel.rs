@@ -12,7 +12,6 @@ use bytes::Bytes;
 use hyper::upgrade::OnUpgrade;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
     sync::oneshot,
 };
 
@@ -66,9 +65,9 @@ impl Side for Stream {
     }
 }
 
-impl Side for GuardedIo<TcpStream> {
+impl Side for GuardedIo<Stream> {
     fn reset_on_close(&self) {
-        let _ = self.get_ref().set_zero_linger();
+        let _ = self.get_ref().reset_on_close();
     }
 }
 
@@ -82,7 +81,7 @@ impl Side for TunnelStream {
 /// right behind its request.
 pub(crate) async fn on_connection(
     downstream: &Rc<Downstream>,
-    client: GuardedIo<TcpStream>,
+    client: GuardedIo<Stream>,
     early: Bytes,
     plan: TunnelPlan,
 ) {

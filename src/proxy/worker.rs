@@ -23,16 +23,18 @@ use tokio::{
 use super::{
     ListenersParams, Pressure, connection, overload,
     pool::Pools,
+    secure::Security,
     sweep::{self, Sweeper},
     tcp::{self, TcpListener},
 };
 use crate::{
+    identity::MeshTls,
     net::Accepting,
     rt::{DrainWatch, Phase, clock, random},
     snapshot::SnapshotCell,
     telemetry::{
         access_log::{AccessLog, AccessLogWriter},
-        metrics::ListenerMetrics,
+        metrics::{ListenerMetrics, Registry},
     },
     types::{Direction, Live, Mono},
 };
@@ -62,6 +64,8 @@ pub(crate) struct Worker {
     inbound_metrics: Arc<ListenerMetrics>,
     outbound_metrics: Arc<ListenerMetrics>,
     pub(crate) inbound_tcp: Arc<tcp::Inbound>,
+    /// `None` if all traffic is plaintext.
+    pub(crate) security: Option<Rc<Security>>,
 }
 
 impl Worker {
@@ -89,6 +93,8 @@ pub(super) struct Shared {
     pub(super) inbound_metrics: Arc<ListenerMetrics>,
     pub(super) outbound_metrics: Arc<ListenerMetrics>,
     pub(super) inbound_tcp: Arc<tcp::Inbound>,
+    pub(super) mesh: Option<Arc<MeshTls>>,
+    pub(super) registry: Arc<Registry>,
     pub(super) workers: usize,
 }
 
@@ -187,10 +193,16 @@ pub(super) fn start(index: usize, shared: Shared, doors: Vec<Door>) -> io::Resul
 
 async fn run(index: usize, shared: Shared, doors: Vec<Door>) {
     let sweeper = Rc::<Sweeper>::default();
+    let max_handshakes =
+        shared.limits.peek().mtls.max_handshakes / u32::try_from(shared.workers).unwrap_or(1);
+    let security = shared
+        .mesh
+        .as_ref()
+        .map(|mesh| Rc::new(Security::new(Arc::clone(mesh), &shared.registry, max_handshakes)));
     let worker = Rc::new(Worker {
         snapshot: Arc::clone(&shared.snapshot),
         limits: Arc::clone(&shared.limits),
-        pools: Rc::new(Pools::new(shared.workers, Rc::clone(sweeper.flows()))),
+        pools: Rc::new(Pools::new(shared.workers, Rc::clone(sweeper.flows()), &shared.registry)),
         rng: RefCell::new(random::seeded(index as u64)),
         clock: Rc::new(Cell::new(clock::now())),
         epoch: Rc::new(Cell::new(clock::epoch())),
@@ -201,6 +213,7 @@ async fn run(index: usize, shared: Shared, doors: Vec<Door>) {
         inbound_metrics: Arc::clone(&shared.inbound_metrics),
         outbound_metrics: Arc::clone(&shared.outbound_metrics),
         inbound_tcp: Arc::clone(&shared.inbound_tcp),
+        security,
     });
     let open = Rc::new(Cell::new(0_usize));
     let sweeping = tokio::task::spawn_local(sweep::run(
@@ -208,6 +221,7 @@ async fn run(index: usize, shared: Shared, doors: Vec<Door>) {
         Rc::clone(&worker.pools),
         Rc::clone(&worker.clock),
         Rc::clone(&worker.epoch),
+        shared.mesh.clone(),
         {
             let pressure = Arc::clone(&shared.pressure);
             move |now| pressure.tick(index, now)

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering::Relaxed},
 };
 
-use super::{ClusterParams, Endpoint, Selection, SelectionId, SubsetFallback};
+use super::{ClusterParams, Endpoint, Selection, SelectionId, SubsetFallback, UpstreamTls};
 use crate::{
     policy::{affinity::SessionId, balance::Candidate, latency::Latencies, retry::RetryBudget},
     telemetry::metrics::ClusterMetrics,
@@ -195,6 +195,8 @@ pub struct Cluster {
     pub endpoints: Vec<Arc<Endpoint>>,
     /// Which of `endpoints` a request may go to: all, and the subsets that routes ask for.
     pub selections: Selections,
+    /// What its endpoints prove themselves with.
+    pub tls: UpstreamTls,
     /// Where this sidecar is.
     pub zone: Option<Arc<str>>,
     /// Live state.

@@ -12,6 +12,7 @@ mod passthrough;
 mod selection;
 mod strikes;
 mod traffic;
+mod upstream_tls;
 
 pub use adaptive::{AdaptiveLimiter, AdaptiveLive, ConcurrencySlot};
 pub use admission::Admission;
@@ -21,8 +22,9 @@ pub use limiter::{KeyStore, Limited, RateLimiter};
 pub use mesh::{Destination, Forward, InboundApp, MeshSnapshot, Route, RouteAction, SnapshotCell, Unrouted};
 pub use params::{
     ClusterParams, EndpointParams, EndpointSource, HealthCheckKind, HealthCheckParams, Limits, Protocol,
-    StatusRange, SubsetFallback,
+    StatusRange, SubsetFallback, UpstreamTlsParams,
 };
 pub use passthrough::{Passthrough, PassthroughParams, PassthroughSide};
 pub use selection::{Group, Selection, SelectionId};
 pub use traffic::{Fault, Mirror, Traffic};
+pub use upstream_tls::UpstreamTls;

@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     Cluster, Destination, Endpoint, EndpointLive, Forward, Route, RouteAction, Safeguards, SelectionId,
-    Selections, Traffic,
+    Selections, Traffic, UpstreamTls,
 };
 use crate::{
     policy::{
@@ -95,6 +95,7 @@ impl Passthrough {
         let name = Arc::clone(&params.name);
         let endpoints = vec![endpoint];
         let cluster = Cluster {
+            tls: UpstreamTls::None,
             selections: Selections::new(&params, &[], &endpoints, 0),
             zone: None,
             params,

@@ -397,7 +397,17 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("socket2", &["src/net/"]),
     ("rustls", &["src/identity/", "src/net/"]),
     ("tokio_rustls", &["src/identity/", "src/net/"]),
-    ("rcgen", &["src/identity/ca/"]),
+    ("webpki", &["src/identity/"]),
+    // Outside of the CA only where a test needs certificates.
+    (
+        "rcgen",
+        &[
+            "src/identity/ca/",
+            "src/identity/external/tests.rs",
+            "src/identity/tests.rs",
+            "src/identity/test_authority.rs",
+        ],
+    ),
     ("x509_parser", &["src/identity/"]),
     ("jsonwebtoken", &["src/identity/jwt/"]),
     ("aws_lc_rs", &["src/identity/", "src/types/secret.rs"]),

@@ -29,6 +29,7 @@ pub(super) fn section(listeners: &ListenersParams) -> Value {
         max_header_bytes,
         max_headers,
         normalisation,
+        mtls: _,
     } = listeners;
     let mut fields = object(json!({
         "inbound": listener(inbound.as_ref()),

@@ -65,6 +65,8 @@ pub(in crate::config) fn read(
         max_header_bytes: defaults::MAX_HEADER_BYTES,
         max_headers: defaults::MAX_HEADERS,
         normalisation: Normalisation::default(),
+        // Its own section is read by sections/mtls.rs.
+        mtls: defaults::MTLS,
     };
     if let Some(fields) = fields {
         params.transparent = fields.or("transparent", params.transparent, report, value::flag);

@@ -1,20 +1,16 @@
-//! Small sections about the process as a whole: `version`, `workers`, `mtls`, `defaults`, `reload`, `shutdown`.
+//! Small sections about the process as a whole: `version`, `workers`, `defaults`, `reload`, `shutdown`.
 
 use std::time::Duration;
 
-use super::{load_balancer, locality, resilience, retry};
+use super::{load_balancer, locality, mtls::Mtls, resilience, retry};
 use crate::{
     config::{
-        ReloadParams, codes, defaults,
-        defaults::Inherited,
-        fields::Fields,
-        report::{Finding, Report, error},
-        schema,
-        span::Span,
-        tree::{Content, Node},
-        value,
+        ReloadParams, codes, defaults, defaults::Inherited, fields::Fields, report::Report, schema,
+        tree::Node, value,
     },
+    proxy::MtlsMode,
     rt::ShutdownParams,
+    snapshot::UpstreamTlsParams,
 };
 
 const MAX_WORKERS: u64 = 1024;
@@ -31,36 +27,11 @@ pub(in crate::config) fn workers(root: &Fields<'_>, report: &mut Report) -> Opti
     root.optional("workers", report, read).and_then(|count| usize::try_from(count).ok())
 }
 
-/// Nobody may take a plaintext mesh for an encrypted one: its absence has to be written down.
-pub(in crate::config) fn mtls(root: &Fields<'_>, report: &mut Report) {
-    let Some(node) = root.get("mtls") else {
-        report.add::<()>(plaintext(root.span, "`mtls` is missing").of_mapping());
-        return;
-    };
-    let Some(fields) = Fields::open(node, &schema::MTLS, report) else { return };
-    let Some(mode) = fields.get("mode") else {
-        report.add::<()>(plaintext(node.span, "`mode` is missing in `mtls`").of_mapping());
-        return;
-    };
-    match &mode.content {
-        Content::Scalar(scalar) if matches!(scalar.text.as_str(), "strict" | "permissive") => {
-            let message = format!("`mode: {}` is not available in this version", scalar.text);
-            report.add::<()>(plaintext(mode.span, &message));
-        }
-        _ => {
-            value::word(mode, &[("disabled", ())], &[], report);
-        }
-    }
-}
-
-fn plaintext(span: Span, message: &str) -> Finding {
-    error(codes::PLAINTEXT, span, message)
-        .label("traffic between sidecars would be plaintext")
-        .help("this version has no mTLS; confirm that with `mtls: { mode: disabled }`")
-}
-
-pub(in crate::config) fn inherited(root: &Fields<'_>, report: &mut Report) -> Inherited {
+pub(in crate::config) fn inherited(root: &Fields<'_>, mtls: &Mtls, report: &mut Report) -> Inherited {
     let mut inherited = Inherited::builtin();
+    if mtls.listener.mode != MtlsMode::Disabled {
+        inherited.tls = UpstreamTlsParams::Mesh;
+    }
     let Some(fields) =
         root.optional("defaults", report, |node, report| Fields::open(node, &schema::DEFAULTS, report))
     else {

@@ -21,7 +21,12 @@ use tokio::{
 };
 
 use crate::{
-    snapshot::{HealthCheckKind, Protocol, StatusRange},
+    identity::Alpn,
+    net::{
+        Stream,
+        tls::{self, TlsTo},
+    },
+    snapshot::{HealthCheckKind, Protocol, StatusRange, UpstreamTls},
     types::EndpointAddress,
 };
 
@@ -59,6 +64,12 @@ pub enum CheckFailure {
         /// What would have been right.
         expected: Vec<StatusRange>,
     },
+    /// One side did not believe the other.
+    #[error("no TLS: {0}")]
+    Tls(#[source] tls::TlsError),
+    /// Nobody can prove to be of this service.
+    #[error("the service can have no identity")]
+    NoIdentity,
     /// The gRPC call failed.
     #[error("grpc status {0} ({name})", name = grpc::status_name(*.0))]
     GrpcStatus(u32),
@@ -91,6 +102,7 @@ impl fmt::Display for Stage {
 /// Checks one endpoint once, over a connection of its own, which is closed when the check ends. All of it lives
 /// in this future: nothing is spawned, so dropping it ends the check. Cancel-safe: yes.
 ///
+/// `secured` is what the endpoint must prove itself with.
 /// `service_name` is the host that is asked for where `kind` does not name one. The whole check, connecting
 /// included, takes at most `timeout`.
 ///
@@ -102,27 +114,52 @@ pub async fn check_once(
     protocol: Protocol,
     service_name: &str,
     address: &EndpointAddress,
+    secured: &UpstreamTls,
     timeout: Duration,
 ) -> Result<(), CheckFailure> {
     let mut stage = Stage::Connecting;
     let check = async {
-        match address {
+        let stream = match address {
             EndpointAddress::Tcp(address) => {
                 let stream = TcpStream::connect(address).await.map_err(CheckFailure::Connect)?;
                 // Only saves a delay between two small writes; an error shows in the exchange if it matters.
                 let _ = stream.set_nodelay(true);
-                stage = Stage::Waiting;
-                ask(kind, protocol, service_name, stream).await
+                Stream::Tcp(stream)
             }
             EndpointAddress::Unix(path) => {
-                let stream = UnixStream::connect(path).await.map_err(CheckFailure::Connect)?;
-                stage = Stage::Waiting;
-                ask(kind, protocol, service_name, stream).await
+                Stream::Unix(UnixStream::connect(path).await.map_err(CheckFailure::Connect)?)
             }
-        }
+        };
+        let to = match secured {
+            UpstreamTls::None => None,
+            UpstreamTls::Mesh(peer) => Some(TlsTo::Peer(peer)),
+            UpstreamTls::External(external) => Some(TlsTo::External(external)),
+            UpstreamTls::Impossible => return Err(CheckFailure::NoIdentity),
+        };
+        let stream = match to {
+            None => stream,
+            Some(to) => {
+                let secured = tls::connect(stream, to, spoken(kind, protocol), timeout).await;
+                secured.map_err(CheckFailure::Tls)?
+            }
+        };
+        stage = Stage::Waiting;
+        ask(kind, protocol, service_name, stream).await
     };
     let outcome = tokio::time::timeout(timeout, check).await;
     outcome.unwrap_or(Err(CheckFailure::TimedOut { stage, after: timeout }))
+}
+
+/// What a check speaks.
+fn spoken(kind: &HealthCheckKind, protocol: Protocol) -> Alpn {
+    match (kind, protocol) {
+        (HealthCheckKind::Grpc { .. }, _) | (HealthCheckKind::Http { .. }, Protocol::Http2) => Alpn::Http2,
+        (HealthCheckKind::Http { .. }, Protocol::Auto | Protocol::Http1 | Protocol::Tcp) => Alpn::Http1,
+        // It says nothing; but an inbound listener for HTTP lets nobody in who will speak something else.
+        (HealthCheckKind::Tcp, Protocol::Tcp) => Alpn::Bytes,
+        (HealthCheckKind::Tcp, Protocol::Auto | Protocol::Http1) => Alpn::Http1,
+        (HealthCheckKind::Tcp, Protocol::Http2) => Alpn::Http2,
+    }
 }
 
 async fn ask(

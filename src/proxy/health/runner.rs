@@ -99,9 +99,15 @@ async fn check_for_ever(
         tokio::time::sleep_until(clock::instant(schedule.due())).await;
         let current = Arc::clone(&cluster.borrow());
         let service = &current.params.name;
-        let checked =
-            check_once(&params.kind, current.params.protocol, service, &endpoint.address, params.timeout)
-                .await;
+        let checked = check_once(
+            &params.kind,
+            current.params.protocol,
+            service,
+            &endpoint.address,
+            &current.tls,
+            params.timeout,
+        )
+        .await;
         current.metrics.health_checked(checked.is_ok());
         let result = if checked.is_ok() { CheckResult::Passed } else { CheckResult::Failed };
         let reason = checked.err().map(|failure| failure.to_string());

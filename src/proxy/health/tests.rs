@@ -72,7 +72,7 @@ async fn check(
     address: &EndpointAddress,
     timeout: Duration,
 ) -> Result<(), String> {
-    let outcome = check_once(kind, protocol, "orders", address, timeout).await;
+    let outcome = check_once(kind, protocol, "orders", address, &UpstreamTls::None, timeout).await;
     outcome.map_err(|failure| failure.to_string())
 }
 
@@ -166,7 +166,7 @@ async fn a_port_that_nobody_listens_on_is_refused() {
     let (closed, address) = listener().await;
     drop(closed);
     for kind in [get("/"), HealthCheckKind::Tcp, HealthCheckKind::Grpc { service: String::new() }] {
-        let outcome = check_once(&kind, Protocol::Auto, "orders", &address, AMPLE).await;
+        let outcome = check_once(&kind, Protocol::Auto, "orders", &address, &UpstreamTls::None, AMPLE).await;
         let Err(CheckFailure::Connect(error)) = outcome else { panic!("{outcome:?}") };
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
     }
@@ -179,7 +179,7 @@ async fn a_connection_that_ends_without_an_answer_fails() {
     let grpc = HealthCheckKind::Grpc { service: String::new() };
     for (kind, protocol) in [(get("/"), Protocol::Http1), (get("/"), Protocol::Http2), (grpc, Protocol::Auto)]
     {
-        let outcome = check_once(&kind, protocol, "orders", &address, AMPLE).await;
+        let outcome = check_once(&kind, protocol, "orders", &address, &UpstreamTls::None, AMPLE).await;
         assert!(matches!(outcome, Err(CheckFailure::Broken(_))), "{protocol:?}: {outcome:?}");
     }
 }
@@ -208,7 +208,7 @@ async fn an_answer_counts_although_the_server_closes_behind_it() {
 async fn what_is_not_http_fails() {
     let address = serve_raw(b"220 mail.example ESMTP\r\n").await;
     for protocol in [Protocol::Http1, Protocol::Http2] {
-        let outcome = check_once(&get("/"), protocol, "orders", &address, AMPLE).await;
+        let outcome = check_once(&get("/"), protocol, "orders", &address, &UpstreamTls::None, AMPLE).await;
         assert!(matches!(outcome, Err(CheckFailure::Broken(_))), "{protocol:?}: {outcome:?}");
     }
 }
@@ -308,7 +308,7 @@ async fn a_check_that_is_dropped_closes_its_connection() {
         stream
     };
     let mut stream = tokio::select! {
-        outcome = check_once(&kind, Protocol::Http2, "orders", &address, AMPLE) => panic!("{outcome:?}"),
+        outcome = check_once(&kind, Protocol::Http2, "orders", &address, &UpstreamTls::None, AMPLE) => panic!("{outcome:?}"),
         stream = accepted => stream,
     };
     let mut rest = Vec::new();
@@ -320,5 +320,12 @@ async fn a_check_that_is_dropped_closes_its_connection() {
 fn a_check_can_run_on_any_thread() {
     fn needs_send(_: impl Send) {}
     let address = "127.0.0.1:1".parse().unwrap();
-    needs_send(check_once(&HealthCheckKind::Tcp, Protocol::Auto, "orders", &address, AMPLE));
+    needs_send(check_once(
+        &HealthCheckKind::Tcp,
+        Protocol::Auto,
+        "orders",
+        &address,
+        &UpstreamTls::None,
+        AMPLE,
+    ));
 }

@@ -14,6 +14,7 @@ use tokio::{sync::oneshot, task::AbortHandle};
 
 use super::EndpointPool;
 use crate::{
+    identity::Alpn,
     net::Stream,
     proxy::{
         body::RequestBody,
@@ -72,6 +73,8 @@ struct Connection {
     /// Where the driver leaves the stream if the connection becomes a tunnel.
     tunnel: Rc<RefCell<Option<oneshot::Sender<TunnelParts>>>>,
     opened: Mono,
+    /// [`EndpointPool::epoch`] before it was opened.
+    epoch: u64,
     served: u32,
     gauge: Rc<ConnectionGauge>,
     _driver: Driver,
@@ -118,13 +121,15 @@ impl H1Pool {
     }
 
     /// Drops connections that are closed, or were not used for `idle_timeout`.
-    pub(super) fn sweep(&self, now: Mono, idle_timeout: Duration) {
+    pub(super) fn sweep(&self, now: Mono, idle_timeout: Duration, epoch: u64) {
         // Taken out first: dropping a connection runs code that looks at the pool again.
         let mut kept = self.idle.take();
         let mut dropped = Vec::new();
         let mut at = 0;
         while at < kept.len() {
-            if kept[at].connection.sender.is_closed() || now.since(kept[at].since) >= idle_timeout {
+            let connection = &kept[at].connection;
+            let used_up = connection.sender.is_closed() || connection.epoch != epoch;
+            if used_up || now.since(kept[at].since) >= idle_timeout {
                 dropped.push(kept.remove(at));
             } else {
                 at += 1;
@@ -134,10 +139,10 @@ impl H1Pool {
         drop(dropped);
     }
 
-    fn pop(&self) -> Option<Connection> {
+    fn pop(&self, epoch: u64) -> Option<Connection> {
         loop {
             let idle = self.idle.borrow_mut().pop()?;
-            if !idle.connection.sender.is_closed() {
+            if !idle.connection.sender.is_closed() && idle.connection.epoch == epoch {
                 return Some(idle.connection);
             }
         }
@@ -156,7 +161,7 @@ impl H1Lease {
     /// Takes an idle connection, or opens one, or waits in the queue for either. Cancel-safe.
     pub(crate) async fn checkout(pool: &Rc<EndpointPool>, cluster: &Cluster) -> Result<Self, ProxyError> {
         pool.idle_timeout.set(cluster.params.idle_timeout);
-        if let Some(connection) = pool.h1.pop() {
+        if let Some(connection) = pool.h1.pop(pool.epoch()) {
             connection.gauge.set_idle(false);
             return Ok(Self { pool: Rc::clone(pool), connection, reused: true });
         }
@@ -200,6 +205,7 @@ impl H1Lease {
         self.connection.tunnel.replace(None);
         let used_up = limits.max_requests_per_connection.is_some_and(|most| self.connection.served >= most)
             || limits.max_connection_age.is_some_and(|most| now.since(self.connection.opened) >= most)
+            || self.connection.epoch != self.pool.epoch()
             || self.pool.is_retired();
         if used_up || self.connection.sender.is_closed() {
             return;
@@ -255,7 +261,8 @@ async fn wait_in_queue(pool: &Rc<EndpointPool>, cluster: &Cluster) -> Result<Gra
 }
 
 async fn open(pool: &Rc<EndpointPool>, cluster: &Cluster, slot: Slot) -> Result<Connection, ProxyError> {
-    let stream = pool.dial(cluster).await?;
+    let epoch = pool.epoch();
+    let stream = pool.dial(cluster, Alpn::Http1).await?;
     let (sender, mut driver) = codec::h1_client(stream).await.map_err(ProxyError::handshake)?;
     let tunnel: Rc<RefCell<Option<oneshot::Sender<TunnelParts>>>> = Rc::default();
     let port = Rc::clone(&tunnel);
@@ -277,5 +284,5 @@ async fn open(pool: &Rc<EndpointPool>, cluster: &Cluster, slot: Slot) -> Result<
         }
     });
     let driver = Driver(driving.abort_handle());
-    Ok(Connection { sender, tunnel, opened: clock::now(), served: 0, gauge, _driver: driver })
+    Ok(Connection { sender, tunnel, opened: clock::now(), epoch, served: 0, gauge, _driver: driver })
 }

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::EndpointPool;
 use crate::{
+    identity::Alpn,
     proxy::{
         body::RequestBody,
         codec::{self, DriverWaker},
@@ -72,6 +73,8 @@ struct Connection {
     streams: Cell<u32>,
     served: Cell<u32>,
     opened: Mono,
+    /// [`EndpointPool::epoch`] before it was opened.
+    epoch: u64,
     idle_since: Cell<Mono>,
     gauge: Rc<ConnectionGauge>,
 }
@@ -97,6 +100,7 @@ impl Connection {
     fn is_spent(&self, cluster: &Cluster, now: Mono) -> bool {
         let limits = &cluster.params.limits;
         self.sender.is_closed()
+            || self.epoch != cluster.tls.epoch()
             || self.served.get()
                 >= limits.max_requests_per_connection.unwrap_or(MAX_REQUESTS).min(MAX_REQUESTS)
             || limits.max_connection_age.is_some_and(|most| now.since(self.opened) >= most)
@@ -107,8 +111,10 @@ impl Connection {
 /// lives on until they end.
 pub(super) fn sweep(pool: &Rc<EndpointPool>, now: Mono, idle_timeout: Duration) {
     let mut dropped = Vec::new();
+    let epoch = pool.epoch();
     pool.h2.connections.borrow_mut().retain(|connection| {
-        let idle = connection.streams.get() == 0 && now.since(connection.idle_since.get()) >= idle_timeout;
+        let old = connection.epoch != epoch || now.since(connection.idle_since.get()) >= idle_timeout;
+        let idle = connection.streams.get() == 0 && old;
         let keep = !connection.sender.is_closed() && !idle;
         if !keep {
             dropped.push(Rc::clone(connection));
@@ -306,7 +312,8 @@ async fn open(
     mut opening: Opening,
 ) -> Result<H2Lease, ProxyError> {
     let waker: Rc<DriverWaker> = Rc::default();
-    let opened = match pool.dial(cluster).await {
+    let epoch = pool.epoch();
+    let opened = match pool.dial(cluster, Alpn::Http2).await {
         Ok(stream) => codec::h2_client(stream, Rc::clone(&pool.flows), Rc::clone(&waker))
             .await
             .map_err(ProxyError::handshake),
@@ -360,6 +367,7 @@ async fn open(
         streams: Cell::new(0),
         served: Cell::new(0),
         opened: now,
+        epoch,
         idle_since: Cell::new(now),
         gauge,
     });

@@ -12,8 +12,10 @@ use super::{
     session::{self, Arrival},
 };
 use crate::{
+    net::Stream,
     proxy::{
         origin::{self, Origin, OriginError},
+        secure::Caller,
         worker::Worker,
     },
     rt::clock,
@@ -77,6 +79,7 @@ impl TcpListener {
             direction: Direction::Outbound,
             listener: &self.params.name,
             origin: Origin { source: peer, destination: None },
+            caller: None,
             server_name: "",
             started: clock::now(),
             early: b"",
@@ -103,7 +106,7 @@ impl TcpListener {
         let snapshot = worker.snapshot.load();
         let cluster = destination.service.and_then(|service| find(&snapshot, service));
         drop(snapshot);
-        session::serve(&worker, arrival, stream, cluster, destination.metrics).await;
+        session::serve(&worker, arrival, Stream::Tcp(stream), cluster, destination.metrics).await;
     }
 
     /// Finds out where the connection goes, by its server name if there are routes.
@@ -185,11 +188,18 @@ impl Inbound {
     }
 
     /// Serves one accepted connection to its end.
-    pub(crate) async fn serve(&self, worker: Rc<Worker>, stream: TcpStream, origin: Origin) {
+    pub(crate) async fn serve(
+        &self,
+        worker: Rc<Worker>,
+        stream: Stream,
+        origin: Origin,
+        caller: Option<Rc<Caller>>,
+    ) {
         let arrival = Arrival {
             direction: Direction::Inbound,
             listener: INBOUND,
             origin,
+            caller: caller.as_deref(),
             server_name: "",
             started: clock::now(),
             early: b"",

@@ -52,6 +52,8 @@ pub(crate) struct Flow {
     ended: bool,
     /// The writing side was told so.
     finished: bool,
+    /// Written, but perhaps not sent yet: TLS keeps what the socket does not take at once.
+    unflushed: bool,
     total: u64,
     counter: Option<Arc<HotCounter>>,
 }
@@ -76,6 +78,7 @@ impl Flow {
             uncounted: 0,
             ended: false,
             finished: false,
+            unflushed: false,
             total: 0,
             counter: None,
         }
@@ -94,6 +97,7 @@ impl Flow {
     }
 
     fn note_written(&mut self, count: usize) {
+        self.unflushed = true;
         let free = count.min(self.uncounted);
         self.uncounted -= free;
         let counted = (count - free) as u64;
@@ -127,7 +131,16 @@ impl Flow {
                 continue;
             }
             let mut room = ReadBuf::new(buffer);
-            ready!(Pin::new(&mut *from).poll_read(cx, &mut room)).map_err(Side::Read)?;
+            match Pin::new(&mut *from).poll_read(cx, &mut room) {
+                Poll::Ready(read) => read.map_err(Side::Read)?,
+                Poll::Pending => {
+                    if self.unflushed {
+                        ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(Side::Write)?;
+                        self.unflushed = false;
+                    }
+                    return Poll::Pending;
+                }
+            }
             let read = room.filled();
             if read.is_empty() {
                 self.ended = true;

@@ -3,10 +3,10 @@
 use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use http::{HeaderMap, Method};
-use tokio::net::TcpStream;
 
 use super::relay::{Broken, Flow, relay};
 use crate::{
+    identity::Alpn,
     net::{
         Stream,
         proxy_protocol::{self, Addresses},
@@ -16,7 +16,7 @@ use crate::{
         classify::Outcome,
         route::RequestView,
     },
-    proxy::{gauge::Raised, origin::Origin, worker::Worker},
+    proxy::{gauge::Raised, origin::Origin, secure::Caller, worker::Worker},
     rt::clock,
     snapshot::{Admission, Cluster, Endpoint, SelectionId},
     telemetry::{
@@ -37,6 +37,8 @@ pub(crate) struct Arrival<'a> {
     /// Name of the listener.
     pub(crate) listener: &'a str,
     pub(crate) origin: Origin,
+    /// Who calls, if that was proved.
+    pub(crate) caller: Option<&'a Caller>,
     /// Server name that the client asked for; empty if none was looked for or found.
     pub(crate) server_name: &'a str,
     /// When it was accepted.
@@ -100,6 +102,7 @@ impl Drop for Record<'_> {
             bytes_out: self.down.total(),
             duration: now.since(self.arrival.started),
             attempts: self.attempts,
+            source: self.arrival.caller.map_or("", Caller::name),
             client: self.arrival.origin.source.ip(),
         });
     }
@@ -115,18 +118,16 @@ pub(crate) fn refuse(worker: &Rc<Worker>, arrival: Arrival<'_>, metrics: &TcpMet
 pub(crate) async fn serve(
     worker: &Rc<Worker>,
     arrival: Arrival<'_>,
-    stream: TcpStream,
+    stream: Stream,
     cluster: Option<Arc<Cluster>>,
     metrics: &TcpMetrics,
 ) {
     // What it is if nobody says otherwise before the drop.
     let mut record = Record::new(worker, arrival, metrics, TcpResult::Draining);
     record.service.clone_from(&cluster);
-    let mut client = Cut::new(Stream::Tcp(stream));
+    let mut client = Cut::new(stream);
     // Without it the last small segment waits for the other side's delayed ACK.
-    if let Stream::Tcp(stream) = &client.stream
-        && stream.set_nodelay(true).is_err()
-    {
+    if client.stream.tcp().is_some_and(|stream| stream.set_nodelay(true).is_err()) {
         record.result = TcpResult::DownstreamReset;
         return;
     }
@@ -170,7 +171,7 @@ pub(crate) async fn serve(
 
 /// What the endpoint is told of the connection before its bytes.
 fn preamble(cluster: &Cluster, arrival: &Arrival<'_>, client: &Stream) -> Vec<u8> {
-    let (Some(version), Stream::Tcp(client)) = (cluster.params.send_proxy, client) else { return Vec::new() };
+    let (Some(version), Some(client)) = (cluster.params.send_proxy, client.tcp()) else { return Vec::new() };
     let Origin { source, destination } = arrival.origin;
     // Where the client connected to, unless somebody in front of us said otherwise. A socket that cannot tell is
     // dead, and what is written here will not be read.
@@ -196,11 +197,9 @@ impl Cut {
 
 impl Drop for Cut {
     fn drop(&mut self) {
-        if let Stream::Tcp(stream) = &self.stream
-            && !self.orderly
-        {
+        if !self.orderly {
             // Fails only if the socket is dead already.
-            let _ = stream.set_zero_linger();
+            let _ = self.stream.reset_on_close();
         }
     }
 }
@@ -234,7 +233,7 @@ pub(crate) async fn connect(
         }
         let Some(mut admission) = endpoint.admit(now) else { continue };
         attempted(endpoint);
-        match worker.pools.of(endpoint, cluster).dial(cluster).await {
+        match worker.pools.of(endpoint, cluster).dial(cluster, Alpn::Bytes).await {
             Ok(stream) => {
                 admission.settle(Outcome::Success, None, clock::now());
                 return Ok((stream, admission));

@@ -79,6 +79,9 @@ fn write_fields(fields: &mut Fields<'_>, record: &AccessRecord<'_>) {
     if let Some(trace_id) = record.trace_id {
         fields.token("trace_id", &trace_id.hex());
     }
+    if !record.source.is_empty() {
+        fields.text("source", record.source.as_bytes());
+    }
     if let Some(client) = record.client {
         let mut buffer = [0; 48];
         let mut rest = &mut buffer[..];

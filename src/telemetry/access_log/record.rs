@@ -55,6 +55,8 @@ pub struct AccessRecord<'a> {
     pub request_id: &'a [u8],
     /// The trace the request belongs to.
     pub trace_id: Option<TraceId>,
+    /// The service, or else the identity, that the caller has proved; empty if nobody did.
+    pub source: &'a str,
     /// Address of the client; `None` on a Unix socket.
     pub client: Option<IpAddr>,
 }

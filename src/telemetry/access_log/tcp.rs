@@ -36,6 +36,8 @@ pub struct TcpRecord<'a> {
     pub duration: Duration,
     /// Attempts to connect.
     pub attempts: u32,
+    /// The service, or else the identity, that the caller has proved; empty if nobody did.
+    pub source: &'a str,
     /// Address of the client.
     pub client: IpAddr,
 }
@@ -54,6 +56,9 @@ pub(super) fn write_fields(fields: &mut Fields<'_>, record: &TcpRecord<'_>) {
     fields.millis("duration_ms", Some(record.duration));
     fields.number("attempts", u64::from(record.attempts));
     fields.token("protocol", b"tcp");
+    if !record.source.is_empty() {
+        fields.text("source", record.source.as_bytes());
+    }
     let mut buffer = [0; 48];
     let mut rest = &mut buffer[..];
     // The longest address has 45 characters.

@@ -51,6 +51,7 @@ fn record() -> AccessRecord<'static> {
         attempts: 1,
         protocol: Version::HTTP_11,
         request_id: b"req-1",
+        source: "",
         trace_id: None,
         client: None,
     }
@@ -139,6 +140,7 @@ fn start(
 fn a_json_line_has_every_field() {
     let endpoint = EndpointAddress::Tcp("10.0.0.1:80".parse().unwrap());
     let full = AccessRecord {
+        source: "shop",
         endpoint: Some(&endpoint),
         status: 503,
         flag: Flag::UpstreamConnect,
@@ -157,7 +159,7 @@ fn a_json_line_has_every_field() {
         r#""path":"/a/b","route":"shop/all","service":"shop","endpoint":"10.0.0.1:80","status":503,"#,
         r#""flag":"upstream_connect","code":"UF","bytes_in":7,"bytes_out":52,"duration_ms":2.000,"#,
         r#""ttfb_ms":0.001,"upstream_ms":61000.000,"overhead_us":15,"attempts":1,"protocol":"HTTP/2","#,
-        r#""request_id":"req-1","trace_id":"abababababababababababababababab","client":"127.0.0.9"}"#,
+        r#""request_id":"req-1","trace_id":"abababababababababababababababab","source":"shop","client":"127.0.0.9"}"#,
         "\n"
     );
     assert_eq!(line(LogFormat::Json, &full), expected);

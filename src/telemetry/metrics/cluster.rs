@@ -42,18 +42,21 @@ pub enum ConnectResult {
     Refused,
     /// Took longer than allowed.
     Timeout,
-    /// Anything else: unreachable, out of descriptors, handshake failed.
+    /// Connected, but one side did not believe the other.
+    Tls,
+    /// Anything else: unreachable, out of descriptors.
     Other,
 }
 
 impl ConnectResult {
-    const ALL: [Self; 4] = [Self::Ok, Self::Refused, Self::Timeout, Self::Other];
+    const ALL: [Self; 5] = [Self::Ok, Self::Refused, Self::Timeout, Self::Tls, Self::Other];
 
     const fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::Refused => "refused",
             Self::Timeout => "timeout",
+            Self::Tls => "tls",
             Self::Other => "other",
         }
     }

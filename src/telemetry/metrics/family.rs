@@ -54,7 +54,7 @@ const REQUEST: &[u64] = &[
     10 * S,
 ];
 const OVERHEAD: &[u64] = &[20 * US, 50 * US, 100 * US, 200 * US, 500 * US, MS, 2 * MS, 5 * MS, 10 * MS];
-const CONNECT: &[u64] = &[
+pub(super) const CONNECT: &[u64] = &[
     500 * US,
     MS,
     2_500 * US,

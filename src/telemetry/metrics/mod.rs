@@ -19,6 +19,7 @@ mod shield;
 mod tcp;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::{
     collections::BTreeMap,
@@ -42,6 +43,7 @@ pub use self::{
         RateLimitMetrics,
     },
     tcp::{TcpMetrics, TcpResult},
+    tls::{CertificateMetrics, TlsMetrics},
 };
 
 use self::{
@@ -84,7 +86,7 @@ impl Registry {
     #[must_use]
     pub fn new(max_series_per_metric: usize, workers: usize) -> Arc<Self> {
         let recorder = PrometheusBuilder::new().build_recorder();
-        for family in family::RECORDED.into_iter().chain(shield::RECORDED) {
+        for family in family::RECORDED.into_iter().chain(shield::RECORDED).chain(tls::RECORDED) {
             let (name, help) = (family.name.into(), family.help.into());
             match family.kind {
                 Kind::Counter => recorder.describe_counter(name, None, help),

@@ -12,7 +12,7 @@ pub(super) const BUILD: [(&str, &str); 4] = [
     ("version", env!("CARGO_PKG_VERSION")),
     ("revision", or_unknown(option_env!("OUTRIGGER_REVISION"))),
     ("rustc", or_unknown(option_env!("OUTRIGGER_RUSTC"))),
-    ("tls_provider", "none"),
+    ("tls_provider", "aws-lc-rs"),
 ];
 
 const fn or_unknown(text: Option<&'static str>) -> &'static str {

@@ -1,0 +1,301 @@
+//! The TLS of one sidecar within its mesh: how it is spoken, with what, and what a change of certificates means for it.
+//! Configurations of rustls are made once; what they use changes beneath them, so that a new certificate costs no
+//! connection.
+
+use std::sync::{
+    Arc, LazyLock,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use rustls::{
+    ClientConfig, ServerConfig, SupportedProtocolVersion,
+    client::Resumption,
+    crypto::{CryptoProvider, aws_lc_rs, aws_lc_rs::kx_group},
+    pki_types::ServerName,
+    version,
+};
+
+use super::{
+    Material,
+    sessions::{ClientSessions, Ticketer},
+    verify::{Called, Callers, Ours},
+};
+use crate::types::{IdentityError, Live, SpiffeId, TrustDomain};
+
+/// What stands in the place of a name where none is sent.
+const NO_NAME: [u8; 4] = [0, 0, 0, 0];
+
+/// ALPN of a connection whose bytes are not looked at; no registered name exists for that.
+const BYTES: &[u8] = b"outrigger/bytes";
+
+/// What is spoken within TLS, agreed upon by ALPN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alpn {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// Anything: the connection is passed on as bytes.
+    Bytes,
+}
+
+impl Alpn {
+    /// As it is sent.
+    #[must_use]
+    pub fn as_bytes(self) -> &'static [u8] {
+        match self {
+            Self::Http1 => b"http/1.1",
+            Self::Http2 => b"h2",
+            Self::Bytes => BYTES,
+        }
+    }
+
+    /// Its place in a table of all.
+    pub(super) fn index(self) -> usize {
+        match self {
+            Self::Http1 => 0,
+            Self::Http2 => 1,
+            Self::Bytes => 2,
+        }
+    }
+
+    /// What a handshake agreed upon; `None` if it did not say, or said something else.
+    #[must_use]
+    pub fn agreed(protocol: Option<&[u8]>) -> Option<Self> {
+        [Self::Http1, Self::Http2, Self::Bytes].into_iter().find(|known| Some(known.as_bytes()) == protocol)
+    }
+}
+
+static SINCE_1_2: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
+static SINCE_1_3: &[&SupportedProtocolVersion] = &[&version::TLS13];
+
+/// The oldest version that is spoken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// TLS 1.2 or 1.3.
+    V12,
+    /// TLS 1.3 alone.
+    #[default]
+    V13,
+}
+
+impl TlsVersion {
+    /// All that are spoken.
+    #[must_use]
+    pub fn spoken(self) -> &'static [&'static SupportedProtocolVersion] {
+        match self {
+            Self::V12 => SINCE_1_2,
+            Self::V13 => SINCE_1_3,
+        }
+    }
+}
+
+/// What encrypts and signs, for the whole process: aws-lc-rs. The key exchange that withstands quantum computers comes
+/// first: recorded traffic stays secret, and connections between sidecars are long-lived enough to pay for it.
+pub(super) fn provider() -> &'static Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+        let mut provider = aws_lc_rs::default_provider();
+        provider.kx_groups =
+            vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1];
+        Arc::new(provider)
+    });
+    &PROVIDER
+}
+
+pub(super) fn no_name() -> ServerName<'static> {
+    ServerName::IpAddress(std::net::IpAddr::from(NO_NAME).into())
+}
+
+/// Material that can be replaced, and what must be forgotten when it is.
+#[derive(Debug)]
+pub struct MeshTls {
+    own: SpiffeId,
+    domain: TrustDomain,
+    version: TlsVersion,
+    material: Arc<Live<Material>>,
+    ticketer: Arc<Ticketer>,
+    /// How often it changed whom we believe.
+    epoch: Arc<AtomicU64>,
+    inbound: InboundTls,
+}
+
+/// How callers are received.
+#[derive(Clone, Debug)]
+pub struct InboundTls(Arc<ServerConfig>);
+
+impl InboundTls {
+    /// For rustls.
+    #[must_use]
+    pub fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.0)
+    }
+}
+
+/// A service of the mesh cannot be called.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerError {
+    /// By its name.
+    #[error("no identity can have this name")]
+    Name(#[from] IdentityError),
+    /// By a defect of ours.
+    #[error("the TLS library refuses its settings")]
+    Tls(#[from] rustls::Error),
+}
+
+/// How one service of the mesh is called: only a holder of its identity is believed.
+#[derive(Clone, Debug)]
+pub struct PeerTls {
+    expected: SpiffeId,
+    name: ServerName<'static>,
+    configs: [Arc<ClientConfig>; 3],
+    epoch: Arc<AtomicU64>,
+}
+
+impl PeerTls {
+    /// Whom it must be.
+    #[must_use]
+    pub fn expected(&self) -> &SpiffeId {
+        &self.expected
+    }
+
+    /// What is asked for (SNI).
+    #[must_use]
+    pub fn server_name(&self) -> ServerName<'static> {
+        self.name.clone()
+    }
+
+    /// For rustls, to speak `alpn`.
+    #[must_use]
+    pub fn config(&self, alpn: Alpn) -> Arc<ClientConfig> {
+        Arc::clone(&self.configs[alpn.index()])
+    }
+
+    /// How often it has changed whom we believe: a connection from before that takes no new requests.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Relaxed)
+    }
+}
+
+impl MeshTls {
+    /// The TLS of the workload that `material` is of.
+    ///
+    /// # Errors
+    /// If the TLS library finds its settings inconsistent, which would be a defect of ours.
+    pub fn new(material: Material, version: TlsVersion) -> Result<Self, rustls::Error> {
+        let own = material.leaf.facts.id.clone();
+        let domain = material.trust.domain().clone();
+        let hints = material.trust.hints().to_vec();
+        let material = Arc::new(Live::new(Arc::new(material)));
+        let ticketer = Arc::new(Ticketer::new());
+        let names = names(&own);
+        let callers = Callers { material: Arc::clone(&material), hints };
+        let mut server = ServerConfig::builder_with_provider(Arc::clone(provider()))
+            .with_protocol_versions(version.spoken())?
+            .with_client_cert_verifier(Arc::new(callers))
+            .with_cert_resolver(Arc::new(Ours { material: Arc::clone(&material), names }));
+        server.alpn_protocols =
+            [Alpn::Http2, Alpn::Http1, Alpn::Bytes].map(|alpn| alpn.as_bytes().to_vec()).into();
+        server.ticketer = Arc::clone(&ticketer) as _;
+        server.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        // A sidecar takes up one session per connection that it opens.
+        server.send_tls13_tickets = 1;
+        // What arrives before the handshake has ended could be sent by anybody a second time.
+        server.max_early_data_size = 0;
+        Ok(Self {
+            own,
+            domain,
+            version,
+            material,
+            ticketer,
+            epoch: Arc::default(),
+            inbound: InboundTls(Arc::new(server)),
+        })
+    }
+
+    /// Who we are.
+    #[must_use]
+    pub fn own(&self) -> &SpiffeId {
+        &self.own
+    }
+
+    /// The mesh that we belong to.
+    #[must_use]
+    pub fn domain(&self) -> &TrustDomain {
+        &self.domain
+    }
+
+    /// The material in use.
+    #[must_use]
+    pub fn material(&self) -> Arc<Material> {
+        self.material.load()
+    }
+
+    /// How callers are received.
+    #[must_use]
+    pub fn inbound(&self) -> &InboundTls {
+        &self.inbound
+    }
+
+    /// How often it has changed whom we believe: connections from before should end soon.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Relaxed)
+    }
+
+    /// Uses `material`, which must be of the same workload, from the next handshake on. Open connections go on. If it
+    /// changes whom we believe, sessions cannot be taken up any more, and [`MeshTls::epoch`] rises; returns whether
+    /// that is so.
+    pub fn replace(&self, material: Material) -> bool {
+        let old = self.material.swap(Arc::new(material));
+        let changed = !old.trust.equals(&self.material.peek().trust);
+        if changed {
+            // After the swap: a handshake between the two at worst makes a ticket that is forgotten here.
+            self.epoch.fetch_add(1, Relaxed);
+            self.ticketer.forget();
+        }
+        changed
+    }
+
+    /// How the service `name` of the mesh is called.
+    ///
+    /// # Errors
+    /// If no identity can have this name, or as [`MeshTls::new`].
+    pub fn peer(&self, name: &str) -> Result<PeerTls, PeerError> {
+        let expected = self.domain.service(name)?;
+        let sessions = Arc::new(ClientSessions::new(Arc::clone(&self.epoch)));
+        let called = Arc::new(Called { material: Arc::clone(&self.material), expected: expected.clone() });
+        let ours = Arc::new(Ours { material: Arc::clone(&self.material), names: Vec::new() });
+        let server_name = server_name(&expected);
+        let config = |alpn: Alpn| {
+            let builder = ClientConfig::builder_with_provider(Arc::clone(provider()))
+                .with_protocol_versions(self.version.spoken())?;
+            let mut config = builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::clone(&called) as _)
+                .with_client_cert_resolver(Arc::clone(&ours) as _);
+            config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+            config.resumption = Resumption::store(Arc::clone(&sessions) as _);
+            config.enable_sni = matches!(server_name, ServerName::DnsName(_));
+            Ok::<_, rustls::Error>(Arc::new(config))
+        };
+        Ok(PeerTls {
+            configs: [config(Alpn::Http1)?, config(Alpn::Http2)?, config(Alpn::Bytes)?],
+            name: server_name,
+            expected,
+            epoch: Arc::clone(&self.epoch),
+        })
+    }
+}
+
+/// The names by which callers may ask for us.
+fn names(own: &SpiffeId) -> Vec<String> {
+    let service = own.service().unwrap_or_default();
+    vec![service.to_owned(), format!("{service}.{}", own.trust_domain())]
+}
+
+/// The name that is asked for, where it can be one of DNS.
+fn server_name(expected: &SpiffeId) -> ServerName<'static> {
+    let service = expected.service().unwrap_or_default();
+    ServerName::try_from(format!("{service}.{}", expected.trust_domain())).unwrap_or_else(|_| no_name())
+}

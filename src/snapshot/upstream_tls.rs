@@ -1,0 +1,30 @@
+//! How the endpoints of a service are made to prove who they are.
+
+use std::sync::Arc;
+
+use crate::identity::{PeerTls, external::ExternalTls};
+
+/// What is spoken to the endpoints of a service beneath its protocol.
+#[derive(Clone, Debug, Default)]
+pub enum UpstreamTls {
+    /// Nothing: plaintext.
+    #[default]
+    None,
+    /// Mutual TLS of the mesh.
+    Mesh(Arc<PeerTls>),
+    /// TLS to somebody outside of the mesh.
+    External(Arc<ExternalTls>),
+    /// It was asked for and cannot be: nothing is spoken at all.
+    Impossible,
+}
+
+impl UpstreamTls {
+    /// Rises whenever connections that were made so far should take no new requests.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        match self {
+            Self::None | Self::Impossible | Self::External(_) => 0,
+            Self::Mesh(peer) => peer.epoch(),
+        }
+    }
+}
