@@ -63,6 +63,19 @@ class Process:
         return sum(rss_kib(pid) for pid in tree(self.child.pid))
 
 
+class Together:
+    """Processes that are measured as one. Starts and ends none of them."""
+
+    def __init__(self, processes):
+        self.processes = processes
+
+    def cpu_seconds(self):
+        return sum(process.cpu_seconds() for process in self.processes)
+
+    def rss_kib(self):
+        return sum(process.rss_kib() for process in self.processes)
+
+
 def send(pid, signal_number):
     try:
         os.kill(pid, signal_number)

@@ -24,6 +24,9 @@ class Proxy:
     config = ""
     # For scenarios that pass bytes on; None takes no part in them.
     tcp_config = None
+    # For scenarios with mutual TLS: the sidecar of the service `web`, and that of its client.
+    inbound_config = ""
+    outbound_config = ""
 
     def __init__(self, binary):
         self.binary = binary
@@ -39,29 +42,55 @@ class Proxy:
 
     def start(self, app, mode, core, directory):
         """Returns the `Process` (not yet entered) and the address it will listen on. `mode`: http1, http2 or tcp."""
-        config = self.tcp_config if mode == "tcp" else self.config
         http2 = mode == "http2"
-        listen = f"127.0.0.1:{free_ports(1)[0]}"
-        fields = {
-            "DIR": directory, "NOFILE": NOFILE,
-            "LISTEN": listen, "LISTEN_HOST": listen.split(":")[0], "LISTEN_PORT": listen.split(":")[1],
-            "APP": app, "APP_HOST": app.split(":")[0], "APP_PORT": app.split(":")[1],
+        return self.launch(self.tcp_config if mode == "tcp" else self.config, core, directory, {
+            **address_fields("APP", app),
             "NGINX_HTTP2": " http2" if http2 else "",
             "HAPROXY_H2": " proto h2" if http2 else "",
             "ENVOY_UPSTREAM": "http2_protocol_options" if http2 else "http_protocol_options",
             "OUTRIGGER_UPSTREAM": "http2" if http2 else "http1",
-            **self.extra_fields(),
-        }
+        })
+
+    def start_inbound(self, app, certificates, core, directory):
+        """As `start`, the sidecar of `web`: it takes mutual TLS and passes requests on to `app`."""
+        return self.launch(self.inbound_config, core, directory, {
+            **address_fields("APP", app), **certificate_fields(certificates.ca, certificates.web)})
+
+    def start_outbound(self, app, peer, certificates, core, directory):
+        """As `start`, the sidecar of `client`: it takes plain HTTP and asks `web` at `peer` with mutual TLS.
+
+        `app` stands for the client's own application, which is never called.
+        """
+        return self.launch(self.outbound_config, core, directory, {
+            **address_fields("APP", app), **address_fields("PEER", peer),
+            **certificate_fields(certificates.ca, certificates.client)})
+
+    def launch(self, config, core, directory, fields):
+        """Fills `fields` into `config`, which is written into `directory`. That is made if it is not there."""
+        listen = f"127.0.0.1:{free_ports(1)[0]}"
+        fields = {"DIR": directory, "NOFILE": NOFILE, **address_fields("LISTEN", listen), **fields,
+                  **self.extra_fields()}
         text = (CONFIG / config).read_text(encoding="utf-8")
         for field, value in fields.items():
             text = text.replace(f"@{field}@", str(value))
         path = Path(directory) / config
+        path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
         return Process(self.command(path, directory), core, Path(directory) / f"{self.name}.log"), listen
 
 
+def address_fields(name, address):
+    host, port = address.split(":")
+    return {name: address, f"{name}_HOST": host, f"{name}_PORT": port}
+
+
+def certificate_fields(ca, leaf):
+    return {"CA_FILE": ca, "CERT_FILE": leaf.cert, "KEY_FILE": leaf.key, "CERT_AND_KEY_FILE": leaf.both}
+
+
 class Nginx(Proxy):
     name, config = "nginx", "nginx.conf"
+    inbound_config, outbound_config = "nginx-inbound.conf", "nginx-outbound.conf"
 
     def command(self, config_path, directory):
         return [self.binary, "-p", directory, "-e", "stderr", "-c", config_path]
@@ -72,6 +101,7 @@ class Nginx(Proxy):
 
 class Haproxy(Proxy):
     name, config, tcp_config = "haproxy", "haproxy.cfg", "haproxy-tcp.cfg"
+    inbound_config, outbound_config = "haproxy-inbound.cfg", "haproxy-outbound.cfg"
 
     def command(self, config_path, directory):
         return [self.binary, "-db", "-f", config_path]
@@ -82,6 +112,7 @@ class Haproxy(Proxy):
 
 class Envoy(Proxy):
     name, config = "envoy", "envoy.yaml"
+    inbound_config, outbound_config = "envoy-inbound.yaml", "envoy-outbound.yaml"
 
     def command(self, config_path, directory):
         return [self.binary, "--concurrency", "1", "--log-level", "error", "--disable-hot-restart",
@@ -93,6 +124,7 @@ class Envoy(Proxy):
 
 class Outrigger(Proxy):
     name, config, tcp_config = "outrigger", "outrigger.yaml", "outrigger-tcp.yaml"
+    inbound_config, outbound_config = "outrigger-inbound.yaml", "outrigger-outbound.yaml"
 
     def command(self, config_path, directory):
         return [self.binary, "run", "--config", config_path]

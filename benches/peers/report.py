@@ -13,6 +13,11 @@ TITLES = {
     "idle": "10 000 idle keep-alive connections",
     "tcp": "bytes passed on, 64 connections, requests with a 52-byte answer",
     "tcp-64k": "bytes passed on, 64 connections, requests with a 64 KiB answer",
+    "mesh": "two sidecars with mutual TLS 1.3 between them, 64 connections, 52-byte answer",
+    "mesh-64k": "two sidecars with mutual TLS 1.3 between them, 64 connections, 64 KiB answer",
+    "mesh-1m": "two sidecars with mutual TLS 1.3 between them, 64 connections, 1 MiB answer",
+    "handshake": "full handshakes with mutual TLS 1.3, ECDSA P-256",
+    "idle-mtls": "2 000 idle keep-alive connections with mutual TLS 1.3",
 }
 # (scenario, measure, rival or None for an absolute figure, limit): the project's own aims.
 TARGETS = [
@@ -24,13 +29,23 @@ TARGETS = [
     ("idle", "idle_kib", None, 20),
     ("tcp", "cpu_us", "haproxy", 1.1),
     ("tcp-64k", "cpu_us", "haproxy", 1.1),
+    ("mesh", "cpu_us", "haproxy", 1.15),
+    ("mesh", "cpu_us", "envoy", 0.45),
+    ("mesh-64k", "cpu_us", "haproxy", 1.15),
+    ("mesh-1m", "cpu_us", "haproxy", 1.15),
+    ("handshake", "cpu_us", "nginx", 1.0),
+    ("idle-mtls", "idle_kib", None, 40),
 ]
 UNIT = {"cpu_us": "µs CPU per request", "rss_mib": "MiB RSS when idle", "idle_kib": "KiB per idle connection"}
 COLOURS = {"nginx": "#5b8c5a", "haproxy": "#3d6fa5", "envoy": "#a05195", "outrigger": "#d2691e"}
 
 
 def headline(scenario):
-    return "idle_kib" if scenario == "idle" else "cpu_us"
+    return "idle_kib" if scenario.startswith("idle") else "cpu_us"
+
+
+def unit(scenario, measure):
+    return "µs CPU per handshake" if scenario == "handshake" else UNIT[measure]
 
 
 def rows(results):
@@ -39,12 +54,14 @@ def rows(results):
         measure = headline(scenario)
         for proxy in sorted(by_proxy, key=list(COLOURS).index):
             low, high = results.spread(scenario, proxy, measure)
-            idle = scenario == "idle"
+            idle = measure == "idle_kib"
+            # Its load generator is what is saturated there, so waiting times would be its own.
+            untimed = idle or scenario == "handshake"
             yield [
                 scenario, proxy, f"{results.median(scenario, proxy, measure):.2f}", f"{low:.2f}-{high:.2f}",
                 "-" if idle else f"{results.median(scenario, proxy, 'requests_per_second'):.0f}",
-                "-" if idle else f"{results.median(scenario, proxy, 'p50_us') / 1000:.2f}",
-                "-" if idle else f"{results.median(scenario, proxy, 'p99_us') / 1000:.2f}",
+                "-" if untimed else f"{results.median(scenario, proxy, 'p50_us') / 1000:.2f}",
+                "-" if untimed else f"{results.median(scenario, proxy, 'p99_us') / 1000:.2f}",
                 f"{results.median(scenario, proxy, 'rss_mib'):.1f}",
                 *(ratio_cell(results, scenario, proxy, rival, measure) for rival in ("haproxy", "envoy")),
             ]
@@ -60,7 +77,7 @@ HEAD = ["scenario", "proxy", "median", "min-max", "requests/s", "p50 ms", "p99 m
 
 
 def table(results):
-    """For a terminal: columns aligned by width. Median is µs CPU per request, in `idle` KiB per connection."""
+    """For a terminal: columns aligned by width. Median is µs CPU per request, where idle KiB per connection."""
     cells = [HEAD, *rows(results)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(HEAD))]
     lines = ["  ".join(cell.ljust(width) if column < 2 else cell.rjust(width)
@@ -73,10 +90,10 @@ def judged(results):
     for scenario, measure, rival, limit in TARGETS:
         if rival:
             figure = results.ratio(scenario, "outrigger", rival, measure)
-            text = f"{scenario}: {UNIT[measure]}, outrigger / {rival}"
+            text = f"{scenario}: {unit(scenario, measure)}, outrigger / {rival}"
         else:
             figure = results.median(scenario, "outrigger", measure)
-            text = f"{scenario}: {UNIT[measure]}"
+            text = f"{scenario}: {unit(scenario, measure)}"
         if figure is not None:
             yield text, figure, limit, figure <= limit
 
@@ -101,7 +118,8 @@ def write(results, arguments, versions):
 def markdown(results, arguments, versions, chart_name):
     lines = [
         f"# Proxies compared, {datetime.date.today().isoformat()}", "",
-        "One proxy at a time, alone on one core; application and load generator on another. Figures are medians of",
+        "One proxy at a time, alone on one core; application and load generator on another. In `mesh` scenarios two",
+        "of a kind share the core, and figures are those of both. Figures are medians of",
         f"{arguments.rounds} interleaved rounds of {arguments.seconds} s, each on a fresh, warmed-up process.",
         "The method, and why CPU time per request is the figure to trust:"
         " [benches/README.md](../../benches/README.md).", "",
@@ -110,8 +128,9 @@ def markdown(results, arguments, versions, chart_name):
         *(f"- {fact}" for fact in machine_facts()),
         *(f"- {name} {version}" for name, version in versions.items()), "",
         "## Figures", "",
-        "`median` and `min-max` are µs of CPU per request, in `idle` KiB of RSS per connection; `RSS` is the whole",
-        "process after the load, in `idle` before it. The last two columns are ratios of the medians.", "",
+        "`median` and `min-max` are µs of CPU per request, in `handshake` per handshake, in `idle` and `idle-mtls`",
+        "KiB of RSS per connection; `RSS` is the whole process after the load, in `idle` and `idle-mtls` before it.",
+        "The last two columns are ratios of the medians.", "",
     ]
     for scenario in results.samples:
         lines.append(f"- `{scenario}`: {TITLES[scenario]}")
@@ -155,7 +174,7 @@ def chart(results):
         # The spread's upper end counts too: its line must not leave the picture.
         longest = max(results.spread(scenario, proxy, measure)[1] for proxy in values) or 1
         parts.append(f'<text x="{LEFT}" y="{y}" font-weight="bold">{TITLES[scenario]}'
-                     f'<tspan font-weight="normal" fill="#666"> ({UNIT[measure]})</tspan></text>')
+                     f'<tspan font-weight="normal" fill="#666"> ({unit(scenario, measure)})</tspan></text>')
         y += 10
         for proxy, value in values.items():
             length = max(1, value / longest * (WIDTH - LEFT - 80))

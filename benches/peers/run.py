@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Compares nginx, HAProxy, Envoy and Outrigger under the same load; see benches/README.md for the method.
 
-The proxy under test has one core for itself; the application and the load generator share the other.
+The proxy under test has one core for itself; the application and the load generator share the other. In a mesh there
+are two proxies, and they share one core.
 """
 
 import argparse
@@ -15,15 +16,24 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import certificates
 import load
+import mtls
 import proxies
 import report
-from processes import Failure, Process, wait_until
+from processes import Failure, Process, Together, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 WARM_UP_SECONDS = 1
+# The kernel tells CPU time in steps of 10 ms. Below this, rounding would show.
+MIN_CPU_SECONDS = 0.1
 IDLE_CONNECTIONS = 10_000
-SCENARIOS = ["h1", "h1-64k", "h2", "conn", "idle", "tcp", "tcp-64k"]
+# Fewer, since the client of each costs far more in Python with TLS than without.
+IDLE_TLS_CONNECTIONS = 2_000
+MTLS_SCENARIOS = ["mesh", "mesh-64k", "mesh-1m", "handshake", "idle-mtls"]
+SCENARIOS = ["h1", "h1-64k", "h2", "conn", "idle", "tcp", "tcp-64k", *MTLS_SCENARIOS]
+# What is asked for; "" gives 52 bytes.
+PATHS = {"h1-64k": "bytes/65536", "tcp-64k": "bytes/65536", "mesh-64k": "bytes/65536", "mesh-1m": "bytes/1048576"}
 
 
 @dataclass
@@ -123,6 +133,9 @@ def raise_descriptor_limit():
 def measure_all(arguments, contestants):
     results = Results()
     with tempfile.TemporaryDirectory(prefix="peers-") as directory:
+        keys = None
+        if set(arguments.scenarios) & set(MTLS_SCENARIOS):
+            keys = certificates.make(Path(directory) / "certificates")
         command = [arguments.app, "--listen", "127.0.0.1:0"]
         with Process(command, arguments.load_core, Path(directory) / "app.log") as app:
             wait_until(lambda: "listening " in app.log(), 10, "the application", app)
@@ -134,64 +147,93 @@ def measure_all(arguments, contestants):
                     for contestant in contestants[turn:] + contestants[:turn]:
                         if scenario.startswith("tcp") and not contestant.tcp_config:
                             continue
-                        measure_into(results, scenario, contestant, address, arguments, directory, number)
+                        measure_into(results, scenario, contestant, address, keys, arguments, directory, number)
     return results
 
 
-def measure_into(results, scenario, contestant, app, arguments, directory, number):
+def measure_into(results, scenario, contestant, app, keys, arguments, directory, number):
     try:
-        sample = measure(scenario, contestant, app, arguments, directory)
+        with tempfile.TemporaryDirectory(dir=directory) as place:
+            if scenario in MTLS_SCENARIOS:
+                sample = measure_mtls(scenario, contestant, app, keys, arguments, Path(place))
+            else:
+                sample = measure(scenario, contestant, app, arguments, place)
     except Failure as failure:
         results.failures.append(f"{scenario} {contestant.name}: {failure}")
-        print(f"round {number + 1} {scenario:7} {contestant.name:10} FAILED: {failure}", flush=True)
+        print(f"round {number + 1} {scenario:9} {contestant.name:10} FAILED: {failure}", flush=True)
         return
     results.add(scenario, contestant.name, sample)
-    figure = f"{sample.idle_kib:8.2f} KiB each" if scenario == "idle" else f"{sample.cpu_us:8.2f} us CPU"
-    print(f"round {number + 1} {scenario:7} {contestant.name:10} {figure} {sample.requests_per_second:8.0f}/s "
+    figure = f"{sample.idle_kib:8.2f} KiB each" if scenario.startswith("idle") else f"{sample.cpu_us:8.2f} us CPU"
+    print(f"round {number + 1} {scenario:9} {contestant.name:10} {figure} {sample.requests_per_second:8.0f}/s "
           f"p50 {sample.p50_us / 1000:.2f} ms p99 {sample.p99_us / 1000:.2f} ms rss {sample.rss_mib:.1f} MiB",
           flush=True)
 
 
-def measure(scenario, contestant, app, arguments, directory):
+def measure(scenario, contestant, app, arguments, place):
     """Starts the proxy afresh, drives one scenario through it, and ends it."""
     http2 = scenario == "h2"
     mode = "tcp" if scenario.startswith("tcp") else "http2" if http2 else "http1"
-    with tempfile.TemporaryDirectory(dir=directory) as place:
-        process, listen = contestant.start(app, mode, arguments.proxy_core, place)
-        with process:
-            proxies.wait_for_answers(process, listen, http2)
-            if scenario == "idle":
-                return measure_idle(process, listen)
-            drive(scenario, listen, arguments.load_core, WARM_UP_SECONDS)
-            return measure_load(scenario, process, listen, arguments)
+    process, listen = contestant.start(app, mode, arguments.proxy_core, place)
+    with process:
+        proxies.wait_for_answers(process, listen, http2)
+        if scenario == "idle":
+            return measure_idle(process, load.IdleConnections(address_pair(listen), IDLE_CONNECTIONS))
+        return measure_load(process, lambda seconds: drive(scenario, listen, arguments.load_core, seconds), arguments)
 
 
-def measure_load(scenario, process, listen, arguments):
+def measure_mtls(scenario, contestant, app, keys, arguments, place):
+    """As `measure`, with the sidecar of a service, and in a mesh with that of its client in front of it."""
+    core = arguments.proxy_core
+    inbound, inner = contestant.start_inbound(app, keys, core, place / "inbound")
+    with inbound:
+        mtls.wait_for_answers(inbound, inner, keys)
+        mtls.fail_unless_strict(inner, keys)
+        if scenario == "idle-mtls":
+            return measure_idle(inbound, mtls.IdleConnections(address_pair(inner), IDLE_TLS_CONNECTIONS, keys))
+        if scenario == "handshake":
+            return measure_load(
+                inbound, lambda seconds: mtls.handshakes(arguments.load_core, inner, keys, seconds), arguments)
+        mtls.fail_unless_verified(
+            lambda peer, name: contestant.start_outbound(app, peer, keys, core, place / name), keys)
+        outbound, listen = contestant.start_outbound(app, inner, keys, core, place / "outbound")
+        with outbound:
+            proxies.wait_for_answers(outbound, listen, False)
+            return measure_load(Together([inbound, outbound]),
+                                lambda seconds: drive(scenario, listen, arguments.load_core, seconds), arguments)
+
+
+def measure_load(process, load_for, arguments):
+    """`load_for(seconds)` makes the load: once to warm up, once to measure."""
+    load_for(WARM_UP_SECONDS)
     before = process.cpu_seconds()
-    done = drive(scenario, listen, arguments.load_core, arguments.seconds)
+    done = load_for(arguments.seconds)
     spent = process.cpu_seconds() - before
+    if spent < MIN_CPU_SECONDS:
+        raise Failure(f"only {done.requests} requests and {spent:.2f} s of CPU: too little to tell what one costs")
     return Sample(cpu_us=spent / done.requests * 1e6, requests_per_second=done.requests / done.seconds,
                   p50_us=done.p50_us, p99_us=done.p99_us, rss_mib=process.rss_kib() / 1024)
 
 
 def drive(scenario, listen, core, seconds):
-    url = f"http://{listen}/"
+    url = f"http://{listen}/{PATHS.get(scenario, '')}"
     if scenario == "h2":
         return load.h2load(core, url, seconds)
-    if scenario in ("h1-64k", "tcp-64k"):
-        return load.wrk(core, f"{url}bytes/65536", seconds)
     return load.wrk(core, url, seconds, headers=["Connection: close"] if scenario == "conn" else [])
 
 
-def measure_idle(process, listen):
-    """Memory before and after 10 000 connections, once it has settled."""
-    host, port = listen.split(":")
+def measure_idle(process, connections):
+    """Memory before and after `connections` are opened, once it has settled."""
     before = process.rss_kib()
-    with load.IdleConnections((host, int(port)), IDLE_CONNECTIONS) as connections:
+    with connections:
         time.sleep(1)
         after = process.rss_kib()
         connections.fail_if_cut()
-    return Sample(rss_mib=before / 1024, idle_kib=(after - before) / IDLE_CONNECTIONS)
+    return Sample(rss_mib=before / 1024, idle_kib=(after - before) / connections.count)
+
+
+def address_pair(address):
+    host, port = address.split(":")
+    return host, int(port)
 
 
 if __name__ == "__main__":
