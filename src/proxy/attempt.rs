@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     rt::clock,
-    snapshot::{Admission, Cluster, Protocol},
+    snapshot::{Admission, Cluster, Protocol, UpstreamTls},
     types::Mono,
 };
 
@@ -87,7 +87,7 @@ pub(crate) async fn run(
     outgoing: &mut Outgoing,
     deadline: &mut Deadline,
 ) -> Result<Answer, ProxyError> {
-    match protocol(cluster.params.protocol, outgoing.upgrade.is_some(), outgoing.from_http2) {
+    match protocol(cluster, outgoing.upgrade.is_some(), outgoing.from_http2) {
         Version::HTTP_2 => run_http2(pool, cluster, outgoing, deadline).await,
         _ if upgrade::prefers_http2(cluster, outgoing) => {
             Box::pin(upgrade::run(pool, cluster, outgoing, deadline)).await
@@ -96,16 +96,23 @@ pub(crate) async fn run(
     }
 }
 
-/// What an attempt speaks: what the service is configured for, or what the client speaks.
-pub(crate) fn protocol(configured: Protocol, upgrades: bool, from_http2: bool) -> Version {
-    match configured {
+/// What an attempt speaks: what the service is configured for, or what the client speaks. Between sidecars of a mesh that
+/// is HTTP/2 whatever the client speaks, since many requests then share a connection, its records and its system calls;
+/// the other sidecar hands a request on as its client spoke it ([ADR 0022](../../docs/adr/0022-http1-travels-over-http2.md)).
+pub(crate) fn protocol(cluster: &Cluster, upgrades: bool, from_http2: bool) -> Version {
+    match cluster.params.protocol {
         // Switching protocols exists only in HTTP/1.1, WebSockets over HTTP/2 excepted (proxy/upgrade.rs).
         _ if upgrades => Version::HTTP_11,
-        Protocol::Auto if from_http2 => Version::HTTP_2,
+        Protocol::Auto if from_http2 || carries_http1(cluster) => Version::HTTP_2,
         Protocol::Http2 => Version::HTTP_2,
         // Validation keeps requests away from services that speak no HTTP.
         Protocol::Auto | Protocol::Http1 | Protocol::Tcp => Version::HTTP_11,
     }
+}
+
+/// Whether requests of HTTP/1.1 travel to this service over HTTP/2.
+fn carries_http1(cluster: &Cluster) -> bool {
+    cluster.params.protocol == Protocol::Auto && matches!(cluster.tls, UpstreamTls::Mesh(_))
 }
 
 pub(super) async fn run_http1(
@@ -156,6 +163,9 @@ async fn run_http2(
     let service = &cluster.params.name;
     headers::address_http2(&mut head, &outgoing.authority, service, outgoing.wants_trailers)
         .map_err(ProxyError::bad_rewrite)?;
+    if !outgoing.from_http2 && carries_http1(cluster) {
+        headers::announce_http1(&mut head.headers);
+    }
     let sent_up = clock::now();
     stamp(&mut head, outgoing, deadline, sent_up);
     let sent = lease.sender().try_send_request(Request::from_parts(head, body));

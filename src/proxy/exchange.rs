@@ -220,7 +220,9 @@ async fn forward(
     }
     route.request_headers.apply(&mut head.headers);
 
-    let from_http2 = head.version == Version::HTTP_2;
+    // A request of HTTP/1.1 that came over HTTP/2 from another sidecar goes on as what it is.
+    let restored = facts.carried_http1 && downstream.caller.is_some();
+    let from_http2 = head.version == Version::HTTP_2 && !restored;
     // An HTTP/2 endpoint, or the sidecar before an endpoint, can say that it did not process a request whose bytes it
     // has: then any may be sent again, whatever its method.
     let grpc = record.is_grpc();

@@ -49,6 +49,8 @@ pub(crate) struct RequestFacts {
     pub(crate) wants_trailers: bool,
     /// Which attempt of the caller this is, from 1.
     pub(crate) attempt: u32,
+    /// A sidecar says that its client spoke HTTP/1.1.
+    pub(crate) carried_http1: bool,
     /// A fault that the caller asks for. Whether it may is the route's business.
     pub(crate) asked_fault: AskedFault,
     /// How much the caller says that the request matters.
@@ -79,6 +81,9 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const ATTEMPT: HeaderName = HeaderName::from_static("x-outrigger-attempt");
 /// The name of the caller's service.
 const SOURCE: HeaderName = HeaderName::from_static("x-outrigger-source");
+/// What the client of a request spoke that travels over HTTP/2.
+const CARRIED: HeaderName = HeaderName::from_static("x-outrigger-carried");
+const CARRIED_HTTP1: HeaderValue = HeaderValue::from_static("http/1.1");
 /// Headers that only sidecars say.
 const RESERVED_PREFIX: &str = "x-outrigger-";
 
@@ -139,14 +144,16 @@ pub(crate) fn clean_request(
         // hyper answers 100 by itself as soon as the body is asked for; asking upstream too would be twice.
         parts.headers.remove(header::EXPECT);
     }
-    let (mut attempt, mut asked_fault, mut priority) = (1, AskedFault::default(), Priority::default());
+    let (mut attempt, mut carried_http1) = (1, false);
+    let (mut asked_fault, mut priority) = (AskedFault::default(), Priority::default());
     if found.reserved {
         attempt = callers_attempt(&parts.headers);
+        carried_http1 = parts.headers.get(CARRIED).is_some_and(|what| *what == CARRIED_HTTP1);
         asked_fault = super::fault::asked(&parts.headers);
         priority = shed::priority(&parts.headers);
         drop_reserved(&mut parts.headers);
     }
-    Ok(RequestFacts { authority, upgrade, wants_trailers, attempt, asked_fault, priority })
+    Ok(RequestFacts { authority, upgrade, wants_trailers, attempt, carried_http1, asked_fault, priority })
 }
 
 /// Cleans a response head in place. `switching` keeps what a 101 needs.
@@ -345,6 +352,11 @@ fn callers_attempt(headers: &HeaderMap) -> u32 {
 /// Tells the next hop which attempt this is, so that it does not repeat it on its own.
 pub(crate) fn announce_attempt(headers: &mut HeaderMap, attempt: u32) {
     let _ = headers.try_insert(ATTEMPT, HeaderValue::from(attempt));
+}
+
+/// Tells the next sidecar that the client of this request spoke HTTP/1.1.
+pub(crate) fn announce_http1(headers: &mut HeaderMap) {
+    let _ = headers.try_insert(CARRIED, CARRIED_HTTP1);
 }
 
 /// Tells the application who calls: in Envoy's form, and the plain name of the caller's service. To be called once
