@@ -280,6 +280,17 @@ fn the_key_may_come_from_the_environment() {
 }
 
 #[test]
+fn an_authority_is_made_where_there_was_not_even_a_directory() {
+    let desk = Desk::new();
+    let mut command = Command::new(BINARY);
+    command.args(["ca", "init", "--trust-domain", "mesh.local", "--dir", "var/lib/ca/"]);
+    let made = command.current_dir(&desk.0).env_remove("OUTRIGGER_CA_KEY").output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    assert_eq!(mode(&desk.path("var/lib/ca.key")), 0o600);
+    assert_eq!(mode(&desk.path("var/lib/ca")), 0o700);
+}
+
+#[test]
 fn what_is_not_there_is_not_found_and_what_is_there_is_not_replaced() {
     let desk = Desk::new();
     let error = desk.refused(5, &["status"]);

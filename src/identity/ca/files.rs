@@ -28,7 +28,7 @@ pub(super) fn write(path: &Path, content: &[u8], mode: Mode) -> Result<(), CaErr
 
 fn replace(path: &Path, content: &[u8], mode: Mode) -> io::Result<()> {
     let name = path.file_name().ok_or(ErrorKind::InvalidFilename)?;
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = parent(path);
     let draft = parent.join(format!(".{}.draft", name.to_string_lossy()));
     // What a crash left behind. `create_new` below follows no link that somebody put there in between.
     remove_if_there(&draft)?;
@@ -51,6 +51,21 @@ fn replace(path: &Path, content: &[u8], mode: Mode) -> io::Result<()> {
     File::open(parent)?.sync_all()
 }
 
+/// Makes a file that only its owner can read, and fails if there is one by that name.
+pub(super) fn create(path: &Path, content: &[u8]) -> Result<(), CaError> {
+    let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let mut file = created.map_err(|source| failed("create", path, source))?;
+    let written = file.write_all(content).and_then(|()| file.sync_all());
+    if written.is_err() {
+        // Ours, and of no use. The first error is the one to tell.
+        let _ = fs::remove_file(path);
+    }
+    written.map_err(|source| failed("write", path, source))?;
+    File::open(parent(path))
+        .and_then(|directory| directory.sync_all())
+        .map_err(|source| failed("write", path, source))
+}
+
 /// The content of a file of at most `most` bytes.
 pub(super) fn read(path: &Path, most: u64) -> Result<Vec<u8>, CaError> {
     let file = File::open(path).map_err(|source| failed("read", path, source))?;
@@ -68,6 +83,11 @@ pub(super) fn read(path: &Path, most: u64) -> Result<Vec<u8>, CaError> {
 /// Removes a file, and is content if there is none.
 pub(super) fn remove(path: &Path) -> Result<(), CaError> {
     remove_if_there(path).map_err(|source| failed("remove", path, source))
+}
+
+/// The directory that a file is in.
+pub(super) fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {

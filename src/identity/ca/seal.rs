@@ -12,12 +12,7 @@ use aws_lc_rs::{
     hmac,
 };
 
-use super::{
-    error::CaError,
-    files::{self, Mode},
-    hex,
-    names::random,
-};
+use super::{error::CaError, files, hex, names::random};
 
 /// 32 bytes from which the keys for all purposes are derived. Whoever has it and the directory has the authority.
 pub struct MasterKey([u8; 32]);
@@ -52,12 +47,13 @@ impl MasterKey {
         Self::from_hex(&String::from_utf8_lossy(&bytes), &path.display().to_string())
     }
 
-    /// Writes it to a file that only its owner can read.
+    /// Writes it to a new file that only its owner can read, in a directory that is made if it is missing.
     ///
     /// # Errors
-    /// [`CaError::File`].
+    /// [`CaError::File`], also if there is a file by that name: whatever it is the key of would be lost.
     pub fn write(&self, path: &Path) -> Result<(), CaError> {
-        files::write(path, format!("{}\n", hex::encode(&self.0)).as_bytes(), Mode::Private)
+        files::make_directory(files::parent(path))?;
+        files::create(path, format!("{}\n", hex::encode(&self.0)).as_bytes())
     }
 }
 

@@ -328,6 +328,7 @@ fn a_key_file_that_others_can_read_is_refused() {
     let file = place.file("ca.key");
     key().write(&file).unwrap();
     MasterKey::read(&file).unwrap();
+    assert!(matches!(key().write(&file), Err(CaError::File { .. })), "a key is never replaced");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
     let refused = MasterKey::read(&file).unwrap_err();
     assert!(matches!(refused, CaError::KeyExposed { mode: 0o640, .. }), "{refused}");
