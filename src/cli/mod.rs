@@ -1,5 +1,7 @@
 //! One file per verb of the command line.
 
+mod ca;
+mod cert;
 mod check;
 mod demo;
 mod iptables;
@@ -29,6 +31,10 @@ enum Verb {
     Status(status::StatusArgs),
     /// Redirect the connections of an unmodified application through the sidecar
     Iptables(iptables::IptablesArgs),
+    /// Issue certificates for the mesh, renew its roots, revoke
+    Ca(ca::CaArgs),
+    /// Look at certificates
+    Cert(cert::CertArgs),
     /// Show the job with real processes on this machine
     Demo(demo::DemoArgs),
     /// The application of the demo
@@ -36,14 +42,31 @@ enum Verb {
     DemoApp(demo::DemoAppArgs),
 }
 
+/// How what a verb tells is written.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum Output {
+    /// For people
+    Text,
+    /// For tools: one document
+    Json,
+}
+
 /// Exit codes, the same for every verb.
 mod exit {
     /// The operation failed.
     pub(super) const FAILED: u8 = 1;
+    /// The arguments make no sense: what clap exits with.
+    pub(super) const USAGE: u8 = 2;
     /// The configuration is invalid.
     pub(super) const INVALID: u8 = 3;
     /// The sidecar cannot be reached.
     pub(super) const UNREACHABLE: u8 = 4;
+    /// What was named is not there.
+    pub(super) const NOT_FOUND: u8 = 5;
+    /// Whoever asks may not.
+    pub(super) const DENIED: u8 = 6;
+    /// It cannot be done as things are.
+    pub(super) const CONFLICT: u8 = 7;
     /// The sidecar is not well.
     pub(super) const UNHEALTHY: u8 = 9;
 }
@@ -56,6 +79,8 @@ pub fn main() -> ExitCode {
         Verb::Check(args) => check::check(&args),
         Verb::Status(args) => status::status(&args),
         Verb::Iptables(args) => iptables::iptables(&args),
+        Verb::Ca(args) => ca::ca(&args),
+        Verb::Cert(args) => cert::cert(&args),
         Verb::Demo(args) => demo::demo(&args),
         Verb::DemoApp(args) => demo::application(args),
     }

@@ -2,8 +2,10 @@
 //! that is spoken with them. Opens no connection and knows nothing of requests.
 
 mod bounded_file;
+pub mod ca;
 mod certificate;
 pub mod external;
+pub mod inspect;
 mod material;
 mod mesh;
 mod params;

@@ -8,6 +8,8 @@ mod support;
 #[cfg(test)]
 mod breaker;
 #[cfg(test)]
+mod ca;
+#[cfg(test)]
 mod connect_h2;
 #[cfg(test)]
 mod deadlines;

@@ -1,0 +1,37 @@
+//! The built-in certificate authority: a directory with roots, what they signed and what was revoked. It is worked on by
+//! the command line and by whoever signs for peers, one at a time. Files of one sidecar's own certificate are read
+//! elsewhere.
+
+mod authority;
+mod crl;
+mod csr;
+mod error;
+mod files;
+mod hex;
+mod issue;
+mod names;
+mod output;
+mod root;
+mod rotate;
+mod seal;
+mod stamp;
+mod state;
+mod status;
+mod token;
+
+pub use authority::{Authority, Params};
+pub use error::{CaError, RequestError, TokenError};
+pub use issue::{Issued, Order, PrivateKeyPem, Signed};
+pub use names::{Fingerprint, NameError, Node, Serial, TokenId};
+pub use output::{check_output, write_public};
+pub use rotate::{Force, Rotation, Step};
+pub use seal::{KeyId, MasterKey};
+pub use stamp::Stamp;
+pub use state::{Leaf, Phase, Reason, ReasonError, Revocation, Token};
+pub use status::{RootStatus, Status};
+pub use token::JoinToken;
+
+pub(in crate::identity) use hex::encode as hex;
+
+#[cfg(test)]
+mod tests;
