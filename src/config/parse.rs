@@ -12,6 +12,7 @@ use super::{
     report::{Report, error},
     schema,
     sections::{
+        intentions::{self, Identities},
         listeners::{self, Bound},
         process, routes, services, tcp_listeners, telemetry, traffic,
     },
@@ -20,7 +21,11 @@ use super::{
     tree::Node,
     yaml,
 };
-use crate::{directory::DirectoryParams, snapshot::EndpointSource, types::EndpointAddress};
+use crate::{
+    directory::DirectoryParams,
+    snapshot::EndpointSource,
+    types::{EndpointAddress, TrustDomain},
+};
 
 /// As [`parse`], for bytes that may not even be text.
 ///
@@ -84,6 +89,9 @@ fn bundle(root: &Node, masked: Vec<String>, report: &mut Report) -> Option<Bundl
     let admin = listeners::admin(&fields, &mut bound, report);
     let services = services::read(&fields, &inherited, report);
     let routes = routes::read(&fields, &inherited, report);
+    // Without mTLS nobody has an identity.
+    let trust_domain = TrustDomain::default();
+    let intentions = intentions::read(&fields, Identities::None, &trust_domain, report);
     let telemetry = telemetry::read(&fields, report);
     let reload = process::reload(&fields, report);
     let overload = traffic::overload(&fields, report);
@@ -106,6 +114,8 @@ fn bundle(root: &Node, masked: Vec<String>, report: &mut Report) -> Option<Bundl
         workers,
         directory: DirectoryParams {
             local,
+            intentions,
+            trust_domain,
             routes: routes.params,
             clusters: services.read.into_iter().map(|service| service.params).collect(),
             passthrough: listeners::passthrough(&listeners),

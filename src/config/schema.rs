@@ -1,9 +1,11 @@
 //! The keys: which may stand where, which belong to a later version, and what other tools call them.
 
+mod intentions;
 mod locality;
 mod resilience;
 mod traffic;
 
+pub(super) use intentions::*;
 pub(super) use locality::*;
 pub(super) use resilience::*;
 pub(super) use traffic::*;
@@ -38,13 +40,14 @@ pub(super) static ROOT: Section = Section {
         "routes",
         "services",
         "mtls",
+        "intentions",
         "admin",
         "telemetry",
         "reload",
         "overload",
         "shutdown",
     ],
-    later: &["intentions", "mesh", "store", "rate_limits"],
+    later: &["mesh", "store", "rate_limits"],
     aliases: &[
         ("clusters", "services"),
         ("upstreams", "services"),
@@ -55,6 +58,8 @@ pub(super) static ROOT: Section = Section {
         ("logging", "telemetry"),
         ("virtual_hosts", "routes"),
         ("app", "service"),
+        ("rbac", "intentions"),
+        ("authorization", "intentions"),
     ],
 };
 
@@ -483,7 +488,7 @@ pub(super) static SHUTDOWN: Section = Section {
 mod tests {
     use super::*;
 
-    const ALL: [&Section; 49] = [
+    const ALL: [&Section; 52] = [
         &ROOT,
         &SERVICE,
         &HEALTH_CHECK,
@@ -533,6 +538,9 @@ mod tests {
         &ZONES,
         &SESSION_AFFINITY,
         &NORMALIZE,
+        &INTENTIONS,
+        &RULE,
+        &PERMISSION,
     ];
 
     #[test]

@@ -10,6 +10,7 @@ use super::{DirectoryParams, LiveTable};
 use crate::{
     policy::{
         affinity::SessionId,
+        authz::Policy,
         concurrency::ConcurrencyMode,
         route::{Action, HeaderEdits, PathPattern, Rewrite, RouteParams, RouteTable, Target},
     },
@@ -259,7 +260,9 @@ impl Builder<'_> {
             let metrics = ConcurrencyMetrics::resolve(self.registry);
             AdaptiveLimiter::new(local.concurrency, self.live.concurrency(), metrics)
         });
-        InboundApp { route, cluster, concurrency }
+        let DirectoryParams { intentions, trust_domain, .. } = self.inputs.params;
+        let callers = Policy::compile(intentions, trust_domain);
+        InboundApp { route, cluster, concurrency, callers }
     }
 }
 

@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::{
-    ListenersParams,
+    ListenersParams, authz,
     codec::{self, StreamTasks},
     deadline::SpareTimer,
     exchange,
@@ -34,7 +34,7 @@ use super::{
 use crate::{
     rt::Phase,
     telemetry::metrics::{ConnectionProtocol, ListenerOutcome},
-    types::{Direction, Flag},
+    types::{Direction, Flag, SpiffeId},
 };
 
 /// What all requests of one client connection share.
@@ -42,6 +42,10 @@ pub(crate) struct Downstream {
     pub(crate) worker: Rc<Worker>,
     pub(crate) side: Direction,
     pub(crate) peer: SocketAddr,
+    /// Who is at the other end, if that was proved; `None` on connections that prove nothing.
+    pub(crate) caller: Option<SpiffeId>,
+    /// Where decisions about it are counted.
+    pub(super) decisions: authz::Decisions,
     pub(crate) state: Rc<ConnState>,
     /// Limits as they were when the connection was accepted.
     pub(crate) limits: Arc<ListenersParams>,
@@ -79,6 +83,8 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Socke
         }
     }
     let (dialed_by, peer) = (peer, origin.source);
+    // Connections are in the clear: nobody proves who they are.
+    let caller: Option<SpiffeId> = None;
     let mut only_bytes = Inbound::takes_all(side, &worker.snapshot.peek());
     let mut intercepted = None;
     if limits.transparent {
@@ -98,7 +104,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Socke
     if only_bytes {
         let inbound = Arc::clone(&worker.inbound_tcp);
         // Boxed: it must not make room in the future of every HTTP connection.
-        return Box::pin(inbound.serve(worker, stream, origin)).await;
+        return Box::pin(inbound.serve(worker, stream, origin, caller)).await;
     }
     // Without it the last small segment of an answer waits for the client's delayed ACK.
     if let Err(error) = stream.set_nodelay(true) {
@@ -114,6 +120,8 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Socke
         worker: Rc::clone(&worker),
         side,
         peer,
+        caller,
+        decisions: authz::Decisions::default(),
         state: Rc::clone(&state),
         limits: Arc::clone(&limits),
         timer: SpareTimer::default(),

@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{
-    ListenersParams, Pressure, connection, overload,
+    ListenersParams, Pressure, authz, connection, overload,
     pool::Pools,
     sweep::{self, Sweeper},
     tcp::{self, TcpListener},
@@ -32,7 +32,7 @@ use crate::{
     snapshot::SnapshotCell,
     telemetry::{
         access_log::{AccessLog, AccessLogWriter},
-        metrics::ListenerMetrics,
+        metrics::{ListenerMetrics, Registry},
     },
     types::{Direction, Live, Mono},
 };
@@ -62,6 +62,7 @@ pub(crate) struct Worker {
     inbound_metrics: Arc<ListenerMetrics>,
     outbound_metrics: Arc<ListenerMetrics>,
     pub(crate) inbound_tcp: Arc<tcp::Inbound>,
+    pub(super) callers: authz::Ledger,
 }
 
 impl Worker {
@@ -89,6 +90,8 @@ pub(super) struct Shared {
     pub(super) inbound_metrics: Arc<ListenerMetrics>,
     pub(super) outbound_metrics: Arc<ListenerMetrics>,
     pub(super) inbound_tcp: Arc<tcp::Inbound>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) refusals: Arc<authz::Refusals>,
     pub(super) workers: usize,
 }
 
@@ -201,6 +204,7 @@ async fn run(index: usize, shared: Shared, doors: Vec<Door>) {
         inbound_metrics: Arc::clone(&shared.inbound_metrics),
         outbound_metrics: Arc::clone(&shared.outbound_metrics),
         inbound_tcp: Arc::clone(&shared.inbound_tcp),
+        callers: authz::Ledger::new(&shared.registry, &shared.refusals),
     });
     let open = Rc::new(Cell::new(0_usize));
     let sweeping = tokio::task::spawn_local(sweep::run(

@@ -13,13 +13,14 @@ use super::{
 };
 use crate::{
     proxy::{
+        authz,
         origin::{self, Origin, OriginError},
         worker::Worker,
     },
     rt::clock,
     snapshot::{Cluster, MeshSnapshot, Protocol},
     telemetry::metrics::{Registry, TcpMetrics, TcpResult},
-    types::Direction,
+    types::{Direction, SpiffeId},
 };
 
 /// The name of the inbound listener in logs.
@@ -184,8 +185,14 @@ impl Inbound {
         drop(stream);
     }
 
-    /// Serves one accepted connection to its end.
-    pub(crate) async fn serve(&self, worker: Rc<Worker>, stream: TcpStream, origin: Origin) {
+    /// Serves one accepted connection of `caller`, whose identity was proved, to its end.
+    pub(crate) async fn serve(
+        &self,
+        worker: Rc<Worker>,
+        stream: TcpStream,
+        origin: Origin,
+        caller: Option<SpiffeId>,
+    ) {
         let arrival = Arrival {
             direction: Direction::Inbound,
             listener: INBOUND,
@@ -195,7 +202,12 @@ impl Inbound {
             early: b"",
             idle_timeout: worker.limits.peek().tcp_idle_timeout,
         };
-        let cluster = Arc::clone(&worker.snapshot.peek().inbound.cluster);
+        let snapshot = worker.snapshot.load();
+        if !authz::may_connect(&worker, &snapshot.inbound.callers, caller.as_ref()) {
+            return session::refuse(&worker, arrival, &self.metrics, TcpResult::Denied);
+        }
+        let cluster = Arc::clone(&snapshot.inbound.cluster);
+        drop(snapshot);
         session::serve(&worker, arrival, stream, Some(cluster), &self.metrics).await;
     }
 }
