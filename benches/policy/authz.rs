@@ -45,11 +45,11 @@ pub(super) fn decide(criterion: &mut Criterion) {
         let policy = policy(count, &domain);
         let middle = count / 2;
         for (name, caller, path) in [
-            ("exact", Some(format!("service{}", middle + 5)), "/api/v1/items/42"),
+            ("exact", Some(format!("service{}", middle + 4)), "/api/v1/items/42"),
             ("prefix", Some(format!("batch{}-nightly", middle / 10)), "/api/v1/items/42"),
             ("default", Some("stranger".to_owned()), "/api/v1/items/42"),
             ("anonymous", None, "/api/v1/items/42"),
-            ("two_readings", Some(format!("service{}", middle + 5)), "/api/v1/items/4%2F2"),
+            ("two_readings", Some(format!("service{}", middle + 4)), "/api/v1/items/4%2F2"),
         ] {
             let caller = caller.and_then(|name| domain.service(&name).ok());
             let request = Request {
