@@ -2,6 +2,8 @@
 //! Run with `cargo bench --bench policy`; what the figures are for is in benches/README.md.
 #![allow(missing_docs, reason = "criterion's macros make public items without documentation")]
 
+#[path = "policy/authz.rs"]
+mod authz;
 #[path = "policy/breaker.rs"]
 mod breaker;
 #[path = "policy/limit.rs"]
@@ -205,6 +207,7 @@ criterion_group! {
     config = Criterion::default()
         .warm_up_time(std::time::Duration::from_millis(500))
         .measurement_time(std::time::Duration::from_secs(1));
-    targets = route_find, pick, build, header_edits, limit::check, breaker::admit_and_settle
+    targets = route_find, pick, build, header_edits, limit::check, breaker::admit_and_settle,
+        authz::decide
 }
 criterion_main!(benches);

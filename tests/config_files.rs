@@ -84,6 +84,7 @@ fn the_values_in_reference_yaml_are_the_defaults_of_the_code() {
     strip(&mut stripped, &["mtls", "ca"], &["mode"]);
     strip(&mut stripped, &["service"], &["protocol", "timeout", "concurrency"]);
     strip(&mut stripped, &["service", "health_check"], &["interval"]);
+    strip(&mut stripped, &["intentions"], &["mode", "default_action"]);
     strip(&mut stripped, &["routes", "0"], &["timeout"]);
     strip(&mut stripped, &["routes", "2", "redirect"], &["status"]);
     let optional =
@@ -330,6 +331,79 @@ fn every_mistake_in_the_tools_of_a_route_has_its_code_and_place() {
         ("routes: [{ split: [{ service: api, weight: 1 }], subset: { v: a } }]", "OR114 5:58"),
     ];
     assert_each(&cases, "services: { api: { endpoints: [10.0.0.1:80] } }\n");
+}
+
+#[test]
+fn mistakes_about_callers_are_found_at_their_place() {
+    // The section, what of it is wrong, and the code.
+    let cases = [
+        ("{ mode: dry }", "dry", "OR109"),
+        ("{ default_action: reject }", "reject", "OR109"),
+        ("{ rules: [{ source: anonymous }] }", "{ source", "OR106"),
+        ("{ rules: [{ action: deny }] }", "{ action", "OR106"),
+        ("{ rules: [{ source: 'a b', action: deny }] }", "'a b'", "OR112"),
+        ("{ rules: [{ source: 'a*b', action: deny }] }", "'a*b'", "OR112"),
+        ("{ rules: [{ source: 'a**', action: deny }] }", "'a**'", "OR112"),
+        ("{ rules: [{ source: '..', action: deny }] }", "'..'", "OR112"),
+        ("{ rules: [{ source: 'spiffe://A/b', action: deny }] }", "'spiffe", "OR112"),
+        ("{ rules: [{ source: 'spiffe://a/b*', action: deny }] }", "'spiffe", "OR112"),
+        ("{ rules: [{ source: anonymous, action: block }] }", "block", "OR109"),
+        ("{ rules: [{ source: anonymous, action: deny, permissions: [] }] }", "[] }", "OR106"),
+        ("{ rules: [{ source: anonymous, action: deny, permissions: [{}] }] }", "{}", "OR114"),
+        ("{ rules: [{ source: anonymous, action: deny, permissions: [{ methods: [] }] }] }", "[] }", "OR106"),
+        (
+            "{ rules: [{ source: anonymous, action: deny, permissions: [{ path: a }] }] }",
+            "a }] }] }",
+            "OR112",
+        ),
+        ("{ rules: [{ source: anonymous, action: deny, permissions: [{ hosts: [a] }] }] }", "hosts", "OR104"),
+        ("{ rules: [{ source: anonymous, action: deny, role: adnim }] }", "adnim", "OR240"),
+        ("{ roles: { a: [] } }", "[] }", "OR106"),
+        ("{ roles: { 'a b': [{ path: / }] } }", "'a b'", "OR112"),
+        (
+            "{ roles: { a: [{ path: / }] }, rules: [{ source: anonymous, action: allow, role: a, permissions: [{ path: / }] }] }",
+            "role: a,",
+            "OR114",
+        ),
+        ("{ rules: [{ source: anonymous, action: allow, claims: {} }] }", "{} }", "OR106"),
+        ("{ rules: [{ source: anonymous, action: allow, claims: { role: [] } }] }", "[] }", "OR106"),
+        ("{ rules: [{ source: anonymous, action: allow, claims: { role: 7 } }] }", "7", "OR107"),
+        (
+            "{ rules: [{ name: a, source: anonymous, action: allow }, { name: a, source: anonymous, action: deny, permissions: [{ path: / }] }] }",
+            "{ name: a, source: anonymous, action: deny",
+            "OR202",
+        ),
+        ("{ default_action: allow }", "allow", "OR322"),
+        ("{ mode: audit }", "audit", "OR323"),
+        ("{ rules: [{ source: web, action: deny }] }", "web", "OR321"),
+        ("{ rules: [{ source: '*', action: allow }] }", "'*'", "OR321"),
+        (
+            "{ rules: [{ source: anonymous, action: allow, permissions: [{ path: / }] }, { source: anonymous, action: deny }] }",
+            "{ source",
+            "OR320",
+        ),
+    ];
+    let found: Vec<String> = cases
+        .iter()
+        .map(|(section, ..)| found(&with(&format!("intentions: {section}\n"))).join(", "))
+        .collect();
+    let expected: Vec<String> = cases
+        .iter()
+        .map(|(section, wrong, code)| {
+            format!("{code} 4:{}", "intentions: ".len() + section.find(wrong).expect("it is in it") + 1)
+        })
+        .collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn rules_about_callers_come_into_force_without_a_restart() {
+    let old = valid(&with("intentions: { rules: [{ source: anonymous, action: allow }] }\n"));
+    let (new, _) = parse(&with("intentions: { rules: [{ source: anonymous, action: deny }] }\n")).unwrap();
+    let diff = Diff::between(&old, &new);
+    assert_eq!((diff.changed, diff.restart_required), (vec!["intentions.rules".to_owned()], Vec::new()));
+    // No section lets everybody pass, an empty one nobody.
+    assert_eq!(Diff::between(&valid(&with("")), &valid(&with("intentions: {}"))).changed, ["intentions"]);
 }
 
 #[test]

@@ -75,8 +75,8 @@ codes! {
         route has one of `service`, `split`, `redirect` and `direct_response`.";
     UNKNOWN_SERVICE = "OR201", "A route sends requests to a service that is not defined under `services`. Requests on \
         it could only fail. Define the service, or correct the name.";
-    DUPLICATE_NAME = "OR202", "Two routes have the same name. Names are labels of metrics and logs, so they must tell \
-        routes apart. A route without a `name` is called after its service and its place in the list, `api-1`.";
+    DUPLICATE_NAME = "OR202", "Two routes, or two rules of `intentions`, have the same name. Names are labels of metrics \
+        and logs, so they must tell them apart. A rule without a `name` is called after its place in the list, `rule-1`. A route without a `name` is called after its service and its place in the list, `api-1`.";
     DUPLICATE_ENDPOINT = "OR203", "The same address stands twice among the endpoints of a service. It would be counted, \
         checked and loaded twice. Give it a higher `weight` if it should get more requests.";
     NO_WEIGHT = "OR204", "All weights of a `split` are 0, so no service would get any request. Give at least one of them \
@@ -114,6 +114,8 @@ codes! {
     NOT_TCP = "OR230", "A service of `protocol: tcp` takes bytes, and requests cannot be routed to it; a listener under \
         `listeners.tcp` takes bytes, and cannot pass them to a service that speaks HTTP, which has retries, limits and \
         timeouts of its own. Correct the name, or the `protocol` of the service.";
+    UNKNOWN_ROLE = "OR240", "A rule of `intentions` names a role that is not under `intentions.roles`. What it may do is \
+        unknown, so it could neither allow nor deny anything. Define the role, or correct the name.";
     YAML_WORD = "OR301", "YAML 1.1 readers take this unquoted word for a truth value or a number (`on`, `yes`, `012`, \
         `22:22`), YAML 1.2 readers take it for text. Outrigger takes it for text; other tools that read this file may \
         not. Quote it.";
@@ -123,6 +125,10 @@ codes! {
     PERMISSIVE = "OR303", "With `mtls.mode: permissive` a caller without a certificate is let in as anonymous, beside those \
         who prove who they are. It is for the time in which a mesh moves to mTLS; once nobody needs it any more, which \
         `outrigger_mtls_plaintext_connections_total` shows, go on to `strict`.";
+    NOBODY = "OR305", "With mTLS, callers are allowed by a rule under `intentions` or refused, and there are no rules: every \
+        request from another service would be answered 403. Write down who may call this service; \
+        `intentions: { rules: [{ source: \"*\", action: allow }] }` lets in everybody who belongs to the mesh. A sidecar \
+        that only calls others, and is called by nobody, may leave it at that with `intentions: { rules: [] }`.";
     NO_EFFECT = "OR304", "The key has no effect together with another one that is set. Take one of them away, so that \
         nobody relies on it.";
     SHADOWED = "OR310", "No request can reach this route: an earlier route with the same precedence takes every request \
@@ -130,6 +136,17 @@ codes! {
     EMPTY_SUBSET = "OR311", "A route asks for endpoints with tags that no endpoint of the service has. Its requests fail, \
         or go to any endpoint where the service says `subset_fallback: any`. Correct the tags of the route or of the \
         endpoints.";
+    NEVER_DECIDES = "OR320", "No request is ever decided by this rule: an earlier one of the same source and action \
+        matches whatever this one does, or a rule that denies all requests of its source wins over it. Delete one of \
+        the two, or make it narrower.";
+    NO_IDENTITIES = "OR321", "The rule is about callers with an identity, and without mTLS nobody has one: all callers \
+        are `anonymous`, and the rule matches nobody. A rule that denies then protects nothing. Use `source: anonymous` \
+        while `mtls.mode` is `disabled`.";
+    ALLOWS_BY_DEFAULT = "OR322", "Callers that no rule is about may do everything, also those that nobody thought of. \
+        Leave `default_action` at `deny`, and write down who may call.";
+    ONLY_AUDITED = "OR323", "Nothing is refused: what the rules deny passes, and is counted and logged. That is meant for \
+        trying out rules. Set `mode: enforce` when `outrigger_authz_decisions_total{action=\"audit_deny\"}` shows what \
+        you expect.";
 }
 
 #[cfg(test)]

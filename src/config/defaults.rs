@@ -30,7 +30,6 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Below the keep-alive of common servers (60 s), so that we close first and never race them.
 pub(super) const UPSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-pub(super) const TRUST_DOMAIN: &str = "mesh.local";
 /// A handshake takes a millisecond of work; the rest is for slow networks, and the time that others wait. Half a
 /// megabyte of memory is what a thousand unfinished ones cost.
 pub(super) const MTLS: MtlsParams =

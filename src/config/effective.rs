@@ -4,6 +4,7 @@
 //! shown here (and compared by `diff`).
 
 mod access;
+mod intentions;
 mod listeners;
 mod load_balancer;
 mod locality;
@@ -66,7 +67,7 @@ pub(super) fn document(bundle: &Bundle) -> Value {
         masked: _,
     } = bundle;
     // What is passed through follows from the listeners.
-    let DirectoryParams { local, routes, clusters, passthrough: _ } = directory;
+    let DirectoryParams { local, intentions, trust_domain: _, routes, clusters, passthrough: _ } = directory;
     let AdminParams { address, metrics_address } = admin;
     let ReloadParams { watch, interval } = reload;
     let ShutdownParams { grace, drain_timeout } = shutdown;
@@ -92,6 +93,7 @@ pub(super) fn document(bundle: &Bundle) -> Value {
         "shutdown": { "grace": show_duration(*grace), "drain_timeout": show_duration(*drain_timeout) },
     }));
     put(&mut root, "workers", *workers);
+    put(&mut root, "intentions", intentions::section(intentions));
     Value::Object(root)
 }
 
@@ -221,13 +223,17 @@ fn route_match(matcher: &RouteMatch) -> Value {
     put_list(&mut fields, "methods", methods.iter().map(http::Method::as_str));
     put_list(&mut fields, "headers", headers.iter().map(|c| condition(c.name.as_str(), &c.value)));
     put_list(&mut fields, "query", query.iter().map(|c| condition(&c.name, &c.value)));
+    put_path_pattern(&mut fields, path);
+    Value::Object(fields)
+}
+
+fn put_path_pattern(fields: &mut Map<String, Value>, path: &PathPattern) {
     match path {
         PathPattern::Any => {}
-        PathPattern::Exact(path) => put(&mut fields, "path", Some(path.as_str())),
-        PathPattern::Prefix(prefix) => put(&mut fields, "path_prefix", Some(prefix.as_str())),
-        PathPattern::Regex(regex) => put(&mut fields, "path_regex", Some(show_regex(regex))),
+        PathPattern::Exact(path) => put(fields, "path", Some(path.as_str())),
+        PathPattern::Prefix(prefix) => put(fields, "path_prefix", Some(prefix.as_str())),
+        PathPattern::Regex(regex) => put(fields, "path_regex", Some(show_regex(regex))),
     }
-    Value::Object(fields)
 }
 
 fn condition(name: &str, value: &ValueMatch) -> Value {

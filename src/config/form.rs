@@ -85,6 +85,11 @@ pub(super) fn route_name(node: &Node, report: &mut Report) -> Option<Arc<str>> {
     name(node, "route", "/", report)
 }
 
+/// The name of a rule of `intentions`.
+pub(super) fn rule_name(node: &Node, report: &mut Report) -> Option<Arc<str>> {
+    name(node, "rule", "/", report)
+}
+
 fn name(node: &Node, what: &str, also: &str, report: &mut Report) -> Option<Arc<str>> {
     let name = text(node, report)?;
     if is_name(name, also) { Some(name.into()) } else { report.add(bad_name(node.span, what, also)) }

@@ -12,6 +12,7 @@ use super::{
     report::{Report, error},
     schema,
     sections::{
+        intentions,
         listeners::{self, Bound},
         mtls, process, routes, services, tcp_listeners, telemetry, traffic,
     },
@@ -85,6 +86,8 @@ fn bundle(root: &Node, masked: Vec<String>, report: &mut Report) -> Option<Bundl
     let admin = listeners::admin(&fields, &mut bound, report);
     let services = services::read(&fields, &inherited, report);
     let routes = routes::read(&fields, &inherited, report);
+    // Without mTLS nobody has an identity.
+    let intentions = intentions::read(&fields, mtls.identities(), &mtls.domain, report);
     let telemetry = telemetry::read(&fields, report);
     let reload = process::reload(&fields, report);
     let overload = traffic::overload(&fields, report);
@@ -108,6 +111,8 @@ fn bundle(root: &Node, masked: Vec<String>, report: &mut Report) -> Option<Bundl
         identity: mtls.identity(&local.name),
         directory: DirectoryParams {
             local,
+            intentions,
+            trust_domain: mtls.domain.clone(),
             routes: routes.params,
             clusters: services.read.into_iter().map(|service| service.params).collect(),
             passthrough: listeners::passthrough(&listeners),

@@ -1,11 +1,13 @@
 //! The keys: which may stand where, which belong to a later version, and what other tools call them.
 
 mod access;
+mod intentions;
 mod locality;
 mod resilience;
 mod traffic;
 
 pub(super) use access::*;
+pub(super) use intentions::*;
 pub(super) use locality::*;
 pub(super) use resilience::*;
 pub(super) use traffic::*;
@@ -40,13 +42,14 @@ pub(super) static ROOT: Section = Section {
         "routes",
         "services",
         "mtls",
+        "intentions",
         "admin",
         "telemetry",
         "reload",
         "overload",
         "shutdown",
     ],
-    later: &["intentions", "mesh", "store", "rate_limits"],
+    later: &["mesh", "store", "rate_limits"],
     aliases: &[
         ("clusters", "services"),
         ("upstreams", "services"),
@@ -57,6 +60,8 @@ pub(super) static ROOT: Section = Section {
         ("logging", "telemetry"),
         ("virtual_hosts", "routes"),
         ("app", "service"),
+        ("rbac", "intentions"),
+        ("authorization", "intentions"),
     ],
 };
 
@@ -507,7 +512,7 @@ pub(super) static SHUTDOWN: Section = Section {
 mod tests {
     use super::*;
 
-    const ALL: [&Section; 50] = [
+    const ALL: [&Section; 53] = [
         &ROOT,
         &SERVICE,
         &HEALTH_CHECK,
@@ -558,6 +563,9 @@ mod tests {
         &SESSION_AFFINITY,
         &NORMALIZE,
         &UPSTREAM_TLS,
+        &INTENTIONS,
+        &RULE,
+        &PERMISSION,
     ];
 
     #[test]

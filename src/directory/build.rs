@@ -11,6 +11,7 @@ use crate::{
     identity::MeshTls,
     policy::{
         affinity::SessionId,
+        authz::Policy,
         concurrency::ConcurrencyMode,
         route::{Action, HeaderEdits, PathPattern, Rewrite, RouteParams, RouteTable, Target},
     },
@@ -273,7 +274,9 @@ impl Builder<'_> {
             let metrics = ConcurrencyMetrics::resolve(self.registry);
             AdaptiveLimiter::new(local.concurrency, self.live.concurrency(), metrics)
         });
-        InboundApp { route, cluster, concurrency }
+        let DirectoryParams { intentions, trust_domain, .. } = self.inputs.params;
+        let callers = Policy::compile(intentions, trust_domain);
+        InboundApp { route, cluster, concurrency, callers }
     }
 }
 

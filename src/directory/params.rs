@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::build::PASSTHROUGH;
 use crate::{
     policy::{
+        authz::Intentions,
         balance::BalanceParams,
         concurrency::ConcurrencyParams,
         locality::ZoneParams,
@@ -16,7 +17,7 @@ use crate::{
         ClusterParams, EndpointParams, EndpointSource, HealthCheckParams, Limits, PassthroughParams,
         Protocol, SubsetFallback, UpstreamTlsParams,
     },
-    types::{EndpointAddress, Tags},
+    types::{EndpointAddress, Tags, TrustDomain},
 };
 
 /// What the snapshot is made of, as configured.
@@ -24,6 +25,10 @@ use crate::{
 pub struct DirectoryParams {
     /// The local application, behind the inbound listener.
     pub local: LocalServiceParams,
+    /// Who may call it.
+    pub intentions: Intentions,
+    /// Whose identities its callers have.
+    pub trust_domain: TrustDomain,
     /// Routes of the outbound listener, in the order of the file.
     pub routes: Vec<RouteParams>,
     /// Services that routes may name.

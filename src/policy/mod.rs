@@ -2,6 +2,7 @@
 //! nothing here can name a socket, a task, a lock or a clock.
 
 pub mod affinity;
+pub mod authz;
 pub mod balance;
 pub mod breaker;
 pub mod classify;

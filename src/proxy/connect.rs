@@ -9,11 +9,13 @@ use http::{Method, Response, StatusCode, Version, header, request::Parts};
 use hyper::{ext, upgrade::OnUpgrade};
 
 use super::{
+    authz,
     body::ResponseBody,
     connection::Downstream,
     error::ProxyError,
     framing,
     headers::Refused,
+    limits,
     record::RequestRecord,
     reply::{self, Reason},
     tcp,
@@ -40,6 +42,9 @@ pub(crate) async fn serve(
     snapshot: &MeshSnapshot,
     mut record: Box<RequestRecord>,
 ) -> Response<ResponseBody> {
+    if let Err(reason) = authz::check_tunnel(downstream, snapshot) {
+        return limits::answer_for(&snapshot.inbound.route, &closing(reason), record);
+    }
     let found = check(head).and_then(|()| find(downstream, head, snapshot).ok_or(NO_ROUTE));
     let Found { route, cluster, metrics } = match found {
         Ok(found) => found,

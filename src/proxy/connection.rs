@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::{
-    ListenersParams,
+    ListenersParams, authz,
     codec::{self, StreamTasks},
     deadline::SpareTimer,
     exchange,
@@ -38,7 +38,7 @@ use crate::{
     net::Stream,
     rt::Phase,
     telemetry::metrics::{ConnectionProtocol, ListenerOutcome},
-    types::{Direction, Flag},
+    types::{Direction, Flag, SpiffeId},
 };
 
 /// What all requests of one client connection share.
@@ -46,18 +46,25 @@ pub(crate) struct Downstream {
     pub(crate) worker: Rc<Worker>,
     pub(crate) side: Direction,
     pub(crate) peer: SocketAddr,
+    /// Who is at the other end, if that was proved; `None` on connections that prove nothing.
+    pub(crate) caller: Option<Rc<Caller>>,
+    /// Where decisions about it are counted.
+    pub(super) decisions: authz::Decisions,
     pub(crate) state: Rc<ConnState>,
     /// Limits as they were when the connection was accepted.
     pub(crate) limits: Arc<ListenersParams>,
     pub(crate) timer: SpareTimer,
-    /// Who calls, if that was proved.
-    pub(crate) caller: Option<Rc<Caller>>,
     /// Where the connection was going, if it was redirected here.
     pub(crate) intercepted: Option<Intercepted>,
     tunnel: Cell<Option<Box<TunnelPlan>>>,
 }
 
 impl Downstream {
+    /// Who is at the other end, if that was proved.
+    pub(crate) fn caller_id(&self) -> Option<&SpiffeId> {
+        self.caller.as_deref().map(|caller| &caller.id)
+    }
+
     /// The connection becomes a tunnel as soon as the 101 is written.
     pub(crate) fn open_tunnel(&self, plan: TunnelPlan) {
         self.tunnel.set(Some(Box::new(plan)));
@@ -148,11 +155,12 @@ async fn serve_http(
         worker: Rc::clone(&worker),
         side,
         peer,
+        caller,
+        decisions: authz::Decisions::default(),
         state: Rc::clone(&state),
         limits: Arc::clone(&limits),
         timer: SpareTimer::default(),
         intercepted,
-        caller,
         tunnel: Cell::new(None),
     });
     let mut io = GuardedIo::new(stream, Rc::clone(&state), limits.head_limits());

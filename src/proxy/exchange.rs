@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 
 use super::{
     attempt::{Answer, Outgoing},
+    authz,
     body::{Replay, RequestBody, ResponseBody, Upload, UploadFault, UpstreamBody},
     connect,
     connection::Downstream,
@@ -29,12 +30,12 @@ use crate::{
         affinity::SessionId,
         balance::hash_key,
         deadline,
-        route::{self, RequestOrigin, RequestView, pick_target},
+        route::{self, DirectResponse, Redirect, RequestOrigin, RequestView, pick_target},
     },
     rt::clock,
     snapshot::{Cluster, Destination, Forward, MeshSnapshot, Route, RouteAction},
     telemetry::{metrics::LimitKind, request_id, trace},
-    types::{Direction, Mono},
+    types::{Claims, Direction, Mono},
 };
 
 /// [`serve`] for HTTP/1, where the head of a response is the only place to tell the client that the connection
@@ -94,6 +95,11 @@ pub(crate) async fn serve(
         return Ok(reply::answer(&Reason::no_route(), record));
     };
     route.hit();
+    // No token is verified yet.
+    let claims: Option<&Claims> = None;
+    if let Err(reason) = authz::check(&downstream, &snapshot, &head, claims) {
+        return Ok(limits::answer_for(&route, &reason, record));
+    }
     match shed::admit(&downstream, &snapshot, facts.priority) {
         Ok(admitted) => record.admitted(admitted),
         Err(reason) => return Ok(limits::answer_for(&route, &reason, record)),
@@ -114,28 +120,47 @@ pub(crate) async fn serve(
         RouteAction::Direct(direct, metrics) => {
             record.routed(&route, None);
             record.count_in(metrics);
-            if facts.upgrade.is_some_and(|upgrade| upgrade.is_mistaken_for_grant(direct.status)) {
-                return Ok(reply::answer(&upgrade::failed("status"), record));
-            }
-            let mut response = reply::configured(direct.status, None, direct.body.clone(), record);
-            route.response_headers.apply(response.headers_mut());
-            Ok(response)
+            Ok(answer_directly(&route, direct, &facts, record))
         }
-        RouteAction::Redirect(redirect, metrics) => {
+        RouteAction::Redirect(to, metrics) => {
             record.routed(&route, None);
             record.count_in(metrics);
-            let host = String::from_utf8_lossy(facts.authority.as_bytes());
-            let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
-            let origin = RequestOrigin { scheme: "http", authority: &host, path_and_query: target };
-            let Ok(location) = route::redirect_location(redirect, &route.path, &origin) else {
-                let refused = Refused { status: StatusCode::BAD_REQUEST, reason: "host" };
-                return Ok(reply::answer(&Reason::refused(refused), record));
-            };
-            let mut response = reply::configured(redirect.status, Some(location), Bytes::new(), record);
-            route.response_headers.apply(response.headers_mut());
-            Ok(response)
+            Ok(redirect(&route, to, &head, &facts, record))
         }
     }
+}
+
+fn answer_directly(
+    route: &Route,
+    direct: &DirectResponse,
+    facts: &RequestFacts,
+    record: Box<RequestRecord>,
+) -> Response<ResponseBody> {
+    if facts.upgrade.as_ref().is_some_and(|upgrade| upgrade.is_mistaken_for_grant(direct.status)) {
+        return reply::answer(&upgrade::failed("status"), record);
+    }
+    let mut response = reply::configured(direct.status, None, direct.body.clone(), record);
+    route.response_headers.apply(response.headers_mut());
+    response
+}
+
+fn redirect(
+    route: &Route,
+    to: &Redirect,
+    head: &Parts,
+    facts: &RequestFacts,
+    record: Box<RequestRecord>,
+) -> Response<ResponseBody> {
+    let host = String::from_utf8_lossy(facts.authority.as_bytes());
+    let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+    let origin = RequestOrigin { scheme: "http", authority: &host, path_and_query: target };
+    let Ok(location) = route::redirect_location(to, &route.path, &origin) else {
+        let refused = Refused { status: StatusCode::BAD_REQUEST, reason: "host" };
+        return reply::answer(&Reason::refused(refused), record);
+    };
+    let mut response = reply::configured(to.status, Some(location), Bytes::new(), record);
+    route.response_headers.apply(response.headers_mut());
+    response
 }
 
 /// The guard found the request unfit and put this one in its place.

@@ -6,6 +6,7 @@ pub mod path;
 pub mod tcp;
 
 mod attempt;
+mod authz;
 mod body;
 mod codec;
 mod connect;

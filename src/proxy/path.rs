@@ -33,7 +33,7 @@ pub fn check(target: &str) -> Result<(), &'static str> {
 /// nothing.
 ///
 /// # Errors
-/// If a `..` would leave the root, or hides behind a path parameter (`..;x`) or an escaped slash (`%2f..`), which some
+/// If a `..` would leave the root, or hides behind a path parameter (`..;x`, `..%3bx`) or an escaped slash (`%2f..`), which some
 /// servers resolve and others do not; if slashes are escaped and must not be.
 pub fn normalise(target: &str, how: &Normalisation) -> Result<Option<Bytes>, &'static str> {
     let (path, query) = match target.split_once('?') {
@@ -157,10 +157,10 @@ fn dots(segment: &str) -> Dots {
         }
         count += 1;
     }
-    match (count, rest.as_bytes().first()) {
-        (1, None) => Dots::Current,
-        (2, None) => Dots::Parent,
-        (1 | 2, Some(b';')) => Dots::Hidden,
+    match (count, rest.as_bytes()) {
+        (1, []) => Dots::Current,
+        (2, []) => Dots::Parent,
+        (1 | 2, [b';', ..] | [b'%', b'3', b'b' | b'B', ..]) => Dots::Hidden,
         _ => Dots::No,
     }
 }
@@ -211,7 +211,9 @@ mod tests {
 
     #[test]
     fn paths_that_leave_the_root_or_hide_their_dots_are_refused() {
-        for target in ["/..", "/a/../..", "/%2e%2e/a", "/user/..;foo=bar/admin", "/a/.;x"] {
+        for target in
+            ["/..", "/a/../..", "/%2e%2e/a", "/user/..;foo=bar/admin", "/user/..%3Bx/admin", "/a/.;x"]
+        {
             assert_eq!(normal(target), Err("target"), "{target}");
         }
     }

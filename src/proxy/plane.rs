@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, sync::Arc, thread::JoinHandle};
 
 use super::{
-    ListenersParams, Pressure,
+    ListenersParams, Pressure, authz,
     tcp::{self, TcpListener},
     worker::{self, Behind, Door, Load, Shared},
 };
@@ -108,6 +108,7 @@ impl DataPlane {
             outbound_metrics: ListenerMetrics::resolve(&params.registry, Direction::Outbound),
             inbound_tcp: Arc::new(tcp::Inbound::new(&application, &params.registry)),
             mesh: params.mesh,
+            refusals: Arc::<authz::Refusals>::default(),
             registry: params.registry,
             workers: count,
         };

@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{
-    ListenersParams, Pressure, connection, overload,
+    ListenersParams, Pressure, authz, connection, overload,
     pool::Pools,
     secure::Security,
     sweep::{self, Sweeper},
@@ -66,6 +66,7 @@ pub(crate) struct Worker {
     pub(crate) inbound_tcp: Arc<tcp::Inbound>,
     /// `None` if all traffic is plaintext.
     pub(crate) security: Option<Rc<Security>>,
+    pub(super) callers: authz::Ledger,
 }
 
 impl Worker {
@@ -95,6 +96,7 @@ pub(super) struct Shared {
     pub(super) inbound_tcp: Arc<tcp::Inbound>,
     pub(super) mesh: Option<Arc<MeshTls>>,
     pub(super) registry: Arc<Registry>,
+    pub(super) refusals: Arc<authz::Refusals>,
     pub(super) workers: usize,
 }
 
@@ -214,6 +216,7 @@ async fn run(index: usize, shared: Shared, doors: Vec<Door>) {
         outbound_metrics: Arc::clone(&shared.outbound_metrics),
         inbound_tcp: Arc::clone(&shared.inbound_tcp),
         security,
+        callers: authz::Ledger::new(&shared.registry, &shared.refusals),
     });
     let open = Rc::new(Cell::new(0_usize));
     let sweeping = tokio::task::spawn_local(sweep::run(

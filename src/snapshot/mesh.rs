@@ -11,6 +11,7 @@ use std::{
 use super::{AdaptiveLimiter, Cluster, Passthrough, SelectionId, Traffic};
 use crate::{
     policy::{
+        authz::Policy,
         retry::RetryParams,
         route::{DirectResponse, HeaderEdits, PathPattern, Redirect, Rewrite, RouteTable, Target},
     },
@@ -71,6 +72,8 @@ pub struct InboundApp {
     pub cluster: Arc<Cluster>,
     /// How many requests it can take at once; `None` if that is not learned.
     pub concurrency: Option<Arc<AdaptiveLimiter>>,
+    /// Who may call it.
+    pub callers: Policy,
 }
 
 impl MeshSnapshot {

@@ -62,11 +62,13 @@ pub enum Flag {
     RateLimited,
     /// The route injects faults, and this request met one.
     Fault,
+    /// The caller may not make this request.
+    Denied,
 }
 
 impl Flag {
     /// All flags, in the order of their discriminants.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::None,
         Self::NoRoute,
         Self::NoHealthyEndpoint,
@@ -85,6 +87,7 @@ impl Flag {
         Self::Internal,
         Self::RateLimited,
         Self::Fault,
+        Self::Denied,
     ];
 
     /// The word used in metrics, logs and headers; empty for [`Flag::None`].
@@ -109,6 +112,7 @@ impl Flag {
             Self::Internal => "internal",
             Self::RateLimited => "rate_limited",
             Self::Fault => "fault",
+            Self::Denied => "denied",
         }
     }
 
@@ -132,6 +136,7 @@ impl Flag {
             Self::Internal => "IE",
             Self::RateLimited => "RL",
             Self::Fault => "FI",
+            Self::Denied => "UAEX",
         }
     }
 }

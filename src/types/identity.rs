@@ -12,6 +12,8 @@ const MAX_ID: usize = 2048;
 const MAX_TRUST_DOMAIN: usize = 255;
 /// Longest name of a service, as in the configuration.
 const MAX_SERVICE: usize = 64;
+/// The trust domain of a mesh that was not given a name.
+const DEFAULT_TRUST_DOMAIN: &str = "mesh.local";
 
 /// Why a text is no identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,6 +55,13 @@ impl TrustDomain {
             uri: format!("{SCHEME}{self}{SERVICE_PATH}{name}").into(),
             path_at: SCHEME.len() + self.0.len(),
         })
+    }
+}
+
+impl Default for TrustDomain {
+    /// `mesh.local`, which no public name can be.
+    fn default() -> Self {
+        Self(DEFAULT_TRUST_DOMAIN.into())
     }
 }
 
@@ -160,6 +169,7 @@ mod tests {
         let domain: TrustDomain = "mesh.local".parse().unwrap();
         let id = domain.service("web").unwrap();
         assert_eq!(id.as_str(), "spiffe://mesh.local/service/web");
+        assert_eq!(TrustDomain::default(), domain);
         assert_eq!(id.as_str().parse::<SpiffeId>().unwrap(), id);
         assert_eq!((id.trust_domain(), id.path(), id.service()), ("mesh.local", "/service/web", Some("web")));
         assert!(id.is_of(&domain) && !id.is_of(&"mesh.loca".parse().unwrap()));

@@ -32,6 +32,8 @@ mod http10;
 #[cfg(test)]
 mod http2;
 #[cfg(test)]
+mod intentions;
+#[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
 mod limits;

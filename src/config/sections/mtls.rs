@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::intentions::Identities;
 use crate::{
     config::{
         codes, defaults,
@@ -27,24 +28,34 @@ const CA_MODES: [(&str, ()); 1] = [("files", ())];
 #[derive(Clone, Debug)]
 pub(in crate::config) struct Mtls {
     pub(in crate::config) listener: MtlsParams,
+    pub(in crate::config) domain: TrustDomain,
     source: Option<Source>,
 }
 
 #[derive(Clone, Debug)]
 struct Source {
-    domain: TrustDomain,
     version: TlsVersion,
     files: IdentityFiles,
 }
 
 impl Mtls {
     fn new(mode: MtlsMode) -> Self {
-        Self { listener: MtlsParams { mode, ..defaults::MTLS }, source: None }
+        let listener = MtlsParams { mode, ..defaults::MTLS };
+        Self { listener, domain: TrustDomain::default(), source: None }
+    }
+
+    /// Whether callers prove who they are.
+    pub(in crate::config) fn identities(&self) -> Identities {
+        match self.listener.mode {
+            MtlsMode::Disabled => Identities::None,
+            MtlsMode::Strict | MtlsMode::Permissive => Identities::Proved,
+        }
     }
 
     /// What the sidecar of `service` proves itself with; `None` without mTLS.
     pub(in crate::config) fn identity(&self, service: &str) -> Option<IdentityParams> {
-        let Source { domain, version, files } = self.source.clone()?;
+        let Source { version, files } = self.source.clone()?;
+        let domain = self.domain.clone();
         let own = domain.service(service).ok()?;
         Some(IdentityParams { own, domain, version, files })
     }
@@ -60,8 +71,7 @@ pub(in crate::config) fn read(root: &Fields<'_>, report: &mut Report) -> Mtls {
     let mode =
         fields.or("mode", MtlsMode::Strict, report, |node, report| value::word(node, &MODES, &[], report));
     let mut mtls = Mtls::new(mode);
-    let domain =
-        fields.optional("trust_domain", report, trust_domain).or_else(|| defaults::TRUST_DOMAIN.parse().ok());
+    mtls.domain = fields.or("trust_domain", mtls.domain, report, trust_domain);
     let version = fields
         .or("min_version", TlsVersion::V13, report, |node, report| value::word(node, &VERSIONS, &[], report));
     mtls.listener.handshake_timeout =
@@ -95,7 +105,7 @@ pub(in crate::config) fn read(root: &Fields<'_>, report: &mut Report) -> Mtls {
     if fields.get("ca").is_none() {
         report.add::<()>(no_certificates(node.span, "`ca` is missing in `mtls`").of_mapping());
     }
-    mtls.source = files.zip(domain).map(|(files, domain)| Source { domain, version, files });
+    mtls.source = files.map(|files| Source { version, files });
     mtls
 }
 

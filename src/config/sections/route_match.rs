@@ -16,12 +16,7 @@ use crate::{
 pub(in crate::config) fn read(node: &Node, report: &mut Report) -> Option<RouteMatch> {
     let fields = Fields::open(node, &schema::MATCH, report)?;
     let hosts = fields.optional("hosts", report, |node, report| each(node, "hosts", report, host_pattern));
-    let path = fields.one_of(&["path", "path_prefix", "path_regex"], MayLack::Yes, report);
-    let path = path.and_then(|(key, node)| match key {
-        "path" => form::path(node, report).map(PathPattern::Exact),
-        "path_prefix" => form::path(node, report).map(PathPattern::Prefix),
-        _ => form::regex(node, report).map(PathPattern::Regex),
-    });
+    let path = path_pattern(&fields, report);
     let methods =
         fields.optional("methods", report, |node, report| each(node, "methods", report, form::method));
     let headers = fields.optional("headers", report, |node, report| each(node, "conditions", report, header));
@@ -33,6 +28,16 @@ pub(in crate::config) fn read(node: &Node, report: &mut Report) -> Option<RouteM
         headers: headers.unwrap_or_default(),
         query: query.unwrap_or_default(),
     })
+}
+
+/// One of `path`, `path_prefix` and `path_regex`; `None` if there is none, or a wrong one.
+pub(super) fn path_pattern(fields: &Fields<'_>, report: &mut Report) -> Option<PathPattern> {
+    let (key, node) = fields.one_of(&["path", "path_prefix", "path_regex"], MayLack::Yes, report)?;
+    match key {
+        "path" => form::path(node, report).map(PathPattern::Exact),
+        "path_prefix" => form::path(node, report).map(PathPattern::Prefix),
+        _ => form::regex(node, report).map(PathPattern::Regex),
+    }
 }
 
 /// A host, or `*.suffix`.
@@ -51,7 +56,8 @@ pub(super) fn host_pattern(node: &Node, report: &mut Report) -> Option<HostPatte
     }
 }
 
-fn header(node: &Node, report: &mut Report) -> Option<HeaderMatch> {
+/// A condition on a header.
+pub(super) fn header(node: &Node, report: &mut Report) -> Option<HeaderMatch> {
     let fields = Fields::open(node, &schema::VALUE_MATCH, report)?;
     let name =
         fields.require("name", "name: x-canary", report).and_then(|node| form::header_name(node, report));

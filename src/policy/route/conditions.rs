@@ -27,7 +27,8 @@ pub(in crate::policy) fn query_value<'a>(query: &'a str, name: &str) -> Option<&
         .find_map(|(key, value)| (key == name).then_some(value))
 }
 
-fn header_holds(condition: &HeaderMatch, headers: &HeaderMap) -> bool {
+/// Whether the condition holds for a field, all values of it taken together.
+pub(in crate::policy) fn header_holds(condition: &HeaderMatch, headers: &HeaderMap) -> bool {
     match joined(headers, &condition.name) {
         Some(value) => value_holds(&condition.value, &value),
         None => matches!(condition.value, ValueMatch::Present(false)),
@@ -41,7 +42,8 @@ fn query_holds(condition: &QueryMatch, query: Option<&str>) -> bool {
     }
 }
 
-fn value_holds(condition: &ValueMatch, value: &[u8]) -> bool {
+/// Whether the condition holds for one value that is there.
+pub(in crate::policy) fn value_holds(condition: &ValueMatch, value: &[u8]) -> bool {
     match condition {
         ValueMatch::Exact(expected) => value == expected.as_bytes(),
         ValueMatch::Prefix(prefix) => value.starts_with(prefix.as_bytes()),

@@ -13,7 +13,8 @@ pub use host::host_without_port;
 pub use precedence::PrecedenceRow;
 pub use table::{RequestView, RouteTable};
 
-pub(in crate::policy) use conditions::query_value;
+pub(in crate::policy) use conditions::{header_holds as field_holds, query_value, value_holds};
+pub(in crate::policy) use table::{ends_an_element, prefix_key};
 
 use std::{sync::Arc, time::Duration};
 

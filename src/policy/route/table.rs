@@ -169,13 +169,13 @@ impl HostRoutes {
 }
 
 /// The prefix without its trailing slash: `/` becomes the empty prefix of every path.
-pub(super) fn prefix_key(prefix: &str) -> &str {
+pub(in crate::policy) fn prefix_key(prefix: &str) -> &str {
     prefix.strip_suffix('/').unwrap_or(prefix)
 }
 
 /// Whether `path` has an end of a path element at `length`: its own end (but an empty path begins with no
 /// prefix), or a slash.
-pub(super) fn ends_an_element(path: &str, length: usize) -> bool {
+pub(in crate::policy) fn ends_an_element(path: &str, length: usize) -> bool {
     match path.as_bytes().get(length) {
         Some(byte) => *byte == b'/',
         None => length > 0 && path.len() == length,

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     net::Stream,
     proxy::{
+        authz,
         origin::{self, Origin, OriginError},
         secure::Caller,
         worker::Worker,
@@ -187,7 +188,7 @@ impl Inbound {
         drop(stream);
     }
 
-    /// Serves one accepted connection to its end.
+    /// Serves one accepted connection of `caller`, if that was proved, to its end.
     pub(crate) async fn serve(
         &self,
         worker: Rc<Worker>,
@@ -205,7 +206,13 @@ impl Inbound {
             early: b"",
             idle_timeout: worker.limits.peek().tcp_idle_timeout,
         };
-        let cluster = Arc::clone(&worker.snapshot.peek().inbound.cluster);
+        let snapshot = worker.snapshot.load();
+        if !authz::may_connect(&worker, &snapshot.inbound.callers, caller.as_deref().map(|caller| &caller.id))
+        {
+            return session::refuse(&worker, arrival, &self.metrics, TcpResult::Denied);
+        }
+        let cluster = Arc::clone(&snapshot.inbound.cluster);
+        drop(snapshot);
         session::serve(&worker, arrival, stream, Some(cluster), &self.metrics).await;
     }
 }

@@ -5,6 +5,7 @@
 //! [`HotCounter`] and [`HotGauge`] and published there at each scrape. Histograms are our own, see
 //! docs/adr/0003-histograms-of-our-own.md.
 
+mod authz;
 mod cluster;
 mod control;
 mod exposition;
@@ -31,6 +32,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 use rustc_hash::FxHashMap;
 
 pub use self::{
+    authz::{AuthzAction, AuthzMetrics, AuthzReason},
     cluster::{ClusterMetrics, ConnectResult, ConnectionState, HedgeOutcome, LimitKind},
     control::{ConfigMetrics, ReloadOutcome, ReloadTrigger},
     hot::{HistogramSnapshot, HotCounter, HotGauge, HotHistogram},
@@ -86,7 +88,8 @@ impl Registry {
     #[must_use]
     pub fn new(max_series_per_metric: usize, workers: usize) -> Arc<Self> {
         let recorder = PrometheusBuilder::new().build_recorder();
-        for family in family::RECORDED.into_iter().chain(shield::RECORDED).chain(tls::RECORDED) {
+        let shared = family::RECORDED.into_iter().chain(shield::RECORDED);
+        for family in shared.chain(tls::RECORDED).chain(authz::RECORDED) {
             let (name, help) = (family.name.into(), family.help.into());
             match family.kind {
                 Kind::Counter => recorder.describe_counter(name, None, help),

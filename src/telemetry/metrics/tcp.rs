@@ -39,12 +39,14 @@ pub enum TcpResult {
     BadRequest,
     /// What the listener needs did not come in time.
     DownstreamTimeout,
+    /// The caller may not connect.
+    Denied,
     /// The sidecar ended before the connection did.
     Draining,
 }
 
 impl TcpResult {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Closed,
         Self::Idle,
         Self::DownstreamReset,
@@ -56,6 +58,7 @@ impl TcpResult {
         Self::NoRoute,
         Self::BadRequest,
         Self::DownstreamTimeout,
+        Self::Denied,
         Self::Draining,
     ];
 
@@ -74,6 +77,7 @@ impl TcpResult {
             Self::NoRoute => "no_route",
             Self::BadRequest => "bad_request",
             Self::DownstreamTimeout => "downstream_timeout",
+            Self::Denied => "denied",
             Self::Draining => "draining",
         }
     }
