@@ -96,6 +96,7 @@ fn the_values_in_reference_yaml_are_the_defaults_of_the_code() {
     let optional = ["expected_statuses", "interval", "timeout", "healthy_threshold", "unhealthy_threshold"];
     strip(&mut stripped, &["services", "api", "health_check"], &optional);
     strip(&mut stripped, &["services", "payments"], &["dns_refresh"]);
+    strip(&mut stripped, &["services", "payments", "tls"], &["server_name", "min_version"]);
 
     let diff = Diff::between(&valid(REFERENCE), &valid(&serde_yaml::to_string(&stripped).unwrap()));
     assert_eq!(diff, Diff::default());
@@ -440,5 +441,29 @@ proptest! {
         if let Err(findings) = parse(&text) {
             prop_assert!(!findings.render_text(Style::Plain).is_empty());
         }
+    }
+}
+
+#[test]
+fn keys_of_tls_that_would_have_no_effect_are_refused() {
+    let service =
+        |tls: &str| with(&format!("services: {{ api: {{ endpoints: [127.0.0.1:9], tls: {tls} }} }}\n"));
+    for good in [
+        "{ mode: disabled }",
+        "{ mode: mesh }",
+        "{ mode: simple, server_name: api.example }",
+        "{ mode: mutual, cert_file: /a.pem, key_file: /a.key, min_version: tls1.3 }",
+    ] {
+        assert_eq!(found(&service(good)), Vec::<String>::new(), "{good}");
+    }
+    for (wrong, codes) in [
+        ("{ server_name: a }", vec!["OR106 4:51"]),
+        ("{ mode: disabled, ca_file: /a.pem }", vec!["OR114 4:78"]),
+        ("{ mode: simple, key_file: /a.key }", vec!["OR114 4:77"]),
+        ("{ mode: mutual, cert_file: /a.pem }", vec!["OR106 4:51"]),
+        ("{ mode: simple, ca_file: a.pem }", vec!["OR112 4:76"]),
+        ("{ mode: simple, min_version: tls1.1 }", vec!["OR109 4:80"]),
+    ] {
+        assert_eq!(found(&service(wrong)), codes, "{wrong}");
     }
 }

@@ -3,6 +3,7 @@
 //! Every struct is taken apart completely, so that a new field of some params does not compile before it is
 //! shown here (and compared by `diff`).
 
+mod access;
 mod listeners;
 mod load_balancer;
 mod locality;
@@ -273,6 +274,7 @@ fn cluster(cluster: &ClusterParams) -> Value {
         name: _,
         source,
         protocol: spoken,
+        tls,
         send_proxy,
         balance,
         connect_timeout,
@@ -290,6 +292,7 @@ fn cluster(cluster: &ClusterParams) -> Value {
     } = cluster;
     let mut fields = object(json!({
         "protocol": protocol(*spoken),
+        "tls": access::upstream_tls(tls),
         "load_balancer": load_balancer::load_balancer(balance),
         "connect_timeout": show_duration(*connect_timeout),
         "idle_timeout": show_duration(*idle_timeout),

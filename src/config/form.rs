@@ -1,6 +1,6 @@
 //! Reads texts of a certain form: addresses, names, paths, hosts, headers, methods, regular expressions.
 
-use std::{net::SocketAddr, str::FromStr, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, sync::Arc};
 
 use http::{HeaderName, HeaderValue, Method};
 use regex::{Regex, RegexBuilder};
@@ -120,6 +120,15 @@ pub(super) fn path(node: &Node, report: &mut Report) -> Option<String> {
 /// A path, perhaps with a query.
 pub(super) fn path_and_query(node: &Node, report: &mut Report) -> Option<String> {
     target(node, Query::Allowed, report).map(str::to_owned)
+}
+
+/// The absolute path of a file.
+pub(super) fn file_path(node: &Node, report: &mut Report) -> Option<PathBuf> {
+    let scalar = text_scalar(node, "a path", "/etc/ssl/ca.pem", report)?;
+    if scalar.text.starts_with('/') && !scalar.text.contains('\0') {
+        return Some(PathBuf::from(&scalar.text));
+    }
+    report.add(bad(node, scalar, "the path of a file").label("expected an absolute path"))
 }
 
 /// Letters, digits, `-`, `_` and `.`, or an IPv6 address in brackets.

@@ -1,9 +1,11 @@
 //! The keys: which may stand where, which belong to a later version, and what other tools call them.
 
+mod access;
 mod locality;
 mod resilience;
 mod traffic;
 
+pub(super) use access::*;
 pub(super) use locality::*;
 pub(super) use resilience::*;
 pub(super) use traffic::*;
@@ -329,6 +331,7 @@ pub(super) static CLUSTER: Section = Section {
         "dns",
         "dns_refresh",
         "protocol",
+        "tls",
         "send_proxy_protocol",
         "load_balancer",
         "connect_timeout",
@@ -344,7 +347,7 @@ pub(super) static CLUSTER: Section = Section {
         "subset_fallback",
         "session_affinity",
     ],
-    later: &["tls"],
+    later: NONE,
     aliases: &[
         ("servers", "endpoints"),
         ("backends", "endpoints"),
@@ -483,7 +486,7 @@ pub(super) static SHUTDOWN: Section = Section {
 mod tests {
     use super::*;
 
-    const ALL: [&Section; 49] = [
+    const ALL: [&Section; 50] = [
         &ROOT,
         &SERVICE,
         &HEALTH_CHECK,
@@ -533,6 +536,7 @@ mod tests {
         &ZONES,
         &SESSION_AFFINITY,
         &NORMALIZE,
+        &UPSTREAM_TLS,
     ];
 
     #[test]

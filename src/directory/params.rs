@@ -14,7 +14,7 @@ use crate::{
     },
     snapshot::{
         ClusterParams, EndpointParams, EndpointSource, HealthCheckParams, Limits, PassthroughParams,
-        Protocol, SubsetFallback,
+        Protocol, SubsetFallback, UpstreamTlsParams,
     },
     types::{EndpointAddress, Tags},
 };
@@ -92,6 +92,7 @@ impl LocalServiceParams {
             name: Arc::clone(&self.name),
             source: EndpointSource::Static(vec![EndpointParams::new(self.address.clone())]),
             protocol: self.protocol,
+            tls: UpstreamTlsParams::Disabled,
             send_proxy: None,
             balance: BalanceParams::RoundRobin,
             connect_timeout: self.connect_timeout,

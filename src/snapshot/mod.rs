@@ -21,7 +21,7 @@ pub use limiter::{KeyStore, Limited, RateLimiter};
 pub use mesh::{Destination, Forward, InboundApp, MeshSnapshot, Route, RouteAction, SnapshotCell, Unrouted};
 pub use params::{
     ClusterParams, EndpointParams, EndpointSource, HealthCheckKind, HealthCheckParams, Limits, Protocol,
-    StatusRange, SubsetFallback,
+    StatusRange, SubsetFallback, UpstreamTlsParams,
 };
 pub use passthrough::{Passthrough, PassthroughParams, PassthroughSide};
 pub use selection::{Group, Selection, SelectionId};

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderName, HeaderValue};
 
 use crate::{
+    identity::external::ExternalTlsParams,
     policy::{
         affinity::AffinityParams, balance::BalanceParams, breaker::BreakerParams, locality::ZoneParams,
         outlier::OutlierParams, retry::BudgetParams,
@@ -21,6 +22,8 @@ pub struct ClusterParams {
     pub source: EndpointSource,
     /// What its endpoints speak.
     pub protocol: Protocol,
+    /// What its connections are secured with.
+    pub tls: UpstreamTlsParams,
     /// The PROXY header that is put in front of TCP connections; `None` puts none.
     pub send_proxy: Option<ProxyVersion>,
     /// How one is chosen.
@@ -49,6 +52,18 @@ pub struct ClusterParams {
     pub subset_fallback: SubsetFallback,
     /// The cookie that brings a client back to its endpoint; `None` sets none.
     pub affinity: Option<AffinityParams>,
+}
+
+/// What connections to the endpoints of a service are secured with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum UpstreamTlsParams {
+    /// The mTLS of the mesh: its endpoints are sidecars, and prove to be of this service.
+    Mesh,
+    /// Nothing.
+    #[default]
+    Disabled,
+    /// TLS to somebody outside of the mesh.
+    External(ExternalTlsParams),
 }
 
 /// What becomes of requests for a subset of a service in which there is nobody.

@@ -14,3 +14,4 @@ pub(super) mod services;
 pub(super) mod tcp_listeners;
 pub(super) mod telemetry;
 pub(super) mod traffic;
+pub(super) mod upstream_tls;

@@ -2,7 +2,9 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{health_check, load_balancer, locality, process::idle_timeout, resilience, retry, traffic};
+use super::{
+    health_check, load_balancer, locality, process::idle_timeout, resilience, retry, traffic, upstream_tls,
+};
 use crate::{
     config::{
         codes, defaults,
@@ -17,7 +19,9 @@ use crate::{
     },
     directory::LocalServiceParams,
     policy::{balance::BalanceParams, locality::MAX_PRIORITY, traffic::TrafficParams},
-    snapshot::{ClusterParams, EndpointParams, EndpointSource, Limits, Protocol, SubsetFallback},
+    snapshot::{
+        ClusterParams, EndpointParams, EndpointSource, Limits, Protocol, SubsetFallback, UpstreamTlsParams,
+    },
     types::{EndpointAddress, ProxyVersion, Tags},
 };
 
@@ -76,6 +80,7 @@ fn service(entry: &Entry, inherited: &Inherited, report: &mut Report) -> Option<
         Protocol::Auto | Protocol::Http1 | Protocol::Http2 => inherited.balance.clone(),
     };
     let balance = fields.or("load_balancer", usual, report, load_balancer::read);
+    let tls = fields.or("tls", UpstreamTlsParams::Disabled, report, upstream_tls::read);
     let send_proxy = fields.or("send_proxy_protocol", None, report, |node, report| {
         value::word(node, &SENT_HEADERS, &[], report)
     });
@@ -117,6 +122,7 @@ fn service(entry: &Entry, inherited: &Inherited, report: &mut Report) -> Option<
     let (source, endpoints) = source?;
     let params = ClusterParams {
         name: entry.key.as_str().into(),
+        tls: upstream_tls::with_name_of(&source, tls),
         source,
         protocol,
         send_proxy,
