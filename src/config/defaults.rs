@@ -26,6 +26,13 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Below the keep-alive of common servers (60 s), so that we close first and never race them.
 pub(super) const UPSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What RFC 7519 §4.1.4 calls "no more than a few minutes".
+pub(super) const JWT_LEEWAY: Duration = Duration::from_secs(60);
+/// Twice what web servers take as one header.
+pub(super) const JWT_MAX_TOKEN: u32 = 16 * 1024;
+/// Envoy's time between two looks at a remote key set.
+pub(super) const JWKS_REFRESH: Duration = Duration::from_secs(300);
+
 pub(super) const MAX_LISTENER_CONNECTIONS: u32 = 10_000;
 pub(super) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const DOWNSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(60);

@@ -12,6 +12,7 @@ use super::{
     report::{Report, error},
     schema,
     sections::{
+        jwt,
         listeners::{self, Bound},
         process, routes, services, tcp_listeners, telemetry, traffic,
     },
@@ -83,6 +84,11 @@ fn bundle(root: &Node, masked: Vec<String>, report: &mut Report) -> Option<Bundl
     let listeners = listeners::read(&fields, &mut bound, &mut forwards, report);
     let admin = listeners::admin(&fields, &mut bound, report);
     let services = services::read(&fields, &inherited, report);
+    let jwt = fields.optional("intentions", report, |node, report| {
+        Fields::open(node, &schema::INTENTIONS, report)?.optional("jwt", report, jwt::read)
+    });
+    // No issuers: nobody's tokens are looked at.
+    let jwt = jwt.filter(|jwt| !jwt.issuers.is_empty());
     let routes = routes::read(&fields, &inherited, report);
     let telemetry = telemetry::read(&fields, report);
     let reload = process::reload(&fields, report);
@@ -106,6 +112,7 @@ fn bundle(root: &Node, masked: Vec<String>, report: &mut Report) -> Option<Bundl
         workers,
         directory: DirectoryParams {
             local,
+            jwt,
             routes: routes.params,
             clusters: services.read.into_iter().map(|service| service.params).collect(),
             passthrough: listeners::passthrough(&listeners),

@@ -40,13 +40,14 @@ pub(super) static ROOT: Section = Section {
         "routes",
         "services",
         "mtls",
+        "intentions",
         "admin",
         "telemetry",
         "reload",
         "overload",
         "shutdown",
     ],
-    later: &["intentions", "mesh", "store", "rate_limits"],
+    later: &["mesh", "store", "rate_limits"],
     aliases: &[
         ("clusters", "services"),
         ("upstreams", "services"),
@@ -486,7 +487,7 @@ pub(super) static SHUTDOWN: Section = Section {
 mod tests {
     use super::*;
 
-    const ALL: [&Section; 50] = [
+    const ALL: [&Section; 52] = [
         &ROOT,
         &SERVICE,
         &HEALTH_CHECK,
@@ -537,6 +538,8 @@ mod tests {
         &SESSION_AFFINITY,
         &NORMALIZE,
         &UPSTREAM_TLS,
+        &INTENTIONS,
+        &JWT,
     ];
 
     #[test]

@@ -259,7 +259,14 @@ impl Builder<'_> {
             let metrics = ConcurrencyMetrics::resolve(self.registry);
             AdaptiveLimiter::new(local.concurrency, self.live.concurrency(), metrics)
         });
-        InboundApp { route, cluster, concurrency }
+        let jwt = match &self.inputs.params.jwt {
+            Some(params) => Some(self.live.verifier(params, self.registry)),
+            None => {
+                self.live.forget_verifier();
+                None
+            }
+        };
+        InboundApp { route, cluster, jwt, concurrency }
     }
 }
 

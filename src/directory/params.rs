@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::build::PASSTHROUGH;
 use crate::{
+    identity::jwt::JwtParams,
     policy::{
         balance::BalanceParams,
         concurrency::ConcurrencyParams,
@@ -24,6 +25,8 @@ use crate::{
 pub struct DirectoryParams {
     /// The local application, behind the inbound listener.
     pub local: LocalServiceParams,
+    /// Whose tokens of end users are taken from what comes in; `None` looks at none.
+    pub jwt: Option<JwtParams>,
     /// Routes of the outbound listener, in the order of the file.
     pub routes: Vec<RouteParams>,
     /// Services that routes may name.

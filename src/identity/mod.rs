@@ -3,5 +3,6 @@
 
 mod bounded_file;
 pub mod external;
+pub mod jwt;
 
 pub use bounded_file::FileError;

@@ -17,7 +17,7 @@ use super::{
     error::ProxyError,
     framing::REJECT_METHOD,
     headers::{self, Refused, RequestFacts},
-    http10, limits, mirror,
+    http10, jwt, limits, mirror,
     record::RequestRecord,
     reply::{self, Reason},
     shed,
@@ -29,7 +29,7 @@ use crate::{
         affinity::SessionId,
         balance::hash_key,
         deadline,
-        route::{self, RequestOrigin, RequestView, pick_target},
+        route::{self, DirectResponse, Redirect, RequestOrigin, RequestView, pick_target},
     },
     rt::clock,
     snapshot::{Cluster, Destination, Forward, MeshSnapshot, Route, RouteAction},
@@ -86,6 +86,10 @@ pub(crate) async fn serve(
         }
     };
     identify(&downstream, &snapshot, &mut head, &facts, &mut record);
+    match jwt::authenticate(&downstream, &snapshot, &mut head, &record) {
+        Ok(verified) => record.authenticated(verified),
+        Err(refusal) => return Ok(jwt::answer(&snapshot, refusal, record)),
+    }
     let Some(route) = find_route(&downstream, &snapshot, &head, &facts) else {
         record.count_in(snapshot.unrouted.of(downstream.side));
         return Ok(reply::answer(&Reason::no_route(), record));
@@ -111,28 +115,47 @@ pub(crate) async fn serve(
         RouteAction::Direct(direct, metrics) => {
             record.routed(&route, None);
             record.count_in(metrics);
-            if facts.upgrade.is_some_and(|upgrade| upgrade.is_mistaken_for_grant(direct.status)) {
-                return Ok(reply::answer(&upgrade::failed("status"), record));
-            }
-            let mut response = reply::configured(direct.status, None, direct.body.clone(), record);
-            route.response_headers.apply(response.headers_mut());
-            Ok(response)
+            Ok(answer_directly(&route, direct, &facts, record))
         }
-        RouteAction::Redirect(redirect, metrics) => {
+        RouteAction::Redirect(to, metrics) => {
             record.routed(&route, None);
             record.count_in(metrics);
-            let host = String::from_utf8_lossy(facts.authority.as_bytes());
-            let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
-            let origin = RequestOrigin { scheme: "http", authority: &host, path_and_query: target };
-            let Ok(location) = route::redirect_location(redirect, &route.path, &origin) else {
-                let refused = Refused { status: StatusCode::BAD_REQUEST, reason: "host" };
-                return Ok(reply::answer(&Reason::refused(refused), record));
-            };
-            let mut response = reply::configured(redirect.status, Some(location), Bytes::new(), record);
-            route.response_headers.apply(response.headers_mut());
-            Ok(response)
+            Ok(redirect(&route, to, &head, &facts, record))
         }
     }
+}
+
+fn answer_directly(
+    route: &Route,
+    direct: &DirectResponse,
+    facts: &RequestFacts,
+    record: Box<RequestRecord>,
+) -> Response<ResponseBody> {
+    if facts.upgrade.as_ref().is_some_and(|upgrade| upgrade.is_mistaken_for_grant(direct.status)) {
+        return reply::answer(&upgrade::failed("status"), record);
+    }
+    let mut response = reply::configured(direct.status, None, direct.body.clone(), record);
+    route.response_headers.apply(response.headers_mut());
+    response
+}
+
+fn redirect(
+    route: &Route,
+    to: &Redirect,
+    head: &Parts,
+    facts: &RequestFacts,
+    record: Box<RequestRecord>,
+) -> Response<ResponseBody> {
+    let host = String::from_utf8_lossy(facts.authority.as_bytes());
+    let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+    let origin = RequestOrigin { scheme: "http", authority: &host, path_and_query: target };
+    let Ok(location) = route::redirect_location(to, &route.path, &origin) else {
+        let refused = Refused { status: StatusCode::BAD_REQUEST, reason: "host" };
+        return reply::answer(&Reason::refused(refused), record);
+    };
+    let mut response = reply::configured(to.status, Some(location), Bytes::new(), record);
+    route.response_headers.apply(response.headers_mut());
+    response
 }
 
 /// The guard found the request unfit and put this one in its place.

@@ -2,6 +2,7 @@
 
 pub mod framing;
 pub mod health;
+pub mod jwks;
 pub mod path;
 pub mod tcp;
 
@@ -19,6 +20,7 @@ mod gauge;
 mod headers;
 mod http10;
 mod intercept;
+mod jwt;
 mod limits;
 mod mirror;
 mod origin;

@@ -10,6 +10,7 @@ use std::{
 
 use super::{AdaptiveLimiter, Cluster, Passthrough, SelectionId, Traffic};
 use crate::{
+    identity::jwt::Verifier,
     policy::{
         retry::RetryParams,
         route::{DirectResponse, HeaderEdits, PathPattern, Redirect, Rewrite, RouteTable, Target},
@@ -69,6 +70,8 @@ pub struct InboundApp {
     pub route: Arc<Route>,
     /// The application as a service with one endpoint.
     pub cluster: Arc<Cluster>,
+    /// Looks at tokens of end users; `None` looks at none.
+    pub jwt: Option<Arc<Verifier>>,
     /// How many requests it can take at once; `None` if that is not learned.
     pub concurrency: Option<Arc<AdaptiveLimiter>>,
 }

@@ -62,11 +62,13 @@ pub enum Flag {
     RateLimited,
     /// The route injects faults, and this request met one.
     Fault,
+    /// The caller does not prove for whom it asks.
+    Unauthenticated,
 }
 
 impl Flag {
     /// All flags, in the order of their discriminants.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::None,
         Self::NoRoute,
         Self::NoHealthyEndpoint,
@@ -85,6 +87,7 @@ impl Flag {
         Self::Internal,
         Self::RateLimited,
         Self::Fault,
+        Self::Unauthenticated,
     ];
 
     /// The word used in metrics, logs and headers; empty for [`Flag::None`].
@@ -109,6 +112,7 @@ impl Flag {
             Self::Internal => "internal",
             Self::RateLimited => "rate_limited",
             Self::Fault => "fault",
+            Self::Unauthenticated => "unauthenticated",
         }
     }
 
@@ -132,6 +136,8 @@ impl Flag {
             Self::Internal => "IE",
             Self::RateLimited => "RL",
             Self::Fault => "FI",
+            // Envoy has none for its JWT filter, and this one for its external authorisation.
+            Self::Unauthenticated => "UAEX",
         }
     }
 }

@@ -30,6 +30,8 @@ mod http10;
 #[cfg(test)]
 mod http2;
 #[cfg(test)]
+mod jwt;
+#[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
 mod limits;

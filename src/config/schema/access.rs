@@ -16,3 +16,46 @@ pub(in crate::config) static UPSTREAM_TLS: Section = Section {
         ("private_key", "key_file"),
     ],
 };
+
+pub(in crate::config) static INTENTIONS: Section = Section {
+    name: "intentions",
+    example: "jwt: [{ issuer: https://idp.example, jwks_file: /etc/outrigger/jwks.json }]",
+    known: &["jwt"],
+    later: NONE,
+    aliases: &[("request_authentication", "jwt"), ("jwt_rules", "jwt"), ("providers", "jwt")],
+};
+
+pub(in crate::config) static JWT: Section = Section {
+    name: "jwt",
+    example: "issuer: https://idp.example, jwks_file: /etc/outrigger/jwks.json",
+    known: &[
+        "issuer",
+        "audiences",
+        "jwks_file",
+        "jwks_url",
+        "secret_file",
+        "jwks_refresh",
+        "ca_file",
+        "required",
+        "leeway",
+        "max_token_size",
+        "forward_claims",
+        "forward_token",
+    ],
+    later: NONE,
+    aliases: &[
+        ("iss", "issuer"),
+        ("aud", "audiences"),
+        ("audience", "audiences"),
+        ("jwks", "jwks_file"),
+        ("local_jwks", "jwks_file"),
+        ("remote_jwks", "jwks_url"),
+        ("jwks_uri", "jwks_url"),
+        ("secret", "secret_file"),
+        ("cache_duration", "jwks_refresh"),
+        ("clock_skew", "leeway"),
+        ("claim_to_headers", "forward_claims"),
+        ("forward", "forward_token"),
+        ("forward_original_token", "forward_token"),
+    ],
+};

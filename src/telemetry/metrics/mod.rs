@@ -11,6 +11,7 @@ mod exposition;
 mod family;
 mod hot;
 mod http;
+mod jwt;
 mod labels;
 mod listener;
 mod passthrough;
@@ -34,6 +35,7 @@ pub use self::{
     control::{ConfigMetrics, ReloadOutcome, ReloadTrigger},
     hot::{HistogramSnapshot, HotCounter, HotGauge, HotHistogram},
     http::{HttpMetrics, InFlight, RequestOutcome, RetryReason},
+    jwt::{JwksMetrics, JwtMetrics, JwtResult, RefreshOutcome},
     labels::{LiveLabels, RouteLabels},
     listener::{ConnectionProtocol, ListenerMetrics, ListenerOutcome},
     passthrough::{PassthroughMetrics, PassthroughResult},
@@ -84,7 +86,7 @@ impl Registry {
     #[must_use]
     pub fn new(max_series_per_metric: usize, workers: usize) -> Arc<Self> {
         let recorder = PrometheusBuilder::new().build_recorder();
-        for family in family::RECORDED.into_iter().chain(shield::RECORDED) {
+        for family in family::RECORDED.into_iter().chain(shield::RECORDED).chain(jwt::RECORDED) {
             let (name, help) = (family.name.into(), family.help.into());
             match family.kind {
                 Kind::Counter => recorder.describe_counter(name, None, help),
