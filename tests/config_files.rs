@@ -96,6 +96,8 @@ fn the_values_in_reference_yaml_are_the_defaults_of_the_code() {
     let optional = ["required", "leeway", "max_token_size", "forward_token"];
     strip(&mut stripped, &["intentions", "jwt", "0"], &optional);
     strip(&mut stripped, &["intentions", "jwt", "1"], &["jwks_refresh"]);
+    let optional = ["timeout", "fail_open", "request_headers", "client_headers"];
+    strip(&mut stripped, &["intentions", "ext_authz"], &optional);
     let optional = ["expected_statuses", "interval", "timeout", "healthy_threshold", "unhealthy_threshold"];
     strip(&mut stripped, &["services", "api", "health_check"], &optional);
     strip(&mut stripped, &["services", "payments"], &["dns_refresh"]);
@@ -505,4 +507,23 @@ fn an_issuer_of_tokens_must_be_one_that_can_be_verified() {
     }
     let twice = with("intentions: { jwt: [{ issuer: a, jwks_file: /a }, { issuer: a, jwks_file: /b }] }\n");
     assert_eq!(found(&twice), ["OR202 4:61"]);
+}
+
+#[test]
+fn a_service_that_is_asked_must_be_one_that_can_answer() {
+    let services =
+        "services: { db: { endpoints: [127.0.0.1:9], protocol: tcp }, api: { endpoints: [127.0.0.1:8] } }";
+    let asked = |keys: &str| with(&format!("{services}\nintentions: {{ ext_authz: {{ {keys} }} }}\n"));
+    assert_eq!(found(&asked("service: api, path: /check/, fail_open: true")), Vec::<String>::new());
+    for (wrong, code) in [
+        ("path: /check", "OR106"),
+        ("service: apii", "OR201"),
+        ("service: db", "OR230"),
+        ("service: api, timeout: 0s", "OR111"),
+        ("service: api, upstream_headers: [content-length]", "OR212"),
+        ("service: api, request_headers: [x-outrigger-flag]", "OR212"),
+    ] {
+        let codes: Vec<String> = found(&asked(wrong)).iter().map(|found| found[..5].to_owned()).collect();
+        assert_eq!(codes, [code], "{wrong}");
+    }
 }

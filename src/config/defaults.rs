@@ -30,6 +30,8 @@ pub(super) const UPSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) const JWT_LEEWAY: Duration = Duration::from_secs(60);
 /// Twice what web servers take as one header.
 pub(super) const JWT_MAX_TOKEN: u32 = 16 * 1024;
+/// Envoy's.
+pub(super) const EXT_AUTHZ_TIMEOUT: Duration = Duration::from_millis(200);
 /// Envoy's time between two looks at a remote key set.
 pub(super) const JWKS_REFRESH: Duration = Duration::from_secs(300);
 

@@ -55,7 +55,7 @@ pub(super) fn document(bundle: &Bundle) -> Value {
     let Bundle { workers, listeners, directory, admin, telemetry, reload, overload, shutdown, masked: _ } =
         bundle;
     // What is passed through follows from the listeners.
-    let DirectoryParams { local, jwt, routes, clusters, passthrough: _ } = directory;
+    let DirectoryParams { local, jwt, ext_authz, routes, clusters, passthrough: _ } = directory;
     let AdminParams { address, metrics_address } = admin;
     let ReloadParams { watch, interval } = reload;
     let ShutdownParams { grace, drain_timeout } = shutdown;
@@ -81,7 +81,7 @@ pub(super) fn document(bundle: &Bundle) -> Value {
         "shutdown": { "grace": show_duration(*grace), "drain_timeout": show_duration(*drain_timeout) },
     }));
     put(&mut root, "workers", *workers);
-    put(&mut root, "intentions", jwt.as_ref().map(|jwt| json!({ "jwt": access::jwt(jwt) })));
+    put(&mut root, "intentions", access::intentions(jwt.as_ref(), ext_authz.as_ref()));
     Value::Object(root)
 }
 

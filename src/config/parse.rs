@@ -12,7 +12,7 @@ use super::{
     report::{Report, error},
     schema,
     sections::{
-        jwt,
+        ext_authz, jwt,
         listeners::{self, Bound},
         process, routes, services, tcp_listeners, telemetry, traffic,
     },
@@ -84,9 +84,11 @@ fn bundle(root: &Node, masked: Vec<String>, report: &mut Report) -> Option<Bundl
     let listeners = listeners::read(&fields, &mut bound, &mut forwards, report);
     let admin = listeners::admin(&fields, &mut bound, report);
     let services = services::read(&fields, &inherited, report);
-    let jwt = fields.optional("intentions", report, |node, report| {
-        Fields::open(node, &schema::INTENTIONS, report)?.optional("jwt", report, jwt::read)
-    });
+    let intentions =
+        fields.optional("intentions", report, |node, report| Fields::open(node, &schema::INTENTIONS, report));
+    let jwt = intentions.as_ref().and_then(|fields| fields.optional("jwt", report, jwt::read));
+    let ext_authz =
+        intentions.as_ref().and_then(|fields| fields.optional("ext_authz", report, ext_authz::read));
     // No issuers: nobody's tokens are looked at.
     let jwt = jwt.filter(|jwt| !jwt.issuers.is_empty());
     let routes = routes::read(&fields, &inherited, report);
@@ -98,6 +100,9 @@ fn bundle(root: &Node, masked: Vec<String>, report: &mut Report) -> Option<Bundl
     listeners::check_clashes(&bound, report);
     routes.check_references(&services.names, report);
     tcp_listeners::check(&forwards, &services, report);
+    if let Some((params, span)) = &ext_authz {
+        ext_authz::check(params, *span, &services, report);
+    }
     routes.check_protocols(&services.read, report);
     routes.check_subsets(&services.read, report);
     lint::shadowed_routes(&routes, report);
@@ -113,6 +118,7 @@ fn bundle(root: &Node, masked: Vec<String>, report: &mut Report) -> Option<Bundl
         directory: DirectoryParams {
             local,
             jwt,
+            ext_authz: ext_authz.map(|(params, _)| params),
             routes: routes.params,
             clusters: services.read.into_iter().map(|service| service.params).collect(),
             passthrough: listeners::passthrough(&listeners),

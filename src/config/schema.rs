@@ -487,7 +487,7 @@ pub(super) static SHUTDOWN: Section = Section {
 mod tests {
     use super::*;
 
-    const ALL: [&Section; 52] = [
+    const ALL: [&Section; 53] = [
         &ROOT,
         &SERVICE,
         &HEALTH_CHECK,
@@ -540,6 +540,7 @@ mod tests {
         &UPSTREAM_TLS,
         &INTENTIONS,
         &JWT,
+        &EXT_AUTHZ,
     ];
 
     #[test]

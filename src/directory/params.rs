@@ -14,8 +14,8 @@ use crate::{
         traffic::TrafficParams,
     },
     snapshot::{
-        ClusterParams, EndpointParams, EndpointSource, HealthCheckParams, Limits, PassthroughParams,
-        Protocol, SubsetFallback, UpstreamTlsParams,
+        ClusterParams, EndpointParams, EndpointSource, ExtAuthzParams, HealthCheckParams, Limits,
+        PassthroughParams, Protocol, SubsetFallback, UpstreamTlsParams,
     },
     types::{EndpointAddress, Tags},
 };
@@ -27,6 +27,8 @@ pub struct DirectoryParams {
     pub local: LocalServiceParams,
     /// Whose tokens of end users are taken from what comes in; `None` looks at none.
     pub jwt: Option<JwtParams>,
+    /// Who is asked whether a request that comes in may pass; `None` asks nobody.
+    pub ext_authz: Option<ExtAuthzParams>,
     /// Routes of the outbound listener, in the order of the file.
     pub routes: Vec<RouteParams>,
     /// Services that routes may name.

@@ -15,6 +15,7 @@ use super::{
     connection::Downstream,
     deadline::{Deadline, Limits},
     error::ProxyError,
+    ext_authz,
     framing::REJECT_METHOD,
     headers::{self, Refused, RequestFacts},
     http10, jwt, limits, mirror,
@@ -103,6 +104,13 @@ pub(crate) async fn serve(
         Box::pin(limits::guard(&downstream, &route, &head, &facts, record)).await
     } else {
         Ok(record)
+    };
+    let guarded = match guarded {
+        // Last: whoever is limited is not asked for.
+        Ok(record) if snapshot.inbound.ext_authz.is_some() => {
+            Box::pin(ext_authz::check(&downstream, &snapshot, &route, &mut head, &facts, record)).await
+        }
+        guarded => guarded,
     };
     let mut record = match guarded {
         Ok(record) => record,

@@ -14,6 +14,7 @@ mod connection;
 mod deadline;
 mod error;
 mod exchange;
+mod ext_authz;
 mod fault;
 mod flow;
 mod gauge;

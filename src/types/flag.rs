@@ -64,11 +64,13 @@ pub enum Flag {
     Fault,
     /// The caller does not prove for whom it asks.
     Unauthenticated,
+    /// The caller may not make this request.
+    Denied,
 }
 
 impl Flag {
     /// All flags, in the order of their discriminants.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::None,
         Self::NoRoute,
         Self::NoHealthyEndpoint,
@@ -88,6 +90,7 @@ impl Flag {
         Self::RateLimited,
         Self::Fault,
         Self::Unauthenticated,
+        Self::Denied,
     ];
 
     /// The word used in metrics, logs and headers; empty for [`Flag::None`].
@@ -113,6 +116,7 @@ impl Flag {
             Self::RateLimited => "rate_limited",
             Self::Fault => "fault",
             Self::Unauthenticated => "unauthenticated",
+            Self::Denied => "denied",
         }
     }
 
@@ -137,7 +141,7 @@ impl Flag {
             Self::RateLimited => "RL",
             Self::Fault => "FI",
             // Envoy has none for its JWT filter, and this one for its external authorisation.
-            Self::Unauthenticated => "UAEX",
+            Self::Unauthenticated | Self::Denied => "UAEX",
         }
     }
 }

@@ -16,6 +16,8 @@ mod demo;
 #[cfg(test)]
 mod exchange;
 #[cfg(test)]
+mod ext_authz;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod floods;

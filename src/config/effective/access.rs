@@ -1,5 +1,6 @@
 //! Who is let in, and what proves who somebody is, as it is in force.
 
+use http::HeaderName;
 use serde_json::{Map, Value, json};
 
 use super::{object, put, put_list};
@@ -12,7 +13,7 @@ use crate::{
         external::{ClientFiles, ExternalTlsParams, Roots},
         jwt::{IssuerParams, JwtParams, KeySource, UrlSource},
     },
-    snapshot::UpstreamTlsParams,
+    snapshot::{ExtAuthzParams, UpstreamTlsParams},
 };
 
 pub(super) fn upstream_tls(tls: &UpstreamTlsParams) -> Value {
@@ -36,7 +37,37 @@ pub(super) fn upstream_tls(tls: &UpstreamTlsParams) -> Value {
     Value::Object(fields)
 }
 
-pub(super) fn jwt(JwtParams { issuers }: &JwtParams) -> Value {
+pub(super) fn intentions(jwt: Option<&JwtParams>, ext_authz: Option<&ExtAuthzParams>) -> Option<Value> {
+    let mut fields = Map::new();
+    put(&mut fields, "jwt", jwt.map(self::jwt));
+    put(&mut fields, "ext_authz", ext_authz.map(self::ext_authz));
+    (!fields.is_empty()).then_some(Value::Object(fields))
+}
+
+fn ext_authz(params: &ExtAuthzParams) -> Value {
+    let ExtAuthzParams {
+        service,
+        path,
+        timeout,
+        fail_open,
+        request_headers,
+        upstream_headers,
+        client_headers,
+    } = params;
+    let names =
+        |names: &[HeaderName]| names.iter().map(HeaderName::as_str).map(Value::from).collect::<Value>();
+    json!({
+        "service": &**service,
+        "path": if path.is_empty() { "/" } else { path },
+        "timeout": show_duration(*timeout),
+        "fail_open": fail_open,
+        "request_headers": names(request_headers),
+        "upstream_headers": names(upstream_headers),
+        "client_headers": names(client_headers),
+    })
+}
+
+fn jwt(JwtParams { issuers }: &JwtParams) -> Value {
     issuers.iter().map(issuer).collect()
 }
 

@@ -20,9 +20,14 @@ pub(in crate::config) static UPSTREAM_TLS: Section = Section {
 pub(in crate::config) static INTENTIONS: Section = Section {
     name: "intentions",
     example: "jwt: [{ issuer: https://idp.example, jwks_file: /etc/outrigger/jwks.json }]",
-    known: &["jwt"],
+    known: &["jwt", "ext_authz"],
     later: NONE,
-    aliases: &[("request_authentication", "jwt"), ("jwt_rules", "jwt"), ("providers", "jwt")],
+    aliases: &[
+        ("request_authentication", "jwt"),
+        ("jwt_rules", "jwt"),
+        ("providers", "jwt"),
+        ("forward_auth", "ext_authz"),
+    ],
 };
 
 pub(in crate::config) static JWT: Section = Section {
@@ -57,5 +62,29 @@ pub(in crate::config) static JWT: Section = Section {
         ("claim_to_headers", "forward_claims"),
         ("forward", "forward_token"),
         ("forward_original_token", "forward_token"),
+    ],
+};
+
+pub(in crate::config) static EXT_AUTHZ: Section = Section {
+    name: "ext_authz",
+    example: "service: authz, path: /check",
+    known: &[
+        "service",
+        "path",
+        "timeout",
+        "fail_open",
+        "request_headers",
+        "upstream_headers",
+        "client_headers",
+    ],
+    later: NONE,
+    aliases: &[
+        ("cluster", "service"),
+        ("path_prefix", "path"),
+        ("failure_mode_allow", "fail_open"),
+        ("allowed_headers", "request_headers"),
+        ("allowed_upstream_headers", "upstream_headers"),
+        ("auth_response_headers", "upstream_headers"),
+        ("allowed_client_headers", "client_headers"),
     ],
 };

@@ -8,6 +8,7 @@
 mod cluster;
 mod control;
 mod exposition;
+mod ext_authz;
 mod family;
 mod hot;
 mod http;
@@ -33,6 +34,7 @@ use rustc_hash::FxHashMap;
 pub use self::{
     cluster::{ClusterMetrics, ConnectResult, ConnectionState, HedgeOutcome, LimitKind},
     control::{ConfigMetrics, ReloadOutcome, ReloadTrigger},
+    ext_authz::{ExtAuthzMetrics, ExtAuthzResult},
     hot::{HistogramSnapshot, HotCounter, HotGauge, HotHistogram},
     http::{HttpMetrics, InFlight, RequestOutcome, RetryReason},
     jwt::{JwksMetrics, JwtMetrics, JwtResult, RefreshOutcome},
@@ -86,7 +88,12 @@ impl Registry {
     #[must_use]
     pub fn new(max_series_per_metric: usize, workers: usize) -> Arc<Self> {
         let recorder = PrometheusBuilder::new().build_recorder();
-        for family in family::RECORDED.into_iter().chain(shield::RECORDED).chain(jwt::RECORDED) {
+        for family in family::RECORDED
+            .into_iter()
+            .chain(shield::RECORDED)
+            .chain(jwt::RECORDED)
+            .chain(ext_authz::RECORDED)
+        {
             let (name, help) = (family.name.into(), family.help.into());
             match family.kind {
                 Kind::Counter => recorder.describe_counter(name, None, help),
