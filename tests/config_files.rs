@@ -97,6 +97,11 @@ fn the_values_in_reference_yaml_are_the_defaults_of_the_code() {
     let optional = ["consecutive_errors", "error_rate", "open_time", "max_open_time", "half_open_requests"];
     strip(&mut stripped, &["services", "api", "circuit_breaker"], &optional);
     strip(&mut stripped, &["services", "api", "circuit_breaker", "slow_calls"], &["percent"]);
+    let optional = ["required", "leeway", "max_token_size", "forward_token"];
+    strip(&mut stripped, &["intentions", "jwt", "0"], &optional);
+    strip(&mut stripped, &["intentions", "jwt", "1"], &["jwks_refresh"]);
+    let optional = ["timeout", "fail_open", "request_headers", "client_headers"];
+    strip(&mut stripped, &["intentions", "ext_authz"], &optional);
     let optional = ["expected_statuses", "interval", "timeout", "healthy_threshold", "unhealthy_threshold"];
     strip(&mut stripped, &["services", "api", "health_check"], &optional);
     strip(&mut stripped, &["services", "payments"], &["dns_refresh"]);
@@ -562,5 +567,60 @@ fn keys_of_tls_that_would_have_no_effect_are_refused() {
         ("{ mode: simple, min_version: tls1.1 }", vec!["OR109 4:78"]),
     ] {
         assert_eq!(found(&service(wrong)), codes, "{wrong}");
+    }
+}
+
+#[test]
+fn an_issuer_of_tokens_must_be_one_that_can_be_verified() {
+    let issuer = |keys: &str| with(&format!("intentions: {{ jwt: [{{ issuer: a, {keys} }}] }}\n"));
+    for good in [
+        "jwks_file: /keys.json",
+        "secret_file: /secret, required: true, forward_claims: { sub: x-user }",
+        "jwks_url: 'https://idp.example:8443/keys?x=1', jwks_refresh: 1s, ca_file: /ca.pem",
+        "jwks_url: 'http://127.0.0.1:9/keys'",
+        "jwks_url: 'http://[::1]:9/keys'",
+    ] {
+        assert_eq!(found(&issuer(good)), Vec::<String>::new(), "{good}");
+    }
+    for (wrong, code) in [
+        ("required: true", "OR114"),
+        ("jwks_file: /a, secret_file: /b", "OR114"),
+        ("jwks_file: a.json", "OR112"),
+        ("jwks_file: /a, jwks_refresh: 5m", "OR114"),
+        ("jwks_url: 'http://idp.example/keys'", "OR112"),
+        ("jwks_url: 'http://127.0.0.1/keys', ca_file: /ca.pem", "OR114"),
+        ("jwks_url: 'https://user:pass@idp.example/keys'", "OR112"),
+        ("jwks_url: 'ftp://idp.example/keys'", "OR112"),
+        ("jwks_url: '/keys'", "OR112"),
+        ("jwks_url: 'https://idp.example/', jwks_refresh: 10ms", "OR111"),
+        ("jwks_file: /a, leeway: 2h", "OR111"),
+        ("jwks_file: /a, forward_claims: { sub: host }", "OR212"),
+        ("jwks_file: /a, forward_claims: { sub: authorization }", "OR212"),
+        ("jwks_file: /a, forward_claims: { sub: x-outrigger-user }", "OR212"),
+        ("jwks_file: /a, forward_claims: { sub: x-a, aud: X-A }", "OR103"),
+    ] {
+        let codes: Vec<String> = found(&issuer(wrong)).iter().map(|found| found[..5].to_owned()).collect();
+        assert_eq!(codes, [code], "{wrong}");
+    }
+    let twice = with("intentions: { jwt: [{ issuer: a, jwks_file: /a }, { issuer: a, jwks_file: /b }] }\n");
+    assert_eq!(found(&twice), ["OR202 4:61"]);
+}
+
+#[test]
+fn a_service_that_is_asked_must_be_one_that_can_answer() {
+    let services =
+        "services: { db: { endpoints: [127.0.0.1:9], protocol: tcp }, api: { endpoints: [127.0.0.1:8] } }";
+    let asked = |keys: &str| with(&format!("{services}\nintentions: {{ ext_authz: {{ {keys} }} }}\n"));
+    assert_eq!(found(&asked("service: api, path: /check/, fail_open: true")), Vec::<String>::new());
+    for (wrong, code) in [
+        ("path: /check", "OR106"),
+        ("service: apii", "OR201"),
+        ("service: db", "OR230"),
+        ("service: api, timeout: 0s", "OR111"),
+        ("service: api, upstream_headers: [content-length]", "OR212"),
+        ("service: api, request_headers: [x-outrigger-flag]", "OR212"),
+    ] {
+        let codes: Vec<String> = found(&asked(wrong)).iter().map(|found| found[..5].to_owned()).collect();
+        assert_eq!(codes, [code], "{wrong}");
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     directory::{Directory, Publisher, dns::Resolver},
     identity::MeshTls,
     net,
-    proxy::{DataPlane, PlaneParams, health},
+    proxy::{DataPlane, PlaneParams, health, jwks},
     rt::{Drain, Phase, ShutdownParams, Tasks, clock, random},
     snapshot::SnapshotCell,
     telemetry::{
@@ -266,6 +266,17 @@ async fn start_control(
     )
     .await;
     tasks.spawn("directory", directory.run(drain.watch()));
+    // Those in files: the first request must not come too early for its token.
+    let first = cell.load();
+    let read = tokio::task::spawn_blocking(move || jwks::read_files(&first));
+    read.await.map_err(RunError::start("cannot read the keys of token issuers"))?;
+    let keeping = jwks::run(
+        Arc::clone(&cell),
+        Arc::clone(registry),
+        publisher.published.clone(),
+        random::seeded(u64::MAX - 3),
+    );
+    tasks.spawn("jwks", keeping);
     let checking = health::run(Arc::clone(&cell), publisher.published.clone(), random::seeded(u64::MAX - 1));
     tasks.spawn("health", checking);
     let watching = health::watch_outliers(Arc::clone(&cell), drain.watch(), random::seeded(u64::MAX - 2));

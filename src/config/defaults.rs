@@ -34,6 +34,15 @@ pub(super) const UPSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// megabyte of memory is what a thousand unfinished ones cost.
 pub(super) const MTLS: MtlsParams =
     MtlsParams { mode: MtlsMode::Disabled, handshake_timeout: Duration::from_secs(5), max_handshakes: 1024 };
+/// What RFC 7519 §4.1.4 calls "no more than a few minutes".
+pub(super) const JWT_LEEWAY: Duration = Duration::from_secs(60);
+/// Twice what web servers take as one header.
+pub(super) const JWT_MAX_TOKEN: u32 = 16 * 1024;
+/// Envoy's.
+pub(super) const EXT_AUTHZ_TIMEOUT: Duration = Duration::from_millis(200);
+/// Envoy's time between two looks at a remote key set.
+pub(super) const JWKS_REFRESH: Duration = Duration::from_secs(300);
+
 pub(super) const MAX_LISTENER_CONNECTIONS: u32 = 10_000;
 pub(super) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const DOWNSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(60);

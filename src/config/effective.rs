@@ -67,7 +67,16 @@ pub(super) fn document(bundle: &Bundle) -> Value {
         masked: _,
     } = bundle;
     // What is passed through follows from the listeners.
-    let DirectoryParams { local, intentions, trust_domain: _, routes, clusters, passthrough: _ } = directory;
+    let DirectoryParams {
+        local,
+        intentions,
+        trust_domain: _,
+        jwt,
+        ext_authz,
+        routes,
+        clusters,
+        passthrough: _,
+    } = directory;
     let AdminParams { address, metrics_address } = admin;
     let ReloadParams { watch, interval } = reload;
     let ShutdownParams { grace, drain_timeout } = shutdown;
@@ -93,7 +102,7 @@ pub(super) fn document(bundle: &Bundle) -> Value {
         "shutdown": { "grace": show_duration(*grace), "drain_timeout": show_duration(*drain_timeout) },
     }));
     put(&mut root, "workers", *workers);
-    put(&mut root, "intentions", intentions::section(intentions));
+    put(&mut root, "intentions", access::intentions(intentions, jwt.as_ref(), ext_authz.as_ref()));
     Value::Object(root)
 }
 

@@ -12,7 +12,7 @@ use super::{
     report::{Report, error},
     schema,
     sections::{
-        intentions,
+        ext_authz, intentions, jwt,
         listeners::{self, Bound},
         mtls, process, routes, services, tcp_listeners, telemetry, traffic,
     },
@@ -85,9 +85,15 @@ fn bundle(root: &Node, masked: Vec<String>, report: &mut Report) -> Option<Bundl
     listeners.mtls = mtls.listener.clone();
     let admin = listeners::admin(&fields, &mut bound, report);
     let services = services::read(&fields, &inherited, report);
+    let intentions =
+        fields.optional("intentions", report, |node, report| Fields::open(node, &schema::INTENTIONS, report));
+    let jwt = intentions.as_ref().and_then(|fields| fields.optional("jwt", report, jwt::read));
+    let ext_authz =
+        intentions.as_ref().and_then(|fields| fields.optional("ext_authz", report, ext_authz::read));
+    // No issuers: nobody's tokens are looked at.
+    let jwt = jwt.filter(|jwt| !jwt.issuers.is_empty());
     let routes = routes::read(&fields, &inherited, report);
-    // Without mTLS nobody has an identity.
-    let intentions = intentions::read(&fields, mtls.identities(), &mtls.domain, report);
+    let rules = intentions::read(&fields, intentions.as_ref(), mtls.identities(), &mtls.domain, report);
     let telemetry = telemetry::read(&fields, report);
     let reload = process::reload(&fields, report);
     let overload = traffic::overload(&fields, report);
@@ -96,6 +102,9 @@ fn bundle(root: &Node, masked: Vec<String>, report: &mut Report) -> Option<Bundl
     listeners::check_clashes(&bound, report);
     routes.check_references(&services.names, report);
     tcp_listeners::check(&forwards, &services, report);
+    if let Some((params, span)) = &ext_authz {
+        ext_authz::check(params, *span, &services, report);
+    }
     routes.check_protocols(&services.read, report);
     routes.check_subsets(&services.read, report);
     lint::shadowed_routes(&routes, report);
@@ -111,8 +120,10 @@ fn bundle(root: &Node, masked: Vec<String>, report: &mut Report) -> Option<Bundl
         identity: mtls.identity(&local.name),
         directory: DirectoryParams {
             local,
-            intentions,
+            intentions: rules,
             trust_domain: mtls.domain.clone(),
+            jwt,
+            ext_authz: ext_authz.map(|(params, _)| params),
             routes: routes.params,
             clusters: services.read.into_iter().map(|service| service.params).collect(),
             passthrough: listeners::passthrough(&listeners),

@@ -512,7 +512,7 @@ pub(super) static SHUTDOWN: Section = Section {
 mod tests {
     use super::*;
 
-    const ALL: [&Section; 53] = [
+    const ALL: [&Section; 55] = [
         &ROOT,
         &SERVICE,
         &HEALTH_CHECK,
@@ -566,6 +566,8 @@ mod tests {
         &INTENTIONS,
         &RULE,
         &PERMISSION,
+        &JWT,
+        &EXT_AUTHZ,
     ];
 
     #[test]

@@ -17,12 +17,15 @@ use crate::{
     },
     snapshot::{
         AdaptiveLimiter, Cluster, ClusterParams, Destination, Endpoint, EndpointLive, EndpointParams,
-        EndpointSource, Forward, InboundApp, MeshSnapshot, Passthrough, PassthroughParams, PassthroughSide,
-        Route, RouteAction, Safeguards, SelectionId, Selections, Unrouted, UpstreamTls, UpstreamTlsParams,
+        EndpointSource, ExtAuthz, Forward, InboundApp, MeshSnapshot, Passthrough, PassthroughParams,
+        PassthroughSide, Route, RouteAction, Safeguards, SelectionId, Selections, Unrouted, UpstreamTls,
+        UpstreamTlsParams,
     },
     telemetry::{
         Propagation,
-        metrics::{ClusterMetrics, ConcurrencyMetrics, HttpMetrics, PassthroughMetrics, Registry},
+        metrics::{
+            ClusterMetrics, ConcurrencyMetrics, ExtAuthzMetrics, HttpMetrics, PassthroughMetrics, Registry,
+        },
     },
     types::{Direction, EndpointAddress, Mono, Tags},
 };
@@ -65,7 +68,7 @@ pub fn build(
     clusters.sort_by(|one, other| one.params.name.cmp(&other.params.name));
     let routes: Vec<Arc<Route>> =
         inputs.params.routes.iter().map(|route| Arc::new(builder.route(route, &clusters))).collect();
-    let inbound = builder.inbound();
+    let inbound = builder.inbound(&clusters);
     let passthrough = inputs.params.passthrough.as_ref().map(|params| builder.passthrough(params));
     let unrouted = |side| HttpMetrics::resolve(registry, side, NO_ROUTE, NO_ROUTE);
     let unrouted =
@@ -244,7 +247,7 @@ impl Builder<'_> {
         }
     }
 
-    fn inbound(&mut self) -> InboundApp {
+    fn inbound(&mut self, clusters: &[Arc<Cluster>]) -> InboundApp {
         let local = &self.inputs.params.local;
         let cluster = Arc::new(self.cluster(&local.cluster(), true));
         let metrics = HttpMetrics::resolve(self.registry, Direction::Inbound, &local.name, INBOUND_ROUTE);
@@ -274,9 +277,22 @@ impl Builder<'_> {
             let metrics = ConcurrencyMetrics::resolve(self.registry);
             AdaptiveLimiter::new(local.concurrency, self.live.concurrency(), metrics)
         });
-        let DirectoryParams { intentions, trust_domain, .. } = self.inputs.params;
+        let DirectoryParams { intentions, trust_domain, jwt, ext_authz, .. } = self.inputs.params;
         let callers = Policy::compile(intentions, trust_domain);
-        InboundApp { route, cluster, concurrency, callers }
+        let jwt = match jwt {
+            Some(params) => Some(self.live.verifier(params, self.registry)),
+            None => {
+                self.live.forget_verifier();
+                None
+            }
+        };
+        // A service that does not exist cannot come out of validation.
+        let ext_authz = ext_authz.as_ref().and_then(|params| {
+            let cluster = clusters.iter().find(|cluster| cluster.params.name == params.service)?;
+            let metrics = ExtAuthzMetrics::resolve(self.registry);
+            Some(ExtAuthz { params: params.clone(), cluster: Arc::clone(cluster), metrics })
+        });
+        InboundApp { route, cluster, jwt, ext_authz, concurrency, callers }
     }
 }
 

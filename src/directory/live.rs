@@ -5,11 +5,16 @@ use std::sync::{Arc, atomic::AtomicU64};
 use rustc_hash::FxHashMap;
 
 use crate::{
-    identity::{MeshTls, external::ExternalTls},
+    identity::{
+        MeshTls,
+        external::ExternalTls,
+        jwt::{IssuerKeys, JwtParams, Verifier},
+    },
     policy::limit::{LimitKey, Period, RateLimitParams},
     snapshot::{
         AdaptiveLive, ClusterLive, ClusterParams, EndpointLive, KeyStore, UpstreamTls, UpstreamTlsParams,
     },
+    telemetry::metrics::Registry,
     types::{Direction, EndpointAddress},
 };
 
@@ -31,6 +36,9 @@ pub struct LiveTable {
     concurrency: Arc<AdaptiveLive>,
     peers: FxHashMap<Arc<str>, UpstreamTls>,
     externals: FxHashMap<Arc<str>, UpstreamTls>,
+    issuers: FxHashMap<Arc<str>, Arc<IssuerKeys>>,
+    /// With the tokens that it remembers.
+    verifier: Option<(JwtParams, Arc<Verifier>)>,
 }
 
 /// An error with its causes, in one line.
@@ -112,6 +120,27 @@ impl LiveTable {
     /// What was learned of the application.
     pub(super) fn concurrency(&self) -> Arc<AdaptiveLive> {
         Arc::clone(&self.concurrency)
+    }
+
+    /// The verifier for `params`: the same one as long as they are the same, and the keys of an issuer in any case.
+    pub(super) fn verifier(&mut self, params: &JwtParams, registry: &Registry) -> Arc<Verifier> {
+        if let Some((known, verifier)) = &self.verifier
+            && known == params
+        {
+            return Arc::clone(verifier);
+        }
+        let issuers = &mut self.issuers;
+        let keys = |issuer: &Arc<str>| Arc::clone(issuers.entry(Arc::clone(issuer)).or_default());
+        let verifier = Arc::new(Verifier::new(params, registry, keys));
+        self.issuers.retain(|issuer, _| params.issuers.iter().any(|known| known.issuer == *issuer));
+        self.verifier = Some((params.clone(), Arc::clone(&verifier)));
+        verifier
+    }
+
+    /// No tokens are looked at any more.
+    pub(super) fn forget_verifier(&mut self) {
+        self.verifier = None;
+        self.issuers.clear();
     }
 
     /// Lets go of everything that the latest snapshot, and no other holder, uses. Pools learn of it by the mark.

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::build::PASSTHROUGH;
 use crate::{
+    identity::jwt::JwtParams,
     policy::{
         authz::Intentions,
         balance::BalanceParams,
@@ -14,8 +15,8 @@ use crate::{
         traffic::TrafficParams,
     },
     snapshot::{
-        ClusterParams, EndpointParams, EndpointSource, HealthCheckParams, Limits, PassthroughParams,
-        Protocol, SubsetFallback, UpstreamTlsParams,
+        ClusterParams, EndpointParams, EndpointSource, ExtAuthzParams, HealthCheckParams, Limits,
+        PassthroughParams, Protocol, SubsetFallback, UpstreamTlsParams,
     },
     types::{EndpointAddress, Tags, TrustDomain},
 };
@@ -29,6 +30,10 @@ pub struct DirectoryParams {
     pub intentions: Intentions,
     /// Whose identities its callers have.
     pub trust_domain: TrustDomain,
+    /// Whose tokens of end users are taken from what comes in; `None` looks at none.
+    pub jwt: Option<JwtParams>,
+    /// Who is asked whether a request that comes in may pass; `None` asks nobody.
+    pub ext_authz: Option<ExtAuthzParams>,
     /// Routes of the outbound listener, in the order of the file.
     pub routes: Vec<RouteParams>,
     /// Services that routes may name.

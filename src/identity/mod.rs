@@ -6,6 +6,7 @@ pub mod ca;
 mod certificate;
 pub mod external;
 pub mod inspect;
+pub mod jwt;
 mod material;
 mod mesh;
 mod params;

@@ -365,10 +365,7 @@ pub(crate) enum Lease {
 /// Body of a response on its way down.
 pub(crate) enum ResponseBody {
     /// Made by the proxy.
-    Local(
-        Option<Bytes>,
-        #[expect(dead_code, reason = "written down when dropped")] Option<Box<RequestRecord>>,
-    ),
+    Local(Option<Bytes>, Option<Box<RequestRecord>>),
     /// Comes from an endpoint.
     Upstream(Box<UpstreamBody>),
 }

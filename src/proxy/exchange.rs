@@ -16,9 +16,10 @@ use super::{
     connection::Downstream,
     deadline::{Deadline, Limits},
     error::ProxyError,
+    ext_authz,
     framing::REJECT_METHOD,
     headers::{self, Refused, RequestFacts},
-    http10, limits, mirror,
+    http10, jwt, limits, mirror,
     record::RequestRecord,
     reply::{self, Reason},
     shed,
@@ -35,7 +36,7 @@ use crate::{
     rt::clock,
     snapshot::{Cluster, Destination, Forward, MeshSnapshot, Route, RouteAction},
     telemetry::{metrics::LimitKind, request_id, trace},
-    types::{Claims, Direction, Mono},
+    types::{Direction, Mono},
 };
 
 /// [`serve`] for HTTP/1, where the head of a response is the only place to tell the client that the connection
@@ -90,14 +91,16 @@ pub(crate) async fn serve(
         headers::announce_caller(&mut head.headers, &caller.forwarded, &caller.source);
     }
     identify(&downstream, &snapshot, &mut head, &facts, &mut record);
+    match jwt::authenticate(&downstream, &snapshot, &mut head, &record) {
+        Ok(verified) => record.authenticated(verified),
+        Err(refusal) => return Ok(jwt::answer(&snapshot, refusal, record)),
+    }
     let Some(route) = find_route(&downstream, &snapshot, &head, &facts) else {
         record.count_in(snapshot.unrouted.of(downstream.side));
         return Ok(reply::answer(&Reason::no_route(), record));
     };
     route.hit();
-    // No token is verified yet.
-    let claims: Option<&Claims> = None;
-    if let Err(reason) = authz::check(&downstream, &snapshot, &head, claims) {
+    if let Err(reason) = authz::check(&downstream, &snapshot, &head, record.claims()) {
         return Ok(limits::answer_for(&route, &reason, record));
     }
     match shed::admit(&downstream, &snapshot, facts.priority) {
@@ -108,6 +111,13 @@ pub(crate) async fn serve(
         Box::pin(limits::guard(&downstream, &route, &head, &facts, record)).await
     } else {
         Ok(record)
+    };
+    let guarded = match guarded {
+        // Last: whoever is limited is not asked for.
+        Ok(record) if snapshot.inbound.ext_authz.is_some() => {
+            Box::pin(ext_authz::check(&downstream, &snapshot, &route, &mut head, &facts, record)).await
+        }
+        guarded => guarded,
     };
     let mut record = match guarded {
         Ok(record) => record,

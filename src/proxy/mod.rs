@@ -2,6 +2,7 @@
 
 pub mod framing;
 pub mod health;
+pub mod jwks;
 pub mod path;
 pub mod tcp;
 
@@ -14,12 +15,14 @@ mod connection;
 mod deadline;
 mod error;
 mod exchange;
+mod ext_authz;
 mod fault;
 mod flow;
 mod gauge;
 mod headers;
 mod http10;
 mod intercept;
+mod jwt;
 mod limits;
 mod mirror;
 mod origin;

@@ -8,6 +8,7 @@ use http_body::Frame;
 
 use super::{attempt::Answer, body::Upload, connection::Downstream, framing::ActiveRequest, shed::Admitted};
 use crate::{
+    identity::jwt::Verified,
     rt::clock,
     snapshot::{ActiveRequest as ActiveRequestOf, Endpoint, Route},
     telemetry::{
@@ -16,7 +17,7 @@ use crate::{
         request_id::RequestId,
         trace::TraceId,
     },
-    types::{Flag, Mono},
+    types::{Claims, Flag, Mono},
 };
 
 /// One request from its head to its end. Dropping it writes it down; a request that was neither completed nor
@@ -38,6 +39,7 @@ pub(crate) struct RequestRecord {
     metrics: Option<InFlight>,
     place: Option<ActiveRequestOf>,
     admitted: Admitted,
+    verified: Option<Arc<Verified>>,
     upload: Option<Rc<Upload>>,
     status: u16,
     flag: Flag,
@@ -79,6 +81,7 @@ impl RequestRecord {
             metrics: None,
             place: None,
             admitted: Admitted::default(),
+            verified: None,
             upload: None,
             status: 0,
             flag: Flag::None,
@@ -162,6 +165,16 @@ impl RequestRecord {
     /// What the request was given when it was let in is held until its end.
     pub(super) fn admitted(&mut self, admitted: Admitted) {
         self.admitted = admitted;
+    }
+
+    /// The request is made for the bearer of this token.
+    pub(crate) fn authenticated(&mut self, verified: Option<Arc<Verified>>) {
+        self.verified = verified;
+    }
+
+    /// What is known of the user for whom the request is made; only ever from a token that was verified.
+    pub(crate) fn claims(&self) -> Option<&Claims> {
+        self.verified.as_deref().map(|verified| &*verified.claims)
     }
 
     pub(crate) fn head_sent(&mut self) {

@@ -137,6 +137,14 @@ pub(crate) fn answer(reason: &Reason, mut record: Box<RequestRecord>) -> Respons
     response.map(|body| ResponseBody::Local(body, Some(record)))
 }
 
+/// The same answer with another body.
+pub(crate) fn with_body(answer: Response<ResponseBody>, body: Bytes) -> Response<ResponseBody> {
+    answer.map(|old| match old {
+        ResponseBody::Local(_, record) => ResponseBody::Local((!body.is_empty()).then_some(body), record),
+        other => other,
+    })
+}
+
 /// A redirect or a direct response: configured, hence no error and no `Proxy-Status` error.
 pub(crate) fn configured(
     status: StatusCode,

@@ -8,8 +8,9 @@ use std::{
     time::Duration,
 };
 
-use super::{AdaptiveLimiter, Cluster, Passthrough, SelectionId, Traffic};
+use super::{AdaptiveLimiter, Cluster, ExtAuthz, Passthrough, SelectionId, Traffic};
 use crate::{
+    identity::jwt::Verifier,
     policy::{
         authz::Policy,
         retry::RetryParams,
@@ -70,6 +71,10 @@ pub struct InboundApp {
     pub route: Arc<Route>,
     /// The application as a service with one endpoint.
     pub cluster: Arc<Cluster>,
+    /// Looks at tokens of end users; `None` looks at none.
+    pub jwt: Option<Arc<Verifier>>,
+    /// Who is asked whether a request may pass; `None` asks nobody.
+    pub ext_authz: Option<ExtAuthz>,
     /// How many requests it can take at once; `None` if that is not learned.
     pub concurrency: Option<Arc<AdaptiveLimiter>>,
     /// Who may call it.

@@ -5,6 +5,7 @@ mod adaptive;
 mod admission;
 mod cluster;
 mod endpoint;
+mod ext_authz;
 mod limiter;
 mod mesh;
 mod params;
@@ -18,6 +19,7 @@ pub use adaptive::{AdaptiveLimiter, AdaptiveLive, ConcurrencySlot};
 pub use admission::Admission;
 pub use cluster::{ActiveRequest, Changes, Cluster, ClusterLive, Retrying, Selections};
 pub use endpoint::{Endpoint, EndpointId, EndpointLive, Safeguards, Verdict};
+pub use ext_authz::{ExtAuthz, ExtAuthzParams};
 pub use limiter::{KeyStore, Limited, RateLimiter};
 pub use mesh::{Destination, Forward, InboundApp, MeshSnapshot, Route, RouteAction, SnapshotCell, Unrouted};
 pub use params::{

@@ -62,13 +62,15 @@ pub enum Flag {
     RateLimited,
     /// The route injects faults, and this request met one.
     Fault,
+    /// The caller does not prove for whom it asks.
+    Unauthenticated,
     /// The caller may not make this request.
     Denied,
 }
 
 impl Flag {
     /// All flags, in the order of their discriminants.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::None,
         Self::NoRoute,
         Self::NoHealthyEndpoint,
@@ -87,6 +89,7 @@ impl Flag {
         Self::Internal,
         Self::RateLimited,
         Self::Fault,
+        Self::Unauthenticated,
         Self::Denied,
     ];
 
@@ -112,6 +115,7 @@ impl Flag {
             Self::Internal => "internal",
             Self::RateLimited => "rate_limited",
             Self::Fault => "fault",
+            Self::Unauthenticated => "unauthenticated",
             Self::Denied => "denied",
         }
     }
@@ -136,7 +140,8 @@ impl Flag {
             Self::Internal => "IE",
             Self::RateLimited => "RL",
             Self::Fault => "FI",
-            Self::Denied => "UAEX",
+            // Envoy has none for its JWT filter, and this one for its external authorisation.
+            Self::Unauthenticated | Self::Denied => "UAEX",
         }
     }
 }

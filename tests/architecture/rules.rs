@@ -475,6 +475,15 @@ pub(crate) const SPAWNING_FILES: &[Exception] = &[
         reason: "one task per checked endpoint, aborted when it leaves or the runner is dropped",
     },
     Exception {
+        place: "src/proxy/jwks.rs",
+        reason: "one looking task per issuer, aborted when it leaves or the runner is dropped; files are read on the \
+                 blocking pool",
+    },
+    Exception {
+        place: "src/proxy/jwks/fetch.rs",
+        reason: "reads certificates on the blocking pool and waits for it",
+    },
+    Exception {
         place: "src/proxy/pool/h1.rs",
         reason: "drivers of connections on the worker's runtime, which drops them with itself",
     },

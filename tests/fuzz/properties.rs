@@ -6,6 +6,7 @@ use std::{io, path::Path, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use outrigger::{
     config,
+    identity::jwt::{KeySet, Token},
     net::proxy_protocol::{self, MAX_HEADER, Parsed},
     policy::{
         affinity::{AffinityParams, SessionId},
@@ -31,7 +32,7 @@ use outrigger::{
 pub(crate) type Property = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub(crate) const ALL: [Property; 11] = [
+pub(crate) const ALL: [Property; 12] = [
     ("h1_head", h1_head),
     ("h1_chunked", h1_chunked),
     ("h1_guard", h1_guard),
@@ -43,6 +44,7 @@ pub(crate) const ALL: [Property; 11] = [
     ("trace", trace),
     ("fields", fields),
     ("configuration", configuration),
+    ("jwt", jwt),
 ];
 
 /// The first byte decides how the others are cut.
@@ -399,5 +401,21 @@ pub(crate) fn configuration(bytes: &[u8]) {
             let shown = findings.render_text(config::Style::Plain);
             assert!(!shown.is_empty());
         }
+    }
+}
+
+/// A token as it is read before its signature is verified, and a key set as a server may send it.
+pub(crate) fn jwt(input: &[u8]) {
+    if let Ok(token) = Token::read(input) {
+        let text = std::str::from_utf8(input).expect("what was read is text");
+        let parts: Vec<&str> = text.split('.').collect();
+        assert_eq!(parts.len(), 3);
+        let plain =
+            |part: &&str| part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+        assert!(parts.iter().all(plain));
+        assert!(token.issuer().is_none_or(|issuer| issuer.len() < input.len()));
+    }
+    if let Ok(keys) = KeySet::from_jwks(input) {
+        assert!((1..=64).contains(&keys.len()));
     }
 }

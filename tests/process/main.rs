@@ -18,6 +18,8 @@ mod demo;
 #[cfg(test)]
 mod exchange;
 #[cfg(test)]
+mod ext_authz;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod floods;
@@ -33,6 +35,8 @@ mod http10;
 mod http2;
 #[cfg(test)]
 mod intentions;
+#[cfg(test)]
+mod jwt;
 #[cfg(test)]
 mod lifecycle;
 #[cfg(test)]

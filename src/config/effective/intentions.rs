@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The section; `None` if there is none, which is not the same as one without rules.
-pub(super) fn section(intentions: &Intentions) -> Option<Value> {
+pub(super) fn section(intentions: &Intentions) -> Option<Map<String, Value>> {
     let IntentionsParams { mode, default_action, roles, rules } = match intentions {
         Intentions::Absent(_) => return None,
         Intentions::Given(params) => params,
@@ -25,7 +25,7 @@ pub(super) fn section(intentions: &Intentions) -> Option<Value> {
         roles.iter().map(|(name, granted)| (name.to_string(), permissions(granted))).collect();
     put(&mut fields, "roles", (!roles.is_empty()).then_some(roles));
     put_list(&mut fields, "rules", rules.iter().map(rule));
-    Some(Value::Object(fields))
+    Some(fields)
 }
 
 fn rule(rule: &RuleParams) -> Value {

@@ -5,13 +5,17 @@ use super::{NONE, Section};
 pub(in crate::config) static INTENTIONS: Section = Section {
     name: "intentions",
     example: "rules: [{ source: web, action: allow }]",
-    known: &["mode", "default_action", "roles", "rules"],
+    known: &["mode", "default_action", "roles", "rules", "jwt", "ext_authz"],
     later: NONE,
     aliases: &[
         ("default", "default_action"),
         ("policies", "rules"),
         ("sources", "rules"),
         ("dry_run", "mode"),
+        ("request_authentication", "jwt"),
+        ("jwt_rules", "jwt"),
+        ("providers", "jwt"),
+        ("forward_auth", "ext_authz"),
     ],
 };
 

@@ -30,6 +30,9 @@ pub(in crate::config) const MODES: [(&str, Mode); 2] = [("enforce", Mode::Enforc
 /// How actions are written.
 pub(in crate::config) const ACTIONS: [(&str, Action); 2] = [("allow", Action::Allow), ("deny", Action::Deny)];
 
+/// Keys that say something of callers.
+const RULES: [&str; 4] = ["mode", "default_action", "roles", "rules"];
+
 /// How the source of callers without an identity is written.
 pub(in crate::config) const ANONYMOUS: &str = "anonymous";
 
@@ -61,22 +64,27 @@ struct Read {
     source: Span,
 }
 
-/// Reads `intentions`.
+/// Reads the rules of `intentions`, whose mapping is `fields` if it is there.
 pub(in crate::config) fn read(
     root: &Fields<'_>,
+    fields: Option<&Fields<'_>>,
     identities: Identities,
     trust_domain: &TrustDomain,
     report: &mut Report,
 ) -> Intentions {
-    let fields =
-        root.optional("intentions", report, |node, report| Fields::open(node, &schema::INTENTIONS, report));
-    let Some(fields) = fields else {
+    // A section that only says whose tokens are good says nothing of callers.
+    let given = |fields: &&Fields<'_>| RULES.iter().any(|key| fields.get(key).is_some());
+    let Some(fields) = fields.filter(given) else {
         if identities.absent() == Action::Deny {
             report.add::<()>(
-                warning(codes::NOBODY, root.span, "`intentions` is missing, so nobody may call this service")
-                    .of_mapping()
-                    .label("every caller would be refused")
-                    .help("for example `intentions: { rules: [{ source: \"*\", action: allow }] }`"),
+                warning(
+                    codes::NOBODY,
+                    root.span,
+                    "there are no `intentions`, so nobody may call this service",
+                )
+                .of_mapping()
+                .label("every caller would be refused")
+                .help("for example `intentions: { rules: [{ source: \"*\", action: allow }] }`"),
             );
         }
         return Intentions::Absent(identities.absent());
@@ -88,7 +96,7 @@ pub(in crate::config) fn read(
     let rules =
         fields.optional("rules", report, |node, report| rules(node, &roles, report)).unwrap_or_default();
     check_names(&rules, report);
-    advise(&fields, mode, default_action, report);
+    advise(fields, mode, default_action, report);
     advise_rules(&rules, identities, trust_domain, report);
     let rules = rules.into_iter().map(|rule| rule.params).collect();
     Intentions::Given(IntentionsParams { mode, default_action, roles, rules })

@@ -1,8 +1,10 @@
 //! One file per part of the configuration: reads its mapping into the params of the module it belongs to.
 
+pub(super) mod ext_authz;
 pub(super) mod health_check;
 pub(super) mod http_edits;
 pub(super) mod intentions;
+pub(super) mod jwt;
 pub(super) mod listeners;
 pub(super) mod load_balancer;
 pub(super) mod locality;

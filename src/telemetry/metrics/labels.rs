@@ -18,7 +18,7 @@ const SHOWN_AFTER_REMOVAL: Duration = Duration::from_secs(5 * 60);
 const OVERFLOW_ROOM: usize = 256;
 
 /// Labels whose values come from configuration; the values of all others are fixed in the code.
-const OPEN: [&str; 3] = ["source", "service", "route"];
+const OPEN: [&str; 4] = ["source", "service", "route", "issuer"];
 
 /// A label set in the order in which it is written.
 pub(super) type Labels = Vec<(&'static str, Arc<str>)>;

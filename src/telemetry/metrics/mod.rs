@@ -9,9 +9,11 @@ mod authz;
 mod cluster;
 mod control;
 mod exposition;
+mod ext_authz;
 mod family;
 mod hot;
 mod http;
+mod jwt;
 mod labels;
 mod listener;
 mod passthrough;
@@ -35,8 +37,10 @@ pub use self::{
     authz::{AuthzAction, AuthzMetrics, AuthzReason},
     cluster::{ClusterMetrics, ConnectResult, ConnectionState, HedgeOutcome, LimitKind},
     control::{ConfigMetrics, ReloadOutcome, ReloadTrigger},
+    ext_authz::{ExtAuthzMetrics, ExtAuthzResult},
     hot::{HistogramSnapshot, HotCounter, HotGauge, HotHistogram},
     http::{HttpMetrics, InFlight, RequestOutcome, RetryReason},
+    jwt::{JwksMetrics, JwtMetrics, JwtResult, RefreshOutcome},
     labels::{LiveLabels, RouteLabels},
     listener::{ConnectionProtocol, ListenerMetrics, ListenerOutcome},
     passthrough::{PassthroughMetrics, PassthroughResult},
@@ -89,7 +93,8 @@ impl Registry {
     pub fn new(max_series_per_metric: usize, workers: usize) -> Arc<Self> {
         let recorder = PrometheusBuilder::new().build_recorder();
         let shared = family::RECORDED.into_iter().chain(shield::RECORDED);
-        for family in shared.chain(tls::RECORDED).chain(authz::RECORDED) {
+        let access = authz::RECORDED.into_iter().chain(jwt::RECORDED).chain(ext_authz::RECORDED);
+        for family in shared.chain(tls::RECORDED).chain(access) {
             let (name, help) = (family.name.into(), family.help.into());
             match family.kind {
                 Kind::Counter => recorder.describe_counter(name, None, help),
