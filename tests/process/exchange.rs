@@ -447,3 +447,35 @@ async fn a_large_body_passes_unchanged_in_both_directions() {
     let answer = client.response().await;
     assert!(answer.body.data == body, "{} bytes came back", answer.body.data.len());
 }
+
+#[tokio::test]
+async fn an_encoded_answer_passes_byte_for_byte_with_the_fields_that_describe_it() {
+    // No gzip stream, but who does not look inside cannot know.
+    const DATA: &[u8] = b"\x1f\x8b\x08\x00\x00\xff\xfe\r\n\r\n\x00end";
+    let app = App::answering(|_| {
+        let mut answer = format!(
+            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\ncontent-encoding: gzip\r\netag: \"a-1\"\r\nvary: accept-encoding\r\n\r\n",
+            DATA.len()
+        )
+        .into_bytes();
+        answer.extend_from_slice(DATA);
+        answer
+    })
+    .await;
+    let sidecar = Sidecar::start(api(&[app.endpoint()])).await;
+    let mut client = Client::connect(sidecar.outbound()).await;
+    client
+        .send("GET / HTTP/1.1\r\nhost: h\r\naccept-encoding: gzip, br\r\nif-none-match: \"b-2\"\r\n\r\n")
+        .await;
+    let answer = client.response().await;
+    assert_eq!(answer.body.data, DATA);
+    assert_eq!(
+        ["content-encoding", "etag", "vary"].map(|name| answer.field(name).unwrap_or_default()),
+        ["gzip", "\"a-1\"", "accept-encoding"]
+    );
+    let seen = app.only_request();
+    assert_eq!(
+        (seen.field("accept-encoding"), seen.field("if-none-match")),
+        (Some("gzip, br"), Some("\"b-2\""))
+    );
+}

@@ -217,21 +217,31 @@ async fn more_requests_than_a_service_may_have_in_flight_are_refused() {
 async fn a_post_is_never_sent_twice_wherever_the_connection_breaks() {
     const REQUEST: &str = "POST /p HTTP/1.1\r\nhost: h\r\ncontent-length: 20\r\n\r\n01234567890123456789";
     const ANSWER: &str = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone";
-    // Breaks after this many bytes of the request, and then of the answer.
     let place = Arc::new(AtomicUsize::new(1));
     let read = Arc::new(AtomicUsize::new(0));
     let (here, reads) = (Arc::clone(&place), Arc::clone(&read));
-    // What arrives is longer than what the client sent: the proxy adds its own fields.
+    // What arrives is longer than what the client sent: the proxy adds its own fields. How long, a first request tells.
+    let whole = Arc::new(AtomicUsize::new(0));
+    let (length, measured) = (Arc::clone(&whole), Arc::clone(&whole));
     let app = App::script(move |mut connection| {
         let (place, reads) = (here.load(Ordering::SeqCst), Arc::clone(&reads));
+        let (whole, measured) = (length.load(Ordering::SeqCst), Arc::clone(&measured));
         async move {
-            if place <= 100 {
+            if whole == 0 {
+                let request = connection.request().await.expect("a request");
+                let fields = request.head.fields.iter().map(|(name, value)| name.len() + value.len() + 4);
+                let head = request.head.start.len() + 2 + fields.sum::<usize>() + 2;
+                measured.store(head + request.body.data.len(), Ordering::SeqCst);
+                connection.send(ANSWER).await;
+                return;
+            }
+            if place < whole {
                 connection.wire.exactly(place).await;
                 reads.fetch_add(1, Ordering::SeqCst);
             } else {
                 connection.request().await;
                 reads.fetch_add(1, Ordering::SeqCst);
-                connection.send(&ANSWER[..place - 101]).await;
+                connection.send(&ANSWER[..place - whole]).await;
             }
             connection.reset();
         }
@@ -244,7 +254,13 @@ async fn a_post_is_never_sent_twice_wherever_the_connection_breaks() {
     // Every attempt fails, which would open the circuit.
     let config = with(config, json!({ "services": { "api": { "circuit_breaker": "none" } } }));
     let sidecar = Sidecar::start(config).await;
-    for at in 1..=101 + ANSWER.len() - 1 {
+    let mut client = Client::connect(sidecar.outbound()).await;
+    client.send(REQUEST).await;
+    assert_eq!(client.response().await.status, 200);
+    let whole = whole.load(Ordering::SeqCst);
+    assert!(whole > REQUEST.len(), "{whole} bytes arrived");
+    // Breaks after this many bytes of the request, and then of the answer.
+    for at in 1..whole + ANSWER.len() {
         place.store(at, Ordering::SeqCst);
         read.store(0, Ordering::SeqCst);
         let mut client = Client::connect(sidecar.outbound()).await;

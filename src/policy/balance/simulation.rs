@@ -169,7 +169,7 @@ fn peak_ewma_is_not_drawn_to_an_endpoint_that_fails_fast() {
 #[test]
 fn least_request_gives_a_slow_endpoint_less() {
     for full_scan in [false, true] {
-        for seed in 0..50 {
+        for seed in 0..200 {
             let mut world = World::new(&BalanceParams::LeastRequest { full_scan }, 4, 5, seed);
             world.endpoints[1].millis = 200;
             let got = world.run(10, 400, None);
@@ -186,7 +186,7 @@ fn with_a_bound_not_even_one_hot_key_overloads_its_endpoint() {
         BalanceParams::Maglev(hashing.clone()),
         BalanceParams::JumpHash(hashing),
     ] {
-        for seed in 0..50 {
+        for seed in 0..200 {
             let mut world = World::new(&params, 5, 100, seed);
             for _ in 0..20 {
                 world.run(1, 300, Some(seed));
