@@ -222,26 +222,30 @@ fn only_the_first_twenty_findings_are_shown() {
 
 #[test]
 fn mtls_must_be_disabled_in_so_many_words() {
-    let without = "version: 1\nservice: { name: web, address: 127.0.0.1:8080 }\n";
+    let without = "version: 1\nservice: { name: web, address: 127.0.0.1:8080 }\nintentions: { rules: [{ source: a, action: allow }] }\n";
     assert_eq!(found(without), ["OR213 1:1"]);
-    assert_eq!(found(&format!("{without}mtls: {{ mode: strict }}")), ["OR213 3:7"]);
-    assert_eq!(found(&format!("{without}mtls: {{}}")), ["OR213 3:7"]);
-    assert_eq!(found(&format!("{without}mtls: {{ mode: of }}")), ["OR109 3:15", "OR213 3:7"]);
+    assert_eq!(found(&format!("{without}mtls: {{ mode: strict }}")), ["OR213 4:7"]);
+    assert_eq!(found(&format!("{without}mtls: {{}}")), ["OR213 4:7"]);
+    assert_eq!(found(&format!("{without}mtls: {{ mode: of }}")), ["OR213 4:7", "OR109 4:15"]);
 }
 
 #[test]
 fn mtls_is_strict_unless_the_file_says_otherwise_and_needs_all_three_files() {
     let files = "ca: { cert_file: /a, key_file: /b, ca_file: /c }";
     let with = |more: &str| {
-        format!("version: 1\nservice: {{ name: web, address: 127.0.0.1:8080 }}\nmtls: {{ {more} }}\n")
+        format!(
+            "version: 1\nservice: {{ name: web, address: 127.0.0.1:8080 }}\nmtls: {{ {more} }}\n\
+             intentions: {{ rules: [{{ source: shop, action: allow }}] }}\n"
+        )
     };
     let bundle = valid(&with(files));
     let identity = bundle.identity.expect("it is on");
     assert_eq!(identity.own.as_str(), "spiffe://mesh.local/service/web");
     assert_eq!(found(&with("ca: { cert_file: /a, ca_file: /c }")), ["OR106 3:13"]);
-    assert_eq!(found(&with(&format!("trust_domain: Mesh.Local, {files}"))), ["OR107 3:23"]);
+    assert_eq!(found(&with(&format!("trust_domain: Mesh.Local, {files}"))), ["OR112 3:23"]);
     assert_eq!(found(&with(&format!("mode: permissive, {files}"))), ["OR303 3:15"]);
-    assert_eq!(found(&with(&format!("mode: disabled, {files}"))), ["OR304 3:29"]);
+    // Without mTLS nobody is `shop` either.
+    assert_eq!(found(&with(&format!("mode: disabled, {files}"))), ["OR304 3:29", "OR321 4:33"]);
     assert_eq!(found(&with(&format!("min_version: \"1.1\", {files}"))), ["OR109 3:22"]);
     assert_eq!(
         found(&with("ca: { mode: builtin, cert_file: /a, key_file: /b, ca_file: /c }")),
@@ -559,12 +563,12 @@ fn keys_of_tls_that_would_have_no_effect_are_refused() {
         assert_eq!(found(&service(good)), Vec::<String>::new(), "{good}");
     }
     for (wrong, codes) in [
-        ("{ server_name: a }", vec!["OR106 4:49"]),
-        ("{ mode: disabled, ca_file: /a.pem }", vec!["OR114 4:76"]),
-        ("{ mode: simple, key_file: /a.key }", vec!["OR114 4:75"]),
-        ("{ mode: mutual, cert_file: /a.pem }", vec!["OR106 4:49"]),
-        ("{ mode: simple, ca_file: a.pem }", vec!["OR112 4:74"]),
-        ("{ mode: simple, min_version: tls1.1 }", vec!["OR109 4:78"]),
+        ("{ server_name: a }", vec!["OR106 4:51"]),
+        ("{ mode: disabled, ca_file: /a.pem }", vec!["OR114 4:78"]),
+        ("{ mode: simple, key_file: /a.key }", vec!["OR114 4:77"]),
+        ("{ mode: mutual, cert_file: /a.pem }", vec!["OR106 4:51"]),
+        ("{ mode: simple, ca_file: a.pem }", vec!["OR112 4:76"]),
+        ("{ mode: simple, min_version: tls1.1 }", vec!["OR109 4:80"]),
     ] {
         assert_eq!(found(&service(wrong)), codes, "{wrong}");
     }

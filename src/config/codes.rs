@@ -125,12 +125,12 @@ codes! {
     PERMISSIVE = "OR303", "With `mtls.mode: permissive` a caller without a certificate is let in as anonymous, beside those \
         who prove who they are. It is for the time in which a mesh moves to mTLS; once nobody needs it any more, which \
         `outrigger_mtls_plaintext_connections_total` shows, go on to `strict`.";
+    NO_EFFECT = "OR304", "The key has no effect together with another one that is set. Take one of them away, so that \
+        nobody relies on it.";
     NOBODY = "OR305", "With mTLS, callers are allowed by a rule under `intentions` or refused, and there are no rules: every \
         request from another service would be answered 403. Write down who may call this service; \
         `intentions: { rules: [{ source: \"*\", action: allow }] }` lets in everybody who belongs to the mesh. A sidecar \
         that only calls others, and is called by nobody, may leave it at that with `intentions: { rules: [] }`.";
-    NO_EFFECT = "OR304", "The key has no effect together with another one that is set. Take one of them away, so that \
-        nobody relies on it.";
     SHADOWED = "OR310", "No request can reach this route: an earlier route with the same precedence takes every request \
         that it would match. Delete one of them, or make its match narrower.";
     EMPTY_SUBSET = "OR311", "A route asks for endpoints with tags that no endpoint of the service has. Its requests fail, \

@@ -3,12 +3,14 @@
 mod access;
 mod intentions;
 mod locality;
+mod mtls;
 mod resilience;
 mod traffic;
 
 pub(super) use access::*;
 pub(super) use intentions::*;
 pub(super) use locality::*;
+pub(super) use mtls::*;
 pub(super) use resilience::*;
 pub(super) use traffic::*;
 
@@ -415,35 +417,6 @@ pub(super) static LIMITS: Section = Section {
     ],
 };
 
-pub(super) static MTLS: Section = Section {
-    name: "mtls",
-    example: "mode: strict",
-    known: &["mode", "trust_domain", "ca", "min_version", "handshake_timeout", "max_handshakes"],
-    later: NONE,
-    aliases: &[
-        ("cert_file", "ca"),
-        ("key_file", "ca"),
-        ("ca_file", "ca"),
-        ("tls_min_version", "min_version"),
-    ],
-};
-
-pub(super) static CA: Section = Section {
-    name: "ca",
-    example: "mode: files, cert_file: /etc/outrigger/tls.crt",
-    known: &["mode", "cert_file", "key_file", "ca_file", "crl_file"],
-    later: &["leaf_ttl"],
-    aliases: &[
-        ("certificate", "cert_file"),
-        ("cert", "cert_file"),
-        ("key", "key_file"),
-        ("private_key", "key_file"),
-        ("trust_bundle", "ca_file"),
-        ("root_ca", "ca_file"),
-        ("crl", "crl_file"),
-    ],
-};
-
 pub(super) static ADMIN: Section = Section {
     name: "admin",
     example: "address: 127.0.0.1:15000",
@@ -512,7 +485,7 @@ pub(super) static SHUTDOWN: Section = Section {
 mod tests {
     use super::*;
 
-    const ALL: [&Section; 55] = [
+    const ALL: [&Section; 56] = [
         &ROOT,
         &SERVICE,
         &HEALTH_CHECK,
@@ -545,6 +518,7 @@ mod tests {
         &SLOW_CALLS,
         &OUTLIER_DETECTION,
         &MTLS,
+        &CA,
         &ADMIN,
         &TELEMETRY,
         &LOG,

@@ -147,13 +147,13 @@ pub(super) fn to_tls(distrust: &Distrust) -> Error {
         Distrust::Chain(error) => match error {
             webpki::Error::CertExpired { .. } => Tls::Expired,
             webpki::Error::CertNotValidYet { .. } => Tls::NotValidYet,
-            webpki::Error::UnknownIssuer => Tls::UnknownIssuer,
+            // A root of the same name that did not sign it is another root.
+            webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => Tls::UnknownIssuer,
             webpki::Error::CertRevoked => Tls::Revoked,
             webpki::Error::RequiredEkuNotFoundContext(_)
             | webpki::Error::EmptyEkuExtension
             | webpki::Error::CaUsedAsEndEntity
             | webpki::Error::EndEntityUsedAsCa => Tls::InvalidPurpose,
-            webpki::Error::InvalidSignatureForPublicKey => Tls::BadSignature,
             _ => Tls::BadEncoding,
         },
     })

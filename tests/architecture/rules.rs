@@ -440,6 +440,10 @@ pub(crate) const SPAWNING_FILES: &[Exception] = &[
         place: "src/admin/dispatch.rs",
         reason: "rendering and reloads that must not die with the client who asked; the control runtime ends them",
     },
+    Exception {
+        place: "src/app/certificates.rs",
+        reason: "reads files on the blocking pool and waits for them",
+    },
     Exception { place: "src/app/reload.rs", reason: "reads a file on the blocking pool and waits for it" },
     Exception { place: "src/app/run.rs", reason: "waits for the workers on the blocking pool" },
     Exception {

@@ -7,6 +7,7 @@ use tokio::time::sleep;
 use super::{
     DemoError,
     application::{LISTENING, Mood},
+    authority::Issuer,
     client::Connection,
     process::Process,
     sidecar::{LOOK, Ports, Role, START_LIMIT, Sidecar, configuration_file},
@@ -33,11 +34,11 @@ const TOLD: Duration = Duration::from_secs(2);
 const CLIENT: &str = "client";
 
 /// What runs. Dropping it kills everything.
-#[derive(Debug)]
 pub(super) struct Fleet {
     instances: Vec<Instance>,
     client: Sidecar,
     check_interval: Duration,
+    issuer: Issuer,
 }
 
 /// One instance of the application.
@@ -63,13 +64,14 @@ pub(super) struct Alive {
 impl Fleet {
     /// Starts everything and waits until all of it serves.
     pub(super) async fn start(workspace: &Workspace, check_interval: Duration) -> Result<Self, DemoError> {
+        let issuer = Issuer::start(workspace)?;
         let mut instances = Vec::with_capacity(NAMES.len());
         for name in NAMES {
-            instances.push(Instance::start(name, None, workspace).await?);
+            instances.push(Instance::start(name, None, workspace, &issuer).await?);
         }
         let role = client(&instances, check_interval);
-        let client = Sidecar::start(CLIENT, &role, None, workspace).await?;
-        Ok(Self { instances, client, check_interval })
+        let client = Sidecar::start(CLIENT, &role, None, workspace, &issuer).await?;
+        Ok(Self { instances, client, check_interval, issuer })
     }
 
     /// The instances, in the order of [`NAMES`].
@@ -99,11 +101,13 @@ impl Fleet {
     /// configuration follows, which its sidecar notices by itself. Tells whether it moved.
     pub(super) async fn restore(&mut self, workspace: &Workspace) -> Result<bool, DemoError> {
         let before = self.instances[VICTIM].ports;
-        let restored = Instance::start(NAMES[VICTIM], Some(before), workspace).await?;
+        let restored = Instance::start(NAMES[VICTIM], Some(before), workspace, &self.issuer).await?;
         let moved = restored.ports.traffic != before.traffic;
         self.instances[VICTIM] = restored;
         if moved {
-            let text = client(&self.instances, self.check_interval).configuration(CLIENT, &self.client.ports);
+            let certificates = self.issuer.issue(CLIENT, CLIENT)?;
+            let role = client(&self.instances, self.check_interval);
+            let text = role.configuration(&self.client.ports, &certificates);
             workspace.write(&configuration_file(CLIENT), &text).map_err(DemoError::Workspace)?;
         }
         Ok(moved)
@@ -148,9 +152,14 @@ impl Fleet {
 }
 
 impl Instance {
-    async fn start(name: &str, ports: Option<Ports>, workspace: &Workspace) -> Result<Self, DemoError> {
+    async fn start(
+        name: &str,
+        ports: Option<Ports>,
+        workspace: &Workspace,
+        issuer: &Issuer,
+    ) -> Result<Self, DemoError> {
         let (application, address) = start_application(name, workspace).await?;
-        let sidecar = Sidecar::start(name, &Role::Instance(address), ports, workspace).await?;
+        let sidecar = Sidecar::start(name, &Role::Instance(address), ports, workspace, issuer).await?;
         let alive = Alive { application, address, sidecar: sidecar.process };
         Ok(Self { ports: sidecar.ports, alive: Some(alive) })
     }

@@ -246,6 +246,15 @@ impl<'a> Show<'a> {
         writeln!(out)?;
         writeln!(out, "  try     curl -i http://{traffic}/")?;
         writeln!(out, "  look    curl http://{admin}/v1/services")?;
+        if let Some(first) = self.fleet.instances().first() {
+            let (traffic, files) = (first.ports.traffic, self.workspace.path().join("certificates/client"));
+            let files = files.display();
+            writeln!(out, "  refused curl -k https://{traffic}/")?;
+            writeln!(
+                out,
+                "  allowed curl -k --cert {files}/tls.crt --key {files}/tls.key https://{traffic}/"
+            )?;
+        }
         writeln!(out, "  files   {}", self.workspace.path().display())?;
         writeln!(out)?;
         writeln!(

@@ -3,13 +3,14 @@
 use std::{
     ffi::OsStr,
     net::{Ipv4Addr, SocketAddr},
+    path::Path,
     time::Duration,
 };
 
 use serde_json::Value;
 use tokio::time::sleep;
 
-use super::{DemoError, client::Connection, process::Process, workspace::Workspace};
+use super::{DemoError, authority::Issuer, client::Connection, process::Process, workspace::Workspace};
 use crate::{
     net,
     rt::{clock, random},
@@ -74,12 +75,22 @@ pub(super) enum Role {
 }
 
 impl Role {
-    /// The configuration of a sidecar with this role.
-    pub(super) fn configuration(&self, name: &str, ports: &Ports) -> String {
+    /// The service that it belongs to.
+    pub(super) fn service(&self) -> &'static str {
+        match self {
+            Self::Instance(_) => "api",
+            Self::Client { .. } => "client",
+        }
+    }
+
+    /// The configuration of a sidecar with this role, whose certificate is in the directory `certificates`.
+    pub(super) fn configuration(&self, ports: &Ports, certificates: &Path) -> String {
         let Ports { traffic, admin } = ports;
+        let (name, directory) = (self.service(), certificates.display());
         let own = match self {
             Self::Instance(application) => format!(
-                "service: {{ name: {name}, address: {application} }}\n\
+                "service: {{ name: {name}, address: {application}, protocol: http1 }}\n\
+                 intentions: {{ rules: [{{ source: client, action: allow }}] }}\n\
                  listeners:\n  \
                    inbound: {{ address: {traffic} }}\n  \
                    outbound: {{ enabled: false }}\n"
@@ -89,6 +100,7 @@ impl Role {
                 let (endpoints, interval) = (endpoints.join(", "), check_interval.as_millis());
                 format!(
                     "service: {{ name: {name}, address: 127.0.0.1:9 }} # takes no requests, so nothing is there\n\
+                     intentions: {{ default_action: deny }}\n\
                      listeners:\n  \
                        inbound: {{ enabled: false }}\n  \
                        outbound: {{ address: {traffic} }}\n\
@@ -109,7 +121,13 @@ impl Role {
         };
         format!(
             "version: 1\n{own}\
-             mtls: {{ mode: disabled }}\n\
+             mtls:\n  \
+               ca:\n    \
+                 mode: files\n    \
+                 cert_file: {directory}/tls.crt\n    \
+                 key_file: {directory}/tls.key\n    \
+                 ca_file: {directory}/ca.crt\n    \
+                 crl_file: {directory}/crl.pem\n\
              workers: 1\n\
              admin: {{ address: {admin}, metrics_address: none }}\n\
              telemetry: {{ log: {{ format: text }} }}\n\
@@ -136,15 +154,17 @@ impl Sidecar {
         role: &Role,
         preferred: Option<Ports>,
         workspace: &Workspace,
+        issuer: &Issuer,
     ) -> Result<Self, DemoError> {
+        let certificates = issuer.issue(role.service(), name)?;
         let mut ports = preferred.unwrap_or_else(Ports::free);
         for _ in 1..ATTEMPTS {
-            match Self::start_at(name, role, ports, workspace).await {
+            match Self::start_at(name, role, ports, workspace, &certificates).await {
                 Err(error) if error.is_port_clash() => ports = Ports::free(),
                 other => return other,
             }
         }
-        Self::start_at(name, role, ports, workspace).await
+        Self::start_at(name, role, ports, workspace, &certificates).await
     }
 
     async fn start_at(
@@ -152,8 +172,10 @@ impl Sidecar {
         role: &Role,
         ports: Ports,
         workspace: &Workspace,
+        certificates: &Path,
     ) -> Result<Self, DemoError> {
-        let written = workspace.write(&configuration_file(name), &role.configuration(name, &ports));
+        let text = role.configuration(&ports, certificates);
+        let written = workspace.write(&configuration_file(name), &text);
         let file = written.map_err(DemoError::Workspace)?;
         let arguments = ["run", "--config"].map(OsStr::new);
         let log = workspace.log(&format!("{name}-sidecar")).map_err(DemoError::Workspace)?;
@@ -202,7 +224,7 @@ mod tests {
     };
 
     fn load(role: &Role) -> Bundle {
-        let text = role.configuration("api-1", &PORTS);
+        let text = role.configuration(&PORTS, Path::new("/nowhere"));
         let source = Text::read("demo.yaml", text.as_bytes()).unwrap();
         let (bundle, findings) = config::load(&source, &ProcessEnvironment).unwrap();
         assert!(findings.is_empty(), "{text}\n{}", findings.render_text(config::Style::Plain));

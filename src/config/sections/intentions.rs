@@ -73,7 +73,8 @@ pub(in crate::config) fn read(
     report: &mut Report,
 ) -> Intentions {
     // A section that only says whose tokens are good says nothing of callers.
-    let given = |fields: &&Fields<'_>| RULES.iter().any(|key| fields.get(key).is_some());
+    let has = |fields: &Fields<'_>, keys: &[&str]| keys.iter().any(|key| fields.get(key).is_some());
+    let given = |fields: &&Fields<'_>| has(fields, &RULES) || !has(fields, &["jwt", "ext_authz"]);
     let Some(fields) = fields.filter(given) else {
         if identities.absent() == Action::Deny {
             report.add::<()>(

@@ -116,8 +116,9 @@ impl Path {
         }
         let sent = self.holds_as_sent(view.path.sent());
         match action {
-            Action::Allow => sent && (view.path.is_plain() || self.holds_freely(view.path.free())),
-            Action::Deny => sent || (!view.path.is_plain() && self.holds_freely(view.path.free())),
+            _ if view.path.is_plain() => sent,
+            Action::Allow => sent && view.path.free().all(|path| self.holds_freely(path)),
+            Action::Deny => sent || view.path.free().any(|path| self.holds_freely(path)),
         }
     }
 

@@ -1,13 +1,14 @@
 //! What a path means to a server that is free with paths: it decodes percent-escapes, ignores path parameters
 //! (`;v=1`), takes slashes in a row, and backslashes, for one slash. Other servers take the path as it stands, and a
-//! sidecar cannot know which kind it stands beside, so a rule is held against both readings.
+//! sidecar cannot know which kind it stands beside, so a rule is held against all readings.
 
 use std::{borrow::Cow, cell::OnceCell};
 
-/// A path in both readings.
+/// A path in all its readings.
 pub(super) struct Readings<'a> {
     sent: &'a str,
-    free: OnceCell<Cow<'a, str>>,
+    /// Parameters cut after decoding, and before it.
+    free: OnceCell<[Cow<'a, str>; 2]>,
 }
 
 impl<'a> Readings<'a> {
@@ -20,14 +21,20 @@ impl<'a> Readings<'a> {
         self.sent
     }
 
-    /// The free reading; the same text if there is nothing to be free about, which costs a look at each byte.
-    pub(super) fn free(&self) -> &str {
-        self.free.get_or_init(|| freely(self.sent))
+    /// The free readings: of a server that decodes before it cuts parameters, and of one that cuts them first, for whom
+    /// what stands escaped behind a `;` is part of the parameter. The same text if there is nothing to be free about,
+    /// which costs a look at each byte.
+    pub(super) fn free(&self) -> impl Iterator<Item = &str> {
+        self.both().iter().map(|reading| &**reading)
     }
 
     /// Whether there is but one reading.
     pub(super) fn is_plain(&self) -> bool {
-        matches!(self.free.get_or_init(|| freely(self.sent)), Cow::Borrowed(_))
+        matches!(self.both()[0], Cow::Borrowed(_))
+    }
+
+    fn both(&self) -> &[Cow<'a, str>; 2] {
+        self.free.get_or_init(|| [freely(self.sent), cut_first(self.sent)])
     }
 }
 
@@ -41,6 +48,18 @@ pub(super) fn freely(path: &str) -> Cow<'_, str> {
         return Cow::Borrowed(path);
     }
     Cow::Owned(resolved(&decoded(path)))
+}
+
+/// The free reading of a server that cuts parameters before it decodes; borrowed where that makes no difference to the
+/// path itself.
+fn cut_first(path: &str) -> Cow<'_, str> {
+    match freely(path) {
+        Cow::Owned(_) if path.contains(';') => {
+            let cut = path.split('/').map(|segment| segment.split(';').next().unwrap_or_default());
+            Cow::Owned(resolved(&decoded(&cut.collect::<Vec<_>>().join("/"))))
+        }
+        other => other,
+    }
 }
 
 /// Escapes of visible ASCII characters are decoded, once; those of others are written in upper case.
@@ -122,10 +141,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_escaped_behind_a_parameter_belongs_to_it_for_some_and_not_for_others() {
+        let readings = Readings::new("/;%2fadmin/admin");
+        assert_eq!(readings.free().collect::<Vec<_>>(), ["/admin/admin", "/admin"]);
+        let readings = Readings::new("/x;%2f../admin");
+        assert_eq!(readings.free().collect::<Vec<_>>(), ["/admin", "/x/admin"]);
+    }
+
+    #[test]
     fn a_plain_path_has_one_reading() {
         for path in ["/", "/a/b.c", "/ADMIN", "*", "", "/a/"] {
             assert!(Readings::new(path).is_plain(), "{path}");
-            assert_eq!(Readings::new(path).free(), path);
+            assert!(Readings::new(path).free().all(|reading| reading == path));
         }
     }
 }

@@ -1,0 +1,32 @@
+//! Keys of `mtls`.
+
+use super::{NONE, Section};
+
+pub(in crate::config) static MTLS: Section = Section {
+    name: "mtls",
+    example: "mode: strict",
+    known: &["mode", "trust_domain", "ca", "min_version", "handshake_timeout", "max_handshakes"],
+    later: NONE,
+    aliases: &[
+        ("cert_file", "ca"),
+        ("key_file", "ca"),
+        ("ca_file", "ca"),
+        ("tls_min_version", "min_version"),
+    ],
+};
+
+pub(in crate::config) static CA: Section = Section {
+    name: "ca",
+    example: "mode: files, cert_file: /etc/outrigger/tls.crt",
+    known: &["mode", "cert_file", "key_file", "ca_file", "crl_file"],
+    later: &["leaf_ttl"],
+    aliases: &[
+        ("certificate", "cert_file"),
+        ("cert", "cert_file"),
+        ("key", "key_file"),
+        ("private_key", "key_file"),
+        ("trust_bundle", "ca_file"),
+        ("root_ca", "ca_file"),
+        ("crl", "crl_file"),
+    ],
+};
