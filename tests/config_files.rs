@@ -48,6 +48,15 @@ fn the_example_of_a_shop_parses_without_warnings() {
 }
 
 #[test]
+fn the_examples_of_a_mesh_parse_without_warnings() {
+    let web = valid(include_str!("../examples/mesh/web.yaml"));
+    let shop = valid(include_str!("../examples/mesh/shop.yaml"));
+    let identity = |bundle: &Bundle| bundle.identity.as_ref().map(|identity| identity.own.to_string());
+    assert_eq!(identity(&web).as_deref(), Some("spiffe://mesh.local/service/web"));
+    assert_eq!(identity(&shop).as_deref(), Some("spiffe://mesh.local/service/shop"));
+}
+
+#[test]
 fn reference_yaml_parses_without_warnings() {
     assert_eq!(valid(REFERENCE).directory.clusters.len(), 4);
 }
@@ -73,12 +82,15 @@ fn the_values_in_reference_yaml_are_the_defaults_of_the_code() {
     // The list itself is an example; what its items leave out has defaults.
     strip(&mut stripped, &["listeners", "tcp", "0"], &["proxy_protocol", "idle_timeout", "max_connections"]);
     let tcp = stripped["listeners"]["tcp"].clone();
+    strip(&mut stripped, &["listeners", "outbound", "tls"], &["min_version"]);
+    let edge = stripped["listeners"]["outbound"]["tls"].clone();
     strip(
         &mut stripped,
         &[],
         &["listeners", "defaults", "admin", "telemetry", "reload", "overload", "shutdown"],
     );
     stripped["listeners"]["tcp"] = tcp;
+    stripped["listeners"]["outbound"]["tls"] = edge;
     let optional = ["mode", "trust_domain", "min_version", "handshake_timeout", "max_handshakes"];
     strip(&mut stripped, &["mtls"], &optional);
     strip(&mut stripped, &["mtls", "ca"], &["mode"]);
@@ -249,7 +261,7 @@ fn mtls_is_strict_unless_the_file_says_otherwise_and_needs_all_three_files() {
     assert_eq!(found(&with(&format!("min_version: \"1.1\", {files}"))), ["OR109 3:22"]);
     assert_eq!(
         found(&with("ca: { mode: builtin, cert_file: /a, key_file: /b, ca_file: /c }")),
-        ["OR110 3:19"]
+        ["OR110 3:21"]
     );
 }
 

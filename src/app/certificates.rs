@@ -38,7 +38,7 @@ pub(crate) fn load(params: &IdentityParams) -> Result<(Arc<MeshTls>, PemFiles), 
 }
 
 /// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -3,6 +3,7 @@
 mod backend;
 mod certificates;
 pub mod demo;
+mod edge;
 mod overload;
 mod reload;
 mod run;

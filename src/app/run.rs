@@ -12,6 +12,7 @@ use tokio::{
 use super::{
     backend::AppBackend,
     certificates::{self, Follower},
+    edge,
     overload::Sampler,
     reload::{ReloadHandle, Reloader, ReloaderParts},
     state::ProcessState,
@@ -20,7 +21,7 @@ use crate::{
     admin::{self, Scope},
     config::{self, Bundle, FileSource, Fingerprint, ProcessEnvironment, Style},
     directory::{Directory, Publisher, dns::Resolver},
-    identity::MeshTls,
+    identity::{MeshTls, edge::EdgeTls},
     net,
     proxy::{DataPlane, PlaneParams, health, jwks},
     rt::{Drain, Phase, ShutdownParams, Tasks, clock, random},
@@ -152,6 +153,7 @@ async fn serve(loaded: Loaded, log: Arc<LogHandle>) -> Result<(), RunError> {
     let limits = Arc::new(Live::new(Arc::new(bundle.listeners.clone())));
     let (sampler, pressure) = Sampler::new(&state, &control.cell, &registry, workers);
     tasks.spawn("overload", sampler.run(drain.watch()));
+    let edge = start_edge(&bundle, &drain, &mut tasks)?;
     let plane = DataPlane::start(PlaneParams {
         pressure,
         workers,
@@ -161,6 +163,7 @@ async fn serve(loaded: Loaded, log: Arc<LogHandle>) -> Result<(), RunError> {
         access_log: access_log.clone(),
         registry: Arc::clone(&registry),
         mesh,
+        edge,
     })
     .map_err(RunError::start("cannot start the data plane"))?;
 
@@ -245,6 +248,16 @@ fn start_identity(
     tasks.spawn("certificates", follower.run(drain.watch()));
     tracing::info!(identity = %mesh.own(), "certificates are in use");
     Ok(Some(mesh))
+}
+
+/// Reads the certificates for clients outside of the mesh and starts what follows them.
+fn start_edge(bundle: &Bundle, drain: &Drain, tasks: &mut Tasks) -> Result<Option<Arc<EdgeTls>>, RunError> {
+    let listener = bundle.listeners.outbound.as_ref();
+    let Some(params) = listener.and_then(|listener| listener.tls.as_ref()) else { return Ok(None) };
+    let edge = EdgeTls::new(params).map(Arc::new);
+    let edge = edge.map_err(RunError::start("no certificate for `listeners.outbound.tls`"))?;
+    tasks.spawn("edge certificates", edge::follow(Arc::clone(&edge), drain.watch()));
+    Ok(Some(edge))
 }
 
 /// Starts what keeps the snapshot and the health of its endpoints up to date.

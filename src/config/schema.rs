@@ -160,7 +160,7 @@ pub(super) static LISTENERS: Section = Section {
 pub(super) static LISTENER: Section = Section {
     name: "listener",
     example: "address: \"0.0.0.0:15006\"",
-    known: &["enabled", "address", "connection_balance", "proxy_protocol", "detect", "passthrough"],
+    known: &["enabled", "address", "connection_balance", "proxy_protocol", "detect", "passthrough", "tls"],
     later: NONE,
     aliases: &[
         ("bind", "address"),
@@ -485,7 +485,7 @@ pub(super) static SHUTDOWN: Section = Section {
 mod tests {
     use super::*;
 
-    const ALL: [&Section; 56] = [
+    const ALL: [&Section; 58] = [
         &ROOT,
         &SERVICE,
         &HEALTH_CHECK,
@@ -519,6 +519,8 @@ mod tests {
         &OUTLIER_DETECTION,
         &MTLS,
         &CA,
+        &EDGE_TLS,
+        &EDGE_FILES,
         &ADMIN,
         &TELEMETRY,
         &LOG,

@@ -4,6 +4,7 @@
 mod bounded_file;
 pub mod ca;
 mod certificate;
+pub mod edge;
 pub mod external;
 pub mod inspect;
 pub mod jwt;

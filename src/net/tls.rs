@@ -7,7 +7,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::Stream;
 use crate::{
-    identity::{self, Alpn, Facts, InboundTls, PeerTls, TlsRefusal, external::ExternalTls},
+    identity::{self, Alpn, Facts, InboundTls, PeerTls, TlsRefusal, edge::EdgeTls, external::ExternalTls},
     rt::clock,
 };
 
@@ -120,6 +120,19 @@ pub enum TlsTo<'a> {
     Peer(&'a PeerTls),
     /// Somebody outside of it.
     External(&'a ExternalTls),
+}
+
+/// Speaks TLS with a client that proves nothing. Takes at most `limit`. Cancel-safe: dropping the future closes the
+/// connection.
+///
+/// # Errors
+/// Why there is no connection; the client was told by an alert of TLS, as far as it listens.
+pub async fn terminate(stream: Stream, tls: &EdgeTls, limit: Duration) -> Result<Stream, TlsError> {
+    let accepting = TlsAcceptor::from(tls.config()).accept(stream);
+    match tokio::time::timeout(limit, accepting).await {
+        Ok(accepted) => Ok(Stream::Tls(Box::new(accepted.map_err(TlsError::new)?.into()))),
+        Err(_) => Err(TlsError::late(limit)),
+    }
 }
 
 fn shown(session: &CommonState) -> Result<&CertificateDer<'static>, TlsError> {

@@ -60,6 +60,12 @@ pub(crate) struct Downstream {
 }
 
 impl Downstream {
+    /// What the client takes the scheme of its request to be.
+    pub(crate) fn scheme(&self) -> &'static str {
+        let encrypted = self.side == Direction::Outbound && self.worker.edge.is_some();
+        if encrypted { "https" } else { "http" }
+    }
+
     /// Who is at the other end, if that was proved.
     pub(crate) fn caller_id(&self) -> Option<&SpiffeId> {
         self.caller.as_deref().map(|caller| &caller.id)
@@ -198,6 +204,14 @@ async fn know(
     peer: SocketAddr,
 ) -> Option<Known> {
     let unknown = |stream| Some(Known { stream: Stream::Tcp(stream), caller: None, alpn: None });
+    if let Some(edge) = worker.edge.as_ref().filter(|_| side == Direction::Outbound) {
+        let Some(stream) = Box::pin(edge.admit(limits, stream, peer)).await else {
+            let metrics = worker.listener_metrics(side);
+            metrics.opened(ConnectionProtocol::Unknown, ListenerOutcome::Refused);
+            return None;
+        };
+        return Some(Known { stream, caller: None, alpn: None });
+    }
     let Some(security) = secure::of(worker, limits, side) else { return unknown(stream) };
     // Boxed: the room for it would otherwise be taken in the future of every connection.
     match Box::pin(security.admit(limits, stream, peer)).await {

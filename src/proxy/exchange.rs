@@ -135,7 +135,7 @@ pub(crate) async fn serve(
         RouteAction::Redirect(to, metrics) => {
             record.routed(&route, None);
             record.count_in(metrics);
-            Ok(redirect(&route, to, &head, &facts, record))
+            Ok(redirect(downstream.scheme(), &route, to, &head, &facts, record))
         }
     }
 }
@@ -155,6 +155,7 @@ fn answer_directly(
 }
 
 fn redirect(
+    scheme: &str,
     route: &Route,
     to: &Redirect,
     head: &Parts,
@@ -163,7 +164,7 @@ fn redirect(
 ) -> Response<ResponseBody> {
     let host = String::from_utf8_lossy(facts.authority.as_bytes());
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
-    let origin = RequestOrigin { scheme: "http", authority: &host, path_and_query: target };
+    let origin = RequestOrigin { scheme, authority: &host, path_and_query: target };
     let Ok(location) = route::redirect_location(to, &route.path, &origin) else {
         let refused = Refused { status: StatusCode::BAD_REQUEST, reason: "host" };
         return reply::answer(&Reason::refused(refused), record);

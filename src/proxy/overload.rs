@@ -7,7 +7,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{tcp::Inbound, worker::Worker};
+use super::{secure, tcp::Inbound, worker::Worker};
 use crate::{
     telemetry::metrics::{ConnectionProtocol, ListenerOutcome},
     types::Direction,
@@ -55,6 +55,10 @@ pub(super) fn refuse(worker: &Worker, mut stream: TcpStream, side: Direction) {
         return worker.inbound_tcp.refuse(stream);
     }
     worker.listener_metrics(side).opened(ConnectionProtocol::Unknown, ListenerOutcome::Refused);
+    if secure::speaks_tls(worker, side) {
+        // Words in plaintext would be taken for a broken handshake.
+        return;
+    }
     let Some(speaking) = Speaking::begin() else { return };
     tokio::task::spawn_local(async move {
         let _speaking = speaking;

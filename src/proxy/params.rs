@@ -6,7 +6,7 @@ use super::{
     framing::{HeadLimits, TimeLimits},
     tcp::TcpListenerParams,
 };
-use crate::{policy::limit::RateLimitParams, types::Direction};
+use crate::{identity::edge::EdgeParams, policy::limit::RateLimitParams, types::Direction};
 
 /// Both listeners and what they have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,6 +121,8 @@ pub struct ListenerParams {
     pub detect: bool,
     /// Redirected connections that are for nobody the sidecar knows go on to where they were going.
     pub passthrough: bool,
+    /// What clients outside of the mesh are shown; `None` takes plaintext. Only of meaning on the outbound side.
+    pub tls: Option<EdgeParams>,
 }
 
 impl ListenersParams {

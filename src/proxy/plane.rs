@@ -8,7 +8,7 @@ use super::{
     worker::{self, Behind, Door, Load, Shared},
 };
 use crate::{
-    identity::MeshTls,
+    identity::{MeshTls, edge::EdgeTls},
     net::{self, BindError},
     rt::DrainWatch,
     snapshot::SnapshotCell,
@@ -38,6 +38,8 @@ pub struct PlaneParams {
     pub registry: Arc<Registry>,
     /// What callers and endpoints prove themselves with; `None` if all traffic is plaintext.
     pub mesh: Option<Arc<MeshTls>>,
+    /// What clients of the outbound listener are shown; `None` if they speak plaintext.
+    pub edge: Option<Arc<EdgeTls>>,
 }
 
 /// The data plane could not start; nothing is left running or bound.
@@ -108,6 +110,7 @@ impl DataPlane {
             outbound_metrics: ListenerMetrics::resolve(&params.registry, Direction::Outbound),
             inbound_tcp: Arc::new(tcp::Inbound::new(&application, &params.registry)),
             mesh: params.mesh,
+            edge: params.edge,
             refusals: Arc::<authz::Refusals>::default(),
             registry: params.registry,
             workers: count,

@@ -20,7 +20,7 @@ use super::{
     worker::Worker,
 };
 use crate::{
-    identity::{Alpn, MeshTls, TlsRefusal},
+    identity::{Alpn, MeshTls, TlsRefusal, edge::EdgeTls},
     net::{Stream, tls},
     rt::clock,
     telemetry::metrics::{Registry, TlsMetrics},
@@ -259,4 +259,55 @@ impl Standing {
 pub(crate) fn of(worker: &Worker, limits: &ListenersParams, side: Direction) -> Option<Rc<Security>> {
     let wanted = side == Direction::Inbound && limits.mtls.mode != MtlsMode::Disabled;
     worker.security.clone().filter(|_| wanted)
+}
+
+/// Whether connections on `side` begin, or may begin, with a handshake.
+pub(crate) fn speaks_tls(worker: &Worker, side: Direction) -> bool {
+    match side {
+        Direction::Inbound => of(worker, &worker.limits.peek(), side).is_some(),
+        Direction::Outbound => worker.edge.is_some(),
+    }
+}
+
+/// What one worker needs for clients outside of the mesh.
+pub(crate) struct Edge {
+    tls: Arc<EdgeTls>,
+    metrics: Arc<TlsMetrics>,
+    handshakes: Semaphore,
+}
+
+impl Edge {
+    pub(crate) fn new(tls: Arc<EdgeTls>, registry: &Arc<Registry>, max_handshakes: u32) -> Self {
+        let handshakes = Semaphore::new(max_handshakes.max(1) as usize);
+        // Its side is the one that callers of the mesh never come in by.
+        Self { tls, metrics: metrics(registry, Direction::Outbound), handshakes }
+    }
+
+    /// Speaks TLS with a client that need not prove anything; `None` if that fails, which is counted. Takes at most the
+    /// limit of handshakes. Cancel-safe: dropping the future closes the connection.
+    pub(crate) async fn admit(
+        &self,
+        limits: &ListenersParams,
+        stream: TcpStream,
+        peer: SocketAddr,
+    ) -> Option<Stream> {
+        let began = clock::now();
+        let limit = limits.mtls.handshake_timeout;
+        let shaking = async {
+            let _place = self.handshakes.acquire().await;
+            tls::terminate(Stream::Tcp(stream), &self.tls, limit).await
+        };
+        let shaken = tokio::time::timeout(limit, shaking).await;
+        let took = clock::now().since(began);
+        let (reason, stream) = match shaken {
+            Ok(Ok(stream)) => ("ok", Some(stream)),
+            Ok(Err(error)) => {
+                tracing::debug!(%peer, %error, "no TLS with a client");
+                (error.reason.as_str(), None)
+            }
+            Err(_) => (TlsRefusal::Timeout.as_str(), None),
+        };
+        self.metrics.terminated(reason, took);
+        stream
+    }
 }

@@ -23,12 +23,12 @@ use tokio::{
 use super::{
     ListenersParams, Pressure, authz, connection, overload,
     pool::Pools,
-    secure::Security,
+    secure::{Edge, Security},
     sweep::{self, Sweeper},
     tcp::{self, TcpListener},
 };
 use crate::{
-    identity::MeshTls,
+    identity::{MeshTls, edge::EdgeTls},
     net::Accepting,
     rt::{DrainWatch, Phase, clock, random},
     snapshot::SnapshotCell,
@@ -64,8 +64,10 @@ pub(crate) struct Worker {
     inbound_metrics: Arc<ListenerMetrics>,
     outbound_metrics: Arc<ListenerMetrics>,
     pub(crate) inbound_tcp: Arc<tcp::Inbound>,
-    /// `None` if all traffic is plaintext.
+    /// `None` if all traffic of the mesh is plaintext.
     pub(crate) security: Option<Rc<Security>>,
+    /// `None` if clients of the outbound listener speak plaintext.
+    pub(crate) edge: Option<Rc<Edge>>,
     pub(super) callers: authz::Ledger,
 }
 
@@ -95,6 +97,7 @@ pub(super) struct Shared {
     pub(super) outbound_metrics: Arc<ListenerMetrics>,
     pub(super) inbound_tcp: Arc<tcp::Inbound>,
     pub(super) mesh: Option<Arc<MeshTls>>,
+    pub(super) edge: Option<Arc<EdgeTls>>,
     pub(super) registry: Arc<Registry>,
     pub(super) refusals: Arc<authz::Refusals>,
     pub(super) workers: usize,
@@ -201,6 +204,7 @@ async fn run(index: usize, shared: Shared, doors: Vec<Door>) {
         .mesh
         .as_ref()
         .map(|mesh| Rc::new(Security::new(Arc::clone(mesh), &shared.registry, max_handshakes)));
+    let edge = shared.edge.clone().map(|edge| Rc::new(Edge::new(edge, &shared.registry, max_handshakes)));
     let worker = Rc::new(Worker {
         snapshot: Arc::clone(&shared.snapshot),
         limits: Arc::clone(&shared.limits),
@@ -216,6 +220,7 @@ async fn run(index: usize, shared: Shared, doors: Vec<Door>) {
         outbound_metrics: Arc::clone(&shared.outbound_metrics),
         inbound_tcp: Arc::clone(&shared.inbound_tcp),
         security,
+        edge,
         callers: authz::Ledger::new(&shared.registry, &shared.refusals),
     });
     let open = Rc::new(Cell::new(0_usize));

@@ -444,6 +444,7 @@ pub(crate) const SPAWNING_FILES: &[Exception] = &[
         place: "src/app/certificates.rs",
         reason: "reads files on the blocking pool and waits for them",
     },
+    Exception { place: "src/app/edge.rs", reason: "reads files on the blocking pool and waits for them" },
     Exception { place: "src/app/reload.rs", reason: "reads a file on the blocking pool and waits for it" },
     Exception { place: "src/app/run.rs", reason: "waits for the workers on the blocking pool" },
     Exception {

@@ -16,6 +16,8 @@ mod deadlines;
 #[cfg(test)]
 mod demo;
 #[cfg(test)]
+mod edge;
+#[cfg(test)]
 mod exchange;
 #[cfg(test)]
 mod ext_authz;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{host_pattern, limit, object, put, put_list, traffic};
+use super::{host_pattern, limit, mtls, object, put, put_list, traffic};
 use crate::{
     config::{
         sections::listeners::{ESCAPED_SLASHES, UNDERSCORES},
@@ -83,8 +83,14 @@ fn proxy_protocol(required: bool) -> &'static str {
 }
 
 fn listener(listener: Option<&ListenerParams>) -> Value {
-    let Some(ListenerParams { address, balance_connections, requires_proxy_header, detect, passthrough }) =
-        listener
+    let Some(ListenerParams {
+        address,
+        balance_connections,
+        requires_proxy_header,
+        detect,
+        passthrough,
+        tls,
+    }) = listener
     else {
         return json!({ "enabled": false });
     };
@@ -98,6 +104,7 @@ fn listener(listener: Option<&ListenerParams>) -> Value {
     }));
     // Only the inbound listener has the key.
     put(&mut fields, "detect", detect.then_some(true));
+    put(&mut fields, "tls", tls.as_ref().map(mtls::edge));
     Value::Object(fields)
 }
 

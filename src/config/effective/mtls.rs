@@ -8,7 +8,10 @@ use crate::{
         sections::mtls::{MODES, VERSIONS},
         value::{show_duration, word_for},
     },
-    identity::{IdentityFiles, IdentityParams},
+    identity::{
+        IdentityFiles, IdentityParams,
+        edge::{EdgeFiles, EdgeParams},
+    },
     proxy::MtlsParams,
 };
 
@@ -30,4 +33,12 @@ pub(super) fn section(listener: &MtlsParams, identity: Option<&IdentityParams>) 
     put(&mut ca, "crl_file", crl.as_ref().map(|path| path.display().to_string()));
     put(&mut fields, "ca", Some(ca));
     Value::Object(fields)
+}
+
+pub(super) fn edge(EdgeParams { certificates, version }: &EdgeParams) -> Value {
+    let files = |EdgeFiles { cert, key }: &EdgeFiles| json!({ "cert_file": cert, "key_file": key });
+    json!({
+        "certificates": certificates.iter().map(files).collect::<Vec<_>>(),
+        "min_version": word_for(version, &VERSIONS),
+    })
 }

@@ -30,3 +30,19 @@ pub(in crate::config) static CA: Section = Section {
         ("crl", "crl_file"),
     ],
 };
+
+pub(in crate::config) static EDGE_TLS: Section = Section {
+    name: "tls",
+    example: "certificates: [{ cert_file: /etc/ssl/shop.crt, key_file: /etc/ssl/shop.key }]",
+    known: &["certificates", "min_version"],
+    later: NONE,
+    aliases: &[("certs", "certificates"), ("tls_certificates", "certificates")],
+};
+
+pub(in crate::config) static EDGE_FILES: Section = Section {
+    name: "certificate",
+    example: "cert_file: /etc/ssl/shop.crt, key_file: /etc/ssl/shop.key",
+    known: &["cert_file", "key_file"],
+    later: NONE,
+    aliases: &[("certificate", "cert_file"), ("cert", "cert_file"), ("key", "key_file")],
+};

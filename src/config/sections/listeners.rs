@@ -2,7 +2,10 @@
 
 use std::net::SocketAddr;
 
-use super::tcp_listeners::{self, Forwards};
+use super::{
+    edge,
+    tcp_listeners::{self, Forwards},
+};
 use crate::{
     admin::AdminParams,
     config::{
@@ -143,6 +146,7 @@ fn listener(
 ) -> Option<ListenerParams> {
     let mut span = absent;
     let (mut requires_proxy_header, mut detect, mut passthrough) = (false, false, true);
+    let mut tls = None;
     if let Some(fields) = node.and_then(|node| Fields::open(node, &schema::LISTENER, report)) {
         let enabled = fields.or("enabled", true, report, value::flag);
         address = fields.or("address", address, report, form::listen_address);
@@ -162,12 +166,17 @@ fn listener(
         }
         requires_proxy_header = fields.or("proxy_protocol", false, report, proxy_protocol);
         passthrough = fields.or("passthrough", true, report, value::flag);
+        tls = fields.optional("tls", report, edge::read);
+        if let Some(node) = fields.get("tls").filter(|_| name != "listeners.outbound") {
+            let message = "`tls` has no effect here: callers of the mesh prove who they are, by `mtls`";
+            report.add::<()>(error(codes::CHOICE, node.span, message).label("only for `listeners.outbound`"));
+        }
         if !enabled {
             return None;
         }
     }
     bound.push(Bound { name, address, span });
-    Some(ListenerParams { address, balance_connections, requires_proxy_header, detect, passthrough })
+    Some(ListenerParams { address, balance_connections, requires_proxy_header, detect, passthrough, tls })
 }
 
 /// Whether a PROXY header must come first.

@@ -23,6 +23,11 @@ pub(super) static HANDSHAKE_DURATION: Family = Family {
     kind: Kind::Histogram(super::family::CONNECT),
     help: "Time from the first byte of a TLS handshake to its end, failed ones included",
 };
+static EDGE_HANDSHAKES: Family = Family {
+    name: "outrigger_edge_tls_handshakes_total",
+    kind: Kind::Counter,
+    help: "TLS handshakes with clients outside of the mesh, by how they ended",
+};
 static PLAINTEXT: Family = Family {
     name: "outrigger_mtls_plaintext_connections_total",
     kind: Kind::Counter,
@@ -45,7 +50,8 @@ static RENEWALS: Family = Family {
 };
 
 /// Families of this file that the recorder renders.
-pub(super) static RECORDED: [&Family; 5] = [&HANDSHAKES, &PLAINTEXT, &EXPIRY, &LIFETIME, &RENEWALS];
+pub(super) static RECORDED: [&Family; 6] =
+    [&HANDSHAKES, &EDGE_HANDSHAKES, &PLAINTEXT, &EXPIRY, &LIFETIME, &RENEWALS];
 
 /// Handshakes of one direction.
 #[derive(Debug)]
@@ -86,6 +92,13 @@ impl TlsMetrics {
             self.registry.counter(&HANDSHAKES, &labels)
         });
         counter.increment(1);
+    }
+
+    /// Counts a handshake with a client outside of the mesh.
+    pub fn terminated(&self, result: &'static str, took: Duration) {
+        self.duration.observe(took);
+        // A handshake costs a thousand times as much as this look-up.
+        self.registry.counter(&EDGE_HANDSHAKES, &[("result", result)]).increment(1);
     }
 
     /// Counts a connection without TLS that is served all the same.
