@@ -19,6 +19,17 @@ pub enum UpstreamTls {
 }
 
 impl UpstreamTls {
+    /// Whether connections that were made with `other` may be used with this one.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::None, Self::None) | (Self::Impossible, Self::Impossible) => true,
+            (Self::Mesh(one), Self::Mesh(other)) => Arc::ptr_eq(one, other),
+            (Self::External(one), Self::External(other)) => Arc::ptr_eq(one, other),
+            (Self::None | Self::Impossible | Self::Mesh(_) | Self::External(_), _) => false,
+        }
+    }
+
     /// Rises whenever connections that were made so far should take no new requests.
     #[must_use]
     pub fn epoch(&self) -> u64 {

@@ -237,3 +237,19 @@ async fn a_storm_of_signals_ends_in_the_last_configuration() {
     until_answered_by(&sidecar, "new").await;
     assert_eq!(sidecar.status().await["config"]["last_reload"]["successful"], true);
 }
+
+#[tokio::test]
+async fn a_service_that_is_to_be_spoken_to_by_tls_gets_no_request_over_an_older_connection() {
+    let app = App::saying("in the clear").await;
+    let mut sidecar = Sidecar::start(api(&[app.endpoint()])).await;
+    assert_eq!(get(sidecar.outbound(), "h", "/before").await.status, 200);
+    let made = rcgen::generate_simple_self_signed(["api.example".to_owned()]).expect("a certificate");
+    let ca = sidecar.directory().join("ca.pem");
+    std::fs::write(&ca, made.cert.pem()).expect("the directory is ours");
+    let tls = json!({ "mode": "simple", "server_name": "api.example", "ca_file": ca });
+    sidecar.edit(json!({ "services": { "api": { "tls": tls } } }));
+    assert_eq!(sidecar.reload().await.0, 200);
+    // The application waits for a request and never answers a handshake; the pooled connection would have had an answer.
+    assert_eq!(get(sidecar.outbound(), "h", "/after").await.status, 504);
+    assert!(app.requests().iter().all(|request| request.target() != "/after"));
+}

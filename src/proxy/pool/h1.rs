@@ -12,7 +12,7 @@ use bytes::Bytes;
 use hyper::client::conn::http1::SendRequest;
 use tokio::{sync::oneshot, task::AbortHandle};
 
-use super::EndpointPool;
+use super::{EndpointPool, Epoch};
 use crate::{
     identity::Alpn,
     net::Stream,
@@ -74,7 +74,7 @@ struct Connection {
     tunnel: Rc<RefCell<Option<oneshot::Sender<TunnelParts>>>>,
     opened: Mono,
     /// [`EndpointPool::epoch`] before it was opened.
-    epoch: u64,
+    epoch: Epoch,
     served: u32,
     gauge: Rc<ConnectionGauge>,
     _driver: Driver,
@@ -121,7 +121,7 @@ impl H1Pool {
     }
 
     /// Drops connections that are closed, or were not used for `idle_timeout`.
-    pub(super) fn sweep(&self, now: Mono, idle_timeout: Duration, epoch: u64) {
+    pub(super) fn sweep(&self, now: Mono, idle_timeout: Duration, epoch: Epoch) {
         // Taken out first: dropping a connection runs code that looks at the pool again.
         let mut kept = self.idle.take();
         let mut dropped = Vec::new();
@@ -139,7 +139,7 @@ impl H1Pool {
         drop(dropped);
     }
 
-    fn pop(&self, epoch: u64) -> Option<Connection> {
+    fn pop(&self, epoch: Epoch) -> Option<Connection> {
         loop {
             let idle = self.idle.borrow_mut().pop()?;
             if !idle.connection.sender.is_closed() && idle.connection.epoch == epoch {
@@ -161,7 +161,7 @@ impl H1Lease {
     /// Takes an idle connection, or opens one, or waits in the queue for either. Cancel-safe.
     pub(crate) async fn checkout(pool: &Rc<EndpointPool>, cluster: &Cluster) -> Result<Self, ProxyError> {
         pool.idle_timeout.set(cluster.params.idle_timeout);
-        if let Some(connection) = pool.h1.pop(pool.epoch()) {
+        if let Some(connection) = pool.h1.pop(pool.epoch_for(cluster)) {
             connection.gauge.set_idle(false);
             return Ok(Self { pool: Rc::clone(pool), connection, reused: true });
         }
@@ -170,9 +170,11 @@ impl H1Lease {
         } else {
             // Boxed, as opening is: both are rare, and their room would be copied with every request's future.
             match Box::pin(wait_in_queue(pool, cluster)).await? {
-                Grant::Use(connection) => {
+                Grant::Use(connection) if connection.epoch == pool.epoch_for(cluster) => {
                     return Ok(Self { pool: Rc::clone(pool), connection, reused: true });
                 }
+                // It is not secured as this request wants it; its place is.
+                Grant::Use(_) => Slot::take(pool),
                 Grant::Open(slot) => slot,
             }
         };
@@ -261,7 +263,7 @@ async fn wait_in_queue(pool: &Rc<EndpointPool>, cluster: &Cluster) -> Result<Gra
 }
 
 async fn open(pool: &Rc<EndpointPool>, cluster: &Cluster, slot: Slot) -> Result<Connection, ProxyError> {
-    let epoch = pool.epoch();
+    let epoch = pool.epoch_for(cluster);
     let stream = pool.dial(cluster, Alpn::Http1).await?;
     let (sender, mut driver) = codec::h1_client(stream).await.map_err(ProxyError::handshake)?;
     let tunnel: Rc<RefCell<Option<oneshot::Sender<TunnelParts>>>> = Rc::default();

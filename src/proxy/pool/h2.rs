@@ -14,7 +14,7 @@ use std::{
 use hyper::client::conn::http2::SendRequest;
 use tokio::sync::{Notify, oneshot};
 
-use super::EndpointPool;
+use super::{EndpointPool, Epoch};
 use crate::{
     identity::Alpn,
     proxy::{
@@ -76,7 +76,7 @@ struct Connection {
     served: Cell<u32>,
     opened: Mono,
     /// [`EndpointPool::epoch`] before it was opened.
-    epoch: u64,
+    epoch: Epoch,
     idle_since: Cell<Mono>,
     gauge: Rc<ConnectionGauge>,
 }
@@ -99,10 +99,10 @@ impl Connection {
     }
 
     /// Takes no request any more. Its streams have numbers of 31 bits, of which a client has every second one.
-    fn is_spent(&self, cluster: &Cluster, now: Mono) -> bool {
+    fn is_spent(&self, cluster: &Cluster, epoch: Epoch, now: Mono) -> bool {
         let limits = &cluster.params.limits;
         self.sender.is_closed()
-            || self.epoch != cluster.tls.epoch()
+            || self.epoch != epoch
             || self.served.get()
                 >= limits.max_requests_per_connection.unwrap_or(MAX_REQUESTS).min(MAX_REQUESTS)
             || limits.max_connection_age.is_some_and(|most| now.since(self.opened) >= most)
@@ -132,10 +132,10 @@ impl H2Pool {
         self.streams.get() == 0 && self.connections.borrow().is_empty()
     }
 
-    fn usable(&self, cluster: &Cluster, now: Mono) -> Option<Rc<Connection>> {
+    fn usable(&self, cluster: &Cluster, epoch: Epoch, now: Mono) -> Option<Rc<Connection>> {
         let mut connections = self.connections.borrow_mut();
         // What can take no request any more leaves the list; requests on it hold it until they end.
-        connections.retain(|connection| !connection.is_spent(cluster, now));
+        connections.retain(|connection| !connection.is_spent(cluster, epoch, now));
         connections.iter().find(|connection| connection.is_usable()).map(Rc::clone)
     }
 
@@ -165,7 +165,7 @@ fn serve_waiting(pool: &Rc<EndpointPool>) {
     let Some(cluster) = pool.h2.cluster.borrow().clone() else { return };
     let now = clock::now();
     loop {
-        let connection = pool.h2.usable(&cluster, now);
+        let connection = pool.h2.usable(&cluster, pool.epoch_for(&cluster), now);
         if connection.is_none() && !pool.h2.may_open(pool.max_connections(&cluster), now) {
             return;
         }
@@ -196,7 +196,7 @@ impl H2Lease {
         pool.idle_timeout.set(cluster.params.idle_timeout);
         let now = clock::now();
         if pool.h2.waiting.borrow().is_empty() {
-            if let Some(connection) = pool.h2.usable(cluster, now) {
+            if let Some(connection) = pool.h2.usable(cluster, pool.epoch_for(cluster), now) {
                 return Ok(Self::enter(pool, connection, true));
             }
             if pool.h2.may_open(pool.max_connections(cluster), now) {
@@ -314,7 +314,7 @@ async fn open(
     mut opening: Opening,
 ) -> Result<H2Lease, ProxyError> {
     let waker: Rc<DriverWaker> = Rc::default();
-    let epoch = pool.epoch();
+    let epoch = pool.epoch_for(cluster);
     let opened = match pool.dial(cluster, Alpn::Http2).await {
         Ok(stream) => codec::h2_client(stream, Rc::clone(&pool.flows), Rc::clone(&waker))
             .await
