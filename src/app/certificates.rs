@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    identity::{Facts, IdentityParams, Material, MeshTls, PemFiles},
+    identity::{Facts, IdentityParams, Material, MaterialError, MeshTls, NewTrust, PemFiles},
     rt::{DrainWatch, Phase, clock},
     telemetry::metrics::{CertificateMetrics, Registry},
 };
@@ -111,7 +111,23 @@ impl Follower {
                 self.show();
                 tracing::info!(serial = %facts.serial, trust_changed, "new certificates are in use");
             }
+            Err(error @ MaterialError::Gone(_)) => {
+                self.complain(error.to_string());
+                self.believe(&files);
+            }
             Err(error) => self.complain(error.to_string()),
+        }
+    }
+
+    /// Our own certificate has expired, or is on the list that came. That is no reason to go on believing the others on
+    /// it.
+    fn believe(&mut self, files: &PemFiles) {
+        let same = files.roots == self.used.roots && files.lists == self.used.lists;
+        let Ok(trust) = NewTrust::read(files, &self.params.domain) else { return };
+        if !same && self.mesh.replace_trust(trust) {
+            self.used.roots.clone_from(&files.roots);
+            self.used.lists.clone_from(&files.lists);
+            tracing::warn!("new roots or revocation lists are in use, with the certificate that there was");
         }
     }
 

@@ -73,6 +73,9 @@ pub enum MaterialError {
     /// The leaf is not what the roots vouch for, or not now.
     #[error("the certificate cannot be used: {0}")]
     Chain(String),
+    /// The leaf was good, and is not any more.
+    #[error("the certificate cannot be used any more: {0}")]
+    Gone(String),
     /// A root or a revocation list.
     #[error("entry {number} of {part} cannot be used: {reason}")]
     Part {
@@ -101,7 +104,42 @@ pub struct Material {
     pub(super) trust: Trust,
 }
 
+/// Whom to believe, without a certificate of one's own.
+#[derive(Debug)]
+pub struct NewTrust(Trust);
+
+impl NewTrust {
+    /// Reads roots and revocation lists; the other texts are not looked at.
+    ///
+    /// # Errors
+    /// As [`Material::read`], of these two.
+    pub fn read(files: &PemFiles, domain: &TrustDomain) -> Result<Self, MaterialError> {
+        let roots = certificates(&files.roots, "the CA file")?;
+        believed(domain, roots, &lists(&files.lists)?).map(Self)
+    }
+}
+
+fn believed(
+    domain: &TrustDomain,
+    roots: Vec<CertificateDer<'static>>,
+    lists: &[CertificateRevocationListDer<'static>],
+) -> Result<Trust, MaterialError> {
+    Trust::new(domain.clone(), roots, lists).map_err(|(part, error)| {
+        let (part, index) = match part {
+            BadPart::Root(index) => ("the CA file", index),
+            BadPart::List(index) => ("the CRL file", index),
+        };
+        MaterialError::Part { part, number: index + 1, reason: error.to_string() }
+    })
+}
+
 impl Material {
+    /// The same certificate, with other trust.
+    pub(super) fn with(&self, NewTrust(trust): NewTrust) -> Self {
+        let Leaf { certified, facts } = &self.leaf;
+        Self { leaf: Leaf { certified: Arc::clone(certified), facts: facts.clone() }, trust }
+    }
+
     /// Reads and checks `files` as a whole. `own` is whose certificate it must be; `now` is the wall clock.
     ///
     /// # Errors
@@ -116,13 +154,7 @@ impl Material {
         let roots = certificates(&files.roots, "the CA file")?;
         let lists = lists(&files.lists)?;
         let key = PrivateKeyDer::from_pem_slice(&files.key).map_err(|_| MaterialError::Key)?;
-        let trust = Trust::new(domain.clone(), roots, &lists).map_err(|(part, error)| {
-            let (part, index) = match part {
-                BadPart::Root(index) => ("the CA file", index),
-                BadPart::List(index) => ("the CRL file", index),
-            };
-            MaterialError::Part { part, number: index + 1, reason: error.to_string() }
-        })?;
+        let trust = believed(domain, roots, &lists)?;
         let (leaf, intermediates) =
             chain.split_first().ok_or(MaterialError::NoCertificate { part: "the certificate file" })?;
         let facts = Facts::read(leaf).map_err(MaterialError::Certificate)?;
@@ -131,8 +163,11 @@ impl Material {
         }
         let at = unix(now);
         for purpose in [Purpose::Server, Purpose::Client] {
-            trust.judge(leaf, intermediates, at, purpose).map_err(|distrust| match distrust {
-                Distrust::Names(error) => MaterialError::Certificate(error),
+            trust.judge(leaf, intermediates, at, purpose).map_err(|distrust| match &distrust {
+                Distrust::Names(error) => MaterialError::Certificate(error.clone()),
+                Distrust::Chain(webpki::Error::CertExpired { .. } | webpki::Error::CertRevoked) => {
+                    MaterialError::Gone(distrust.to_string())
+                }
                 other => MaterialError::Chain(other.to_string()),
             })?;
         }

@@ -2,22 +2,30 @@
 //! Configurations of rustls are made once; what they use changes beneath them, so that a new certificate costs no
 //! connection.
 
-use std::sync::{
-    Arc, LazyLock,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc, LazyLock,
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Release},
+        },
+    },
+    time::SystemTime,
 };
 
 use rustls::{
     ClientConfig, ServerConfig, SupportedProtocolVersion,
     client::Resumption,
     crypto::{CryptoProvider, aws_lc_rs, aws_lc_rs::kx_group},
-    pki_types::ServerName,
+    pki_types::{CertificateDer, ServerName},
     version,
 };
 
 use super::{
-    Material,
-    sessions::{ClientSessions, Ticketer},
+    Material, NewTrust,
+    material::unix,
+    sessions::{ClientSessions, ticketer},
+    trust::Purpose,
     verify::{Called, Callers, Ours},
 };
 use crate::types::{IdentityError, Live, SpiffeId, TrustDomain};
@@ -113,21 +121,22 @@ pub struct MeshTls {
     domain: TrustDomain,
     version: TlsVersion,
     material: Arc<Live<Material>>,
-    ticketer: Arc<Ticketer>,
     /// How often it changed whom we believe.
     epoch: Arc<AtomicU64>,
+    /// How often the material was replaced.
+    generation: Arc<AtomicU64>,
     inbound: InboundTls,
 }
 
 /// How callers are received.
 #[derive(Clone, Debug)]
-pub struct InboundTls(Arc<ServerConfig>);
+pub struct InboundTls(Arc<Live<ServerConfig>>);
 
 impl InboundTls {
     /// For rustls.
     #[must_use]
     pub fn config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.0)
+        self.0.load()
     }
 }
 
@@ -147,8 +156,29 @@ pub enum PeerError {
 pub struct PeerTls {
     expected: SpiffeId,
     name: ServerName<'static>,
-    configs: [Arc<ClientConfig>; 3],
+    configs: Arc<Live<Configs>>,
     epoch: Arc<AtomicU64>,
+    generation: Arc<AtomicU64>,
+}
+
+/// Configurations of one generation of the material, with the sessions that were made in it.
+#[derive(Debug)]
+struct Configs {
+    generation: u64,
+    by_alpn: [Arc<ClientConfig>; 3],
+}
+
+impl Configs {
+    /// The same, without a session.
+    fn renewed(&self, generation: u64) -> Self {
+        let sessions = Arc::new(ClientSessions::default());
+        let by_alpn = self.by_alpn.each_ref().map(|config| {
+            let mut config = ClientConfig::clone(config);
+            config.resumption = Resumption::store(Arc::clone(&sessions) as _);
+            Arc::new(config)
+        });
+        Self { generation, by_alpn }
+    }
 }
 
 impl PeerTls {
@@ -167,13 +197,20 @@ impl PeerTls {
     /// For rustls, to speak `alpn`.
     #[must_use]
     pub fn config(&self, alpn: Alpn) -> Arc<ClientConfig> {
-        Arc::clone(&self.configs[alpn.index()])
+        let generation = self.generation.load(Acquire);
+        let mut configs = self.configs.load();
+        if configs.generation != generation {
+            // Several may do so at once; each has a store of its own, and the last one is kept.
+            configs = Arc::new(configs.renewed(generation));
+            drop(self.configs.swap(Arc::clone(&configs)));
+        }
+        Arc::clone(&configs.by_alpn[alpn.index()])
     }
 
     /// How often it has changed whom we believe: a connection from before that takes no new requests.
     #[must_use]
     pub fn epoch(&self) -> u64 {
-        self.epoch.load(Relaxed)
+        self.epoch.load(Acquire)
     }
 }
 
@@ -187,7 +224,6 @@ impl MeshTls {
         let domain = material.trust.domain().clone();
         let hints = material.trust.hints().to_vec();
         let material = Arc::new(Live::new(Arc::new(material)));
-        let ticketer = Arc::new(Ticketer::new());
         let names = names(&own);
         let callers = Callers { material: Arc::clone(&material), hints };
         let mut server = ServerConfig::builder_with_provider(Arc::clone(provider()))
@@ -196,7 +232,7 @@ impl MeshTls {
             .with_cert_resolver(Arc::new(Ours { material: Arc::clone(&material), names }));
         server.alpn_protocols =
             [Alpn::Http2, Alpn::Http1, Alpn::Bytes].map(|alpn| alpn.as_bytes().to_vec()).into();
-        server.ticketer = Arc::clone(&ticketer) as _;
+        server.ticketer = ticketer();
         server.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         // A sidecar takes up one session per connection that it opens.
         server.send_tls13_tickets = 1;
@@ -207,9 +243,9 @@ impl MeshTls {
             domain,
             version,
             material,
-            ticketer,
             epoch: Arc::default(),
-            inbound: InboundTls(Arc::new(server)),
+            generation: Arc::default(),
+            inbound: InboundTls(Arc::new(Live::new(Arc::new(server)))),
         })
     }
 
@@ -240,21 +276,38 @@ impl MeshTls {
     /// How often it has changed whom we believe: connections from before should end soon.
     #[must_use]
     pub fn epoch(&self) -> u64 {
-        self.epoch.load(Relaxed)
+        self.epoch.load(Acquire)
     }
 
-    /// Uses `material`, which must be of the same workload, from the next handshake on. Open connections go on. If it
-    /// changes whom we believe, sessions cannot be taken up any more, and [`MeshTls::epoch`] rises; returns whether
-    /// that is so.
+    /// Uses `material`, which must be of the same workload, from the next handshake on. Open connections go on. No
+    /// session from before can be taken up: a resumed one would show certificates of its first handshake, and would not be
+    /// judged anew. If it changes whom we believe, [`MeshTls::epoch`] rises; returns whether that is so.
     pub fn replace(&self, material: Material) -> bool {
         let old = self.material.swap(Arc::new(material));
         let changed = !old.trust.equals(&self.material.peek().trust);
+        // After the swap. A handshake that began before it, and ends after it, makes a ticket that nobody takes any more:
+        // it belongs to the configuration that it began with.
+        let mut server = ServerConfig::clone(&self.inbound.config());
+        server.ticketer = ticketer();
+        drop(self.inbound.0.swap(Arc::new(server)));
+        self.generation.fetch_add(1, Release);
         if changed {
-            // After the swap: a handshake between the two at worst makes a ticket that is forgotten here.
-            self.epoch.fetch_add(1, Relaxed);
-            self.ticketer.forget();
+            self.epoch.fetch_add(1, Release);
         }
         changed
+    }
+
+    /// Believes whom `trust` says from the next handshake on, and goes on to show the certificate that it has: for the
+    /// time in which that has expired or was revoked, and there is no other. Returns as [`MeshTls::replace`].
+    pub fn replace_trust(&self, trust: NewTrust) -> bool {
+        self.replace(self.material().with(trust))
+    }
+
+    /// Whether a caller who showed `chain` would still be let in at `now`.
+    #[must_use]
+    pub fn believes(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> bool {
+        let Some((leaf, intermediates)) = chain.split_first() else { return false };
+        self.material.load().trust.judge(leaf, intermediates, unix(now), Purpose::Client).is_ok()
     }
 
     /// How the service `name` of the mesh is called.
@@ -263,7 +316,8 @@ impl MeshTls {
     /// If no identity can have this name, or as [`MeshTls::new`].
     pub fn peer(&self, name: &str) -> Result<PeerTls, PeerError> {
         let expected = self.domain.service(name)?;
-        let sessions = Arc::new(ClientSessions::new(Arc::clone(&self.epoch)));
+        let generation = self.generation.load(Acquire);
+        let sessions = Arc::new(ClientSessions::default());
         let called = Arc::new(Called { material: Arc::clone(&self.material), expected: expected.clone() });
         let ours = Arc::new(Ours { material: Arc::clone(&self.material), names: Vec::new() });
         let server_name = server_name(&expected);
@@ -279,8 +333,10 @@ impl MeshTls {
             config.enable_sni = matches!(server_name, ServerName::DnsName(_));
             Ok::<_, rustls::Error>(Arc::new(config))
         };
+        let by_alpn = [config(Alpn::Http1)?, config(Alpn::Http2)?, config(Alpn::Bytes)?];
         Ok(PeerTls {
-            configs: [config(Alpn::Http1)?, config(Alpn::Http2)?, config(Alpn::Bytes)?],
+            configs: Arc::new(Live::new(Arc::new(Configs { generation, by_alpn }))),
+            generation: Arc::clone(&self.generation),
             name: server_name,
             expected,
             epoch: Arc::clone(&self.epoch),

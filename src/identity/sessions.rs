@@ -1,12 +1,9 @@
-//! Sessions that can be taken up again without a whole handshake. A resumed session is not verified anew, so all of them
-//! are forgotten as soon as it changes whom we believe.
+//! Sessions that can be taken up again without a whole handshake. A resumed session is not judged anew, so the tickets of
+//! one configuration of rustls are never good for the next: whoever judged them may have believed others (ADR 0020).
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use rustls::{
@@ -16,39 +13,22 @@ use rustls::{
     server::ProducesTickets,
 };
 
-use crate::types::Live;
-
 /// Tickets kept for one service: each serves once, and new connections come in bursts of about this size.
 const MAX_TICKETS: usize = 16;
 
-/// Tickets of one service, for one way of believing.
-#[derive(Debug)]
-pub(crate) struct ClientSessions {
-    epoch: Arc<AtomicU64>,
-    kept: Mutex<Kept>,
-}
+/// Tickets of one service.
+#[derive(Debug, Default)]
+pub(crate) struct ClientSessions(Mutex<Kept>);
 
 #[derive(Debug, Default)]
 struct Kept {
-    epoch: u64,
     group: Option<NamedGroup>,
     tickets: VecDeque<Tls13ClientSessionValue>,
 }
 
 impl ClientSessions {
-    /// None yet. They count as long as `epoch` shows the same number.
-    pub(crate) fn new(epoch: Arc<AtomicU64>) -> Self {
-        Self { epoch, kept: Mutex::default() }
-    }
-
     fn with<T>(&self, work: impl FnOnce(&mut Kept) -> T) -> T {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let epoch = self.epoch.load(Relaxed);
-        if kept.epoch != epoch {
-            kept.epoch = epoch;
-            kept.tickets.clear();
-        }
-        work(&mut kept)
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -84,40 +64,28 @@ impl ClientSessionStore for ClientSessions {
     }
 }
 
-/// Makes tickets for clients, with keys that [`Ticketer::forget`] throws away.
+/// Makes tickets for clients, with fresh keys. Without a source of chance none are made, and every handshake is a whole one.
+pub(crate) fn ticketer() -> Arc<dyn ProducesTickets> {
+    rustls::crypto::aws_lc_rs::Ticketer::new().unwrap_or_else(|_| Arc::new(NoTickets))
+}
+
 #[derive(Debug)]
-pub(crate) struct Ticketer(Live<Option<Arc<dyn ProducesTickets>>>);
+struct NoTickets;
 
-impl Ticketer {
-    /// With fresh keys. Without a source of chance no tickets are made, and every handshake is a whole one.
-    pub(crate) fn new() -> Self {
-        Self(Live::new(Arc::new(fresh())))
-    }
-
-    /// No ticket that was made so far is good any more.
-    pub(crate) fn forget(&self) {
-        drop(self.0.swap(Arc::new(fresh())));
-    }
-}
-
-fn fresh() -> Option<Arc<dyn ProducesTickets>> {
-    rustls::crypto::aws_lc_rs::Ticketer::new().ok()
-}
-
-impl ProducesTickets for Ticketer {
+impl ProducesTickets for NoTickets {
     fn enabled(&self) -> bool {
-        self.0.peek().is_some()
+        false
     }
 
     fn lifetime(&self) -> u32 {
-        self.0.peek().as_ref().as_ref().map_or(0, |ticketer| ticketer.lifetime())
+        0
     }
 
-    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
-        self.0.peek().as_ref().as_ref()?.encrypt(plain)
+    fn encrypt(&self, _: &[u8]) -> Option<Vec<u8>> {
+        None
     }
 
-    fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
-        self.0.peek().as_ref().as_ref()?.decrypt(cipher)
+    fn decrypt(&self, _: &[u8]) -> Option<Vec<u8>> {
+        None
     }
 }

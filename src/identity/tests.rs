@@ -157,26 +157,44 @@ fn a_secret_is_not_shown_by_what_holds_it() {
 }
 
 #[test]
-fn sessions_are_forgotten_when_it_changes_whom_we_believe_and_only_then() {
+fn no_session_outlives_the_material_that_it_was_made_with() {
     let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
     let mesh = MeshTls::new(read(&ours.issue(&Asked::good(WEB))).unwrap(), TlsVersion::V13).unwrap();
     let peer = mesh.peer("shop").unwrap();
-    let ticketer = mesh.inbound().config().ticketer.clone();
-    let ticket = ticketer.encrypt(b"a session").unwrap();
-    // A new leaf of the same authority.
+    let (before, called) = (mesh.inbound().config(), peer.config(Alpn::Http2));
+    let ticket = before.ticketer.encrypt(b"a session").unwrap();
+    assert!(std::sync::Arc::ptr_eq(&called, &peer.config(Alpn::Http2)));
+    // A new leaf of the same authority: nobody else is believed, but the old leaf must not be shown any more.
     assert!(!mesh.replace(read(&ours.issue(&Asked::good(WEB))).unwrap()));
     assert_eq!((mesh.epoch(), peer.epoch()), (0, 0));
-    assert_eq!(ticketer.decrypt(&ticket).unwrap(), b"a session");
-    // One more root.
+    assert_eq!(mesh.inbound().config().ticketer.decrypt(&ticket), None);
+    // A handshake that goes on meanwhile makes tickets that are good for nothing.
+    let late = before.ticketer.encrypt(b"a late one").unwrap();
+    assert_eq!(mesh.inbound().config().ticketer.decrypt(&late), None);
+    assert!(!std::sync::Arc::ptr_eq(&called, &peer.config(Alpn::Http2)));
+    // One more root, then a revocation list.
     let mut both = ours.issue(&Asked::good(WEB));
     both.roots.extend(theirs.root());
     assert!(mesh.replace(read(&both).unwrap()));
-    assert_eq!((mesh.epoch(), peer.epoch()), (1, 1));
-    assert_eq!(ticketer.decrypt(&ticket), None);
-    // A revocation list.
     both.lists = ours.revoke(9);
     assert!(mesh.replace(read(&both).unwrap()));
-    assert_eq!(mesh.epoch(), 2);
+    assert_eq!((mesh.epoch(), peer.epoch()), (2, 2));
+}
+
+#[test]
+fn a_list_with_our_own_certificate_on_it_counts_for_the_others() {
+    let ours = Authority::new("ours");
+    let mesh = MeshTls::new(read(&ours.issue(&Asked::good(WEB))).unwrap(), TlsVersion::V13).unwrap();
+    let other = ours.issue(&Asked::good(SHOP));
+    let shown: Vec<_> = CertificateDer::pem_slice_iter(&other.chain).map(Result::unwrap).collect();
+    assert!(mesh.believes(&shown, now()) && !mesh.believes(&shown, now() + 2 * HOUR));
+    assert!(!mesh.believes(&[], now()));
+    // Both have the serial 7.
+    let files = PemFiles { lists: ours.revoke(7), ..ours.issue(&Asked::good(WEB)) };
+    assert!(matches!(read(&files), Err(MaterialError::Gone(_))));
+    assert!(mesh.replace_trust(NewTrust::read(&files, &domain()).unwrap()));
+    assert!(!mesh.believes(&shown, now()));
+    assert_eq!(mesh.material().leaf.facts.id, web());
 }
 
 #[test]

@@ -48,6 +48,8 @@ pub struct Accepted {
     pub caller: Facts,
     /// The SHA-256 of its certificate.
     pub fingerprint: [u8; 32],
+    /// All that it showed, its own certificate first.
+    pub chain: Vec<CertificateDer<'static>>,
     /// What it will speak; `None` if it did not say.
     pub alpn: Option<Alpn>,
     /// Whether a session was taken up again.
@@ -70,6 +72,7 @@ pub async fn accept(stream: Stream, tls: &InboundTls, limit: Duration) -> Result
     Ok(Accepted {
         caller,
         fingerprint: identity::fingerprint(certificate),
+        chain: session.peer_certificates().unwrap_or_default().to_vec(),
         alpn: Alpn::agreed(session.alpn_protocol()),
         resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
         stream: Stream::Tls(Box::new(accepted.into())),

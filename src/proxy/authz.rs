@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use http::{StatusCode, request::Parts};
+use http::request::Parts;
 use rustc_hash::FxHashMap;
 
 use self::refusals::Say;
@@ -21,7 +21,7 @@ use crate::{
     rt::clock,
     snapshot::MeshSnapshot,
     telemetry::metrics::{AuthzAction, AuthzMetrics, AuthzReason, Registry},
-    types::{Claims, Direction, Flag, SpiffeId},
+    types::{Claims, Direction, SpiffeId},
 };
 
 /// What metrics and logs call a caller without an identity.
@@ -127,15 +127,8 @@ fn enforce(
     if passes(worker, policy, decision, metrics, caller.is_some(), asked) {
         return Ok(());
     }
-    Err(Reason {
-        status: StatusCode::FORBIDDEN,
-        flag: Flag::Denied,
-        token: "http_request_denied",
-        // Which rule it was is nobody's business but the operator's.
-        details: Some("intentions"),
-        close: false,
-        retry_after: None,
-    })
+    // Which rule it was is nobody's business but the operator's.
+    Err(Reason::denied("intentions"))
 }
 
 /// Whether a caller may have a connection whose bytes are passed on unread.

@@ -22,7 +22,7 @@ use super::{
     http10, jwt, limits, mirror,
     record::RequestRecord,
     reply::{self, Reason},
-    shed,
+    secure, shed,
     tries::Tries,
     upgrade::{self, Upgrade},
 };
@@ -69,6 +69,10 @@ pub(crate) async fn serve(
         return Ok(answer_reject(&downstream, record));
     }
     let snapshot = downstream.worker.snapshot.load();
+    if let Some(reason) = secure::lapse(&downstream, record.started()) {
+        record.count_in(snapshot.unrouted.of(downstream.side));
+        return Ok(reply::answer(&Reason { close: true, ..reason }, record));
+    }
     let mut websocket = None;
     if head.method == Method::CONNECT {
         websocket = Upgrade::of_stream(&downstream, &mut head);

@@ -63,6 +63,18 @@ impl Reason {
         }
     }
 
+    /// The caller may not do what it asks for; `details` say by whose word.
+    pub(crate) fn denied(details: &'static str) -> Self {
+        Self {
+            status: StatusCode::FORBIDDEN,
+            flag: Flag::Denied,
+            token: "http_request_denied",
+            details: Some(details),
+            close: false,
+            retry_after: None,
+        }
+    }
+
     /// No route takes the request.
     pub(crate) fn no_route() -> Self {
         Self {

@@ -16,11 +16,13 @@ use rustc_hash::FxHashSet;
 use tokio::{io::AsyncWriteExt, net::TcpStream, sync::Semaphore};
 
 use super::{
+    connection::Downstream,
     params::{ListenersParams, MtlsMode},
+    reply::Reason,
     worker::Worker,
 };
 use crate::{
-    identity::{Alpn, MeshTls, TlsRefusal, edge::EdgeTls},
+    identity::{Alpn, CertificateDer, MeshTls, TlsRefusal, edge::EdgeTls},
     net::{Stream, tls},
     rt::clock,
     telemetry::metrics::{Registry, TlsMetrics},
@@ -40,6 +42,8 @@ const PLAINTEXT_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 /// A reason is logged at most this often; those in between are counted.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
+/// A handshake over a slow network takes this long.
+const LEAST_PATIENCE: Duration = Duration::from_millis(250);
 /// Addresses that were logged as speaking plaintext; beyond it nobody is logged any more.
 const MAX_PLAINTEXT_CLIENTS: usize = 1024;
 
@@ -53,15 +57,35 @@ pub(crate) struct Caller {
     /// The name of its service, or its identity if it is of none.
     pub(crate) source: HeaderValue,
     /// When its certificate expires.
-    pub(crate) until: SystemTime,
+    until: SystemTime,
     /// [`MeshTls::epoch`] as it was.
-    pub(crate) epoch: u64,
+    epoch: u64,
+    /// What it showed, to be judged again when it changes whom we believe.
+    chain: Vec<CertificateDer<'static>>,
+    /// The epoch in which it was last judged.
+    judged: Cell<u64>,
 }
 
 impl Caller {
     /// The name of its service, or its identity if it is of none.
     pub(crate) fn name(&self) -> &str {
         self.id.service().unwrap_or(self.id.as_str())
+    }
+
+    /// Whether it would still be let in: its certificate has not expired, and nobody has revoked it or the root behind it
+    /// since it was judged. Costs a look at two numbers unless one of them changed.
+    pub(crate) fn stands(&self, mesh: &MeshTls, wall: SystemTime) -> bool {
+        if wall > self.until {
+            return false;
+        }
+        let epoch = mesh.epoch();
+        if epoch != self.judged.get() {
+            if !mesh.believes(&self.chain, wall) {
+                return false;
+            }
+            self.judged.set(epoch);
+        }
+        true
     }
 
     fn new(accepted: &tls::Accepted, own: &SpiffeId, epoch: u64) -> Option<Self> {
@@ -79,6 +103,8 @@ impl Caller {
             source,
             until: accepted.caller.not_after,
             epoch,
+            chain: accepted.chain.clone(),
+            judged: Cell::new(epoch),
             id,
         })
     }
@@ -94,12 +120,21 @@ pub(crate) enum Secured {
     Refused,
 }
 
+/// How long a handshake may take of which `free` places of `all` are left. Those who only hold their place get less time
+/// the fewer there are, so that they cannot keep others waiting: at 1024 places of 5 s each it takes more than 4000
+/// silent connections in a second until somebody waits for one.
+fn patience(limit: Duration, free: usize, all: usize) -> Duration {
+    let share = free as f64 / all.max(1) as f64;
+    limit.mul_f64(share.clamp(0.0, 1.0)).max(LEAST_PATIENCE.min(limit))
+}
+
 /// What one worker needs for TLS.
 pub(crate) struct Security {
     pub(crate) mesh: Arc<MeshTls>,
     metrics: Arc<TlsMetrics>,
     /// Handshakes that may go on at once.
     handshakes: Semaphore,
+    places: usize,
     complaints: RefCell<[Complaint; TlsRefusal::ALL.len()]>,
     plaintext: RefCell<FxHashSet<std::net::IpAddr>>,
 }
@@ -116,6 +151,7 @@ impl Security {
             mesh,
             metrics: metrics(registry, Direction::Inbound),
             handshakes: Semaphore::new(max_handshakes.max(1) as usize),
+            places: max_handshakes.max(1) as usize,
             complaints: RefCell::default(),
             plaintext: RefCell::default(),
         }
@@ -157,7 +193,7 @@ impl Security {
 
     async fn handshake(&self, limits: &ListenersParams, stream: TcpStream, peer: SocketAddr) -> Secured {
         let began = clock::now();
-        let limit = limits.mtls.handshake_timeout;
+        let limit = self.patience(limits);
         let Ok(place) = tokio::time::timeout(limit, self.handshakes.acquire()).await else {
             return self.refuse(TlsRefusal::Overflow, limit, peer, &"too many handshakes at once");
         };
@@ -186,6 +222,10 @@ impl Security {
             }
             Err(error) => self.refuse(error.reason, took, peer, &error.source),
         }
+    }
+
+    fn patience(&self, limits: &ListenersParams) -> Duration {
+        patience(limits.mtls.handshake_timeout, self.handshakes.available_permits(), self.places)
     }
 
     /// Counts and logs a connection that is not served.
@@ -237,7 +277,8 @@ async fn answer_plaintext(stream: &mut TcpStream) {
     let _ = tokio::time::timeout(ANSWER_LIMIT, told).await;
 }
 
-/// Whether a connection that was let in may go on: its certificate has not expired, and nobody has changed whom we believe.
+/// Whether a connection that was let in may go on for long: its certificate has not expired, and nobody has changed whom we
+/// believe. Its requests are judged one by one, by [`lapse`].
 pub(crate) struct Standing {
     until: SystemTime,
     epoch: u64,
@@ -261,6 +302,25 @@ pub(crate) fn of(worker: &Worker, limits: &ListenersParams, side: Direction) -> 
     worker.security.clone().filter(|_| wanted)
 }
 
+/// Why a request on this connection is refused before it is looked at: its caller has lost what let it in. `None` if it
+/// has not.
+pub(crate) fn lapse(downstream: &Downstream, now: Mono) -> Option<Reason> {
+    let worker = &downstream.worker;
+    let security = worker.security.as_ref().filter(|_| downstream.side == Direction::Inbound)?;
+    let stands = match &downstream.caller {
+        Some(caller) => caller.stands(&security.mesh, worker.wall_at(now)),
+        // It came when plaintext was taken.
+        None => worker.limits.peek().mtls.mode != MtlsMode::Strict,
+    };
+    if stands {
+        return None;
+    }
+    downstream.state.request_graceful();
+    let source = downstream.caller.as_ref().map_or("anonymous", |caller| caller.name());
+    tracing::warn!(source, peer = %downstream.peer, "a request was refused: what let its connection in is gone");
+    Some(Reason::denied("identity"))
+}
+
 /// Whether connections on `side` begin, or may begin, with a handshake.
 pub(crate) fn speaks_tls(worker: &Worker, side: Direction) -> bool {
     match side {
@@ -274,13 +334,15 @@ pub(crate) struct Edge {
     tls: Arc<EdgeTls>,
     metrics: Arc<TlsMetrics>,
     handshakes: Semaphore,
+    places: usize,
 }
 
 impl Edge {
     pub(crate) fn new(tls: Arc<EdgeTls>, registry: &Arc<Registry>, max_handshakes: u32) -> Self {
         let handshakes = Semaphore::new(max_handshakes.max(1) as usize);
         // Its side is the one that callers of the mesh never come in by.
-        Self { tls, metrics: metrics(registry, Direction::Outbound), handshakes }
+        let places = max_handshakes.max(1) as usize;
+        Self { tls, metrics: metrics(registry, Direction::Outbound), handshakes, places }
     }
 
     /// Speaks TLS with a client that need not prove anything; `None` if that fails, which is counted. Takes at most the
@@ -291,8 +353,15 @@ impl Edge {
         stream: TcpStream,
         peer: SocketAddr,
     ) -> Option<Stream> {
+        let mut first = [0];
+        let looked = tokio::time::timeout(limits.header_timeout, stream.peek(&mut first)).await;
         let began = clock::now();
-        let limit = limits.mtls.handshake_timeout;
+        if !matches!(looked, Ok(Ok(1))) {
+            let reason = if looked.is_err() { TlsRefusal::Timeout } else { TlsRefusal::Closed };
+            self.metrics.terminated(reason.as_str(), Duration::ZERO);
+            return None;
+        }
+        let limit = patience(limits.mtls.handshake_timeout, self.handshakes.available_permits(), self.places);
         let shaking = async {
             let _place = self.handshakes.acquire().await;
             tls::terminate(Stream::Tcp(stream), &self.tls, limit).await
