@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+use ::aws_lc_rs::digest::{Context, SHA256};
 use rustls::{
     ClientConfig, RootCertStore, SupportedProtocolVersion,
     crypto::aws_lc_rs,
@@ -141,6 +142,7 @@ pub fn client_config(
 pub struct ExternalTls {
     name: ServerName<'static>,
     configs: [Arc<ClientConfig>; 3],
+    mark: u64,
 }
 
 impl ExternalTls {
@@ -156,7 +158,13 @@ impl ExternalTls {
         let config = |alpn: &[&[u8]]| client_config(params, alpn);
         let http1 = config(&[Alpn::Http1.as_bytes()])?;
         let http2 = config(&[Alpn::Http2.as_bytes()])?;
-        Ok(Self { name, configs: [http1, http2, config(&[])?] })
+        Ok(Self { name, configs: [http1, http2, config(&[])?], mark: mark(params)? })
+    }
+
+    /// Stands for what is asked for, believed and shown: equal as long as neither the configuration nor the files change.
+    #[must_use]
+    pub fn mark(&self) -> u64 {
+        self.mark
     }
 
     /// The name that is asked for, and that its certificate must have.
@@ -170,6 +178,22 @@ impl ExternalTls {
     pub fn config(&self, alpn: Alpn) -> Arc<ClientConfig> {
         Arc::clone(&self.configs[alpn.index()])
     }
+}
+
+fn mark(params: &ExternalTlsParams) -> Result<u64, FileError> {
+    let mut digest = Context::new(&SHA256);
+    // Names and paths; what is in the files follows.
+    digest.update(format!("{params:?}").as_bytes());
+    let ExternalTlsParams { roots, client, .. } = params;
+    if let Roots::File(path) = roots {
+        digest.update(&bounded_file::read(path, Readers::Anybody)?);
+    }
+    if let Some(ClientFiles { certificate, key }) = client {
+        digest.update(&bounded_file::read(certificate, Readers::Anybody)?);
+        digest.update(&bounded_file::read(key, Readers::OwnerAndGroup)?);
+    }
+    let first = digest.finish().as_ref().iter().take(8).fold(0, |mark, byte| mark << 8 | u64::from(*byte));
+    Ok(first)
 }
 
 fn versions(oldest: TlsVersion) -> &'static [&'static SupportedProtocolVersion] {

@@ -29,4 +29,4 @@ pub use params::{
 pub use passthrough::{Passthrough, PassthroughParams, PassthroughSide};
 pub use selection::{Group, Selection, SelectionId};
 pub use traffic::{Fault, Mirror, Traffic};
-pub use upstream_tls::UpstreamTls;
+pub use upstream_tls::{TlsEpoch, UpstreamTls};

@@ -18,24 +18,28 @@ pub enum UpstreamTls {
     Impossible,
 }
 
-impl UpstreamTls {
-    /// Whether connections that were made with `other` may be used with this one.
-    #[must_use]
-    pub fn is_same(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::None, Self::None) | (Self::Impossible, Self::Impossible) => true,
-            (Self::Mesh(one), Self::Mesh(other)) => Arc::ptr_eq(one, other),
-            (Self::External(one), Self::External(other)) => Arc::ptr_eq(one, other),
-            (Self::None | Self::Impossible | Self::Mesh(_) | Self::External(_), _) => false,
-        }
-    }
+/// Stands for what is spoken and believed: a connection that was made under another one takes no new requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsEpoch {
+    /// Plaintext.
+    Plain,
+    /// Mutual TLS of the mesh, since whom it believes changed so often.
+    Mesh(u64),
+    /// TLS to somebody outside, with this mark of what is asked for, believed and shown.
+    External(u64),
+    /// None is made.
+    Impossible,
+}
 
-    /// Rises whenever connections that were made so far should take no new requests.
+impl UpstreamTls {
+    /// Changes whenever connections that were made so far should take no new requests.
     #[must_use]
-    pub fn epoch(&self) -> u64 {
+    pub fn epoch(&self) -> TlsEpoch {
         match self {
-            Self::None | Self::Impossible | Self::External(_) => 0,
-            Self::Mesh(peer) => peer.epoch(),
+            Self::None => TlsEpoch::Plain,
+            Self::Mesh(peer) => TlsEpoch::Mesh(peer.epoch()),
+            Self::External(external) => TlsEpoch::External(external.mark()),
+            Self::Impossible => TlsEpoch::Impossible,
         }
     }
 }

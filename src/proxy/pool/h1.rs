@@ -12,7 +12,7 @@ use bytes::Bytes;
 use hyper::client::conn::http1::SendRequest;
 use tokio::{sync::oneshot, task::AbortHandle};
 
-use super::{EndpointPool, Epoch};
+use super::EndpointPool;
 use crate::{
     identity::Alpn,
     net::Stream,
@@ -23,7 +23,7 @@ use crate::{
         gauge::{ConnectionGauge, Raised},
     },
     rt::clock,
-    snapshot::Cluster,
+    snapshot::{Cluster, TlsEpoch},
     telemetry::metrics::{ConnectionProtocol, LimitKind},
     types::Mono,
 };
@@ -73,8 +73,8 @@ struct Connection {
     /// Where the driver leaves the stream if the connection becomes a tunnel.
     tunnel: Rc<RefCell<Option<oneshot::Sender<TunnelParts>>>>,
     opened: Mono,
-    /// [`EndpointPool::epoch`] before it was opened.
-    epoch: Epoch,
+    /// What it was opened with.
+    epoch: TlsEpoch,
     served: u32,
     gauge: Rc<ConnectionGauge>,
     _driver: Driver,
@@ -121,7 +121,7 @@ impl H1Pool {
     }
 
     /// Drops connections that are closed, or were not used for `idle_timeout`.
-    pub(super) fn sweep(&self, now: Mono, idle_timeout: Duration, epoch: Epoch) {
+    pub(super) fn sweep(&self, now: Mono, idle_timeout: Duration, epoch: TlsEpoch) {
         // Taken out first: dropping a connection runs code that looks at the pool again.
         let mut kept = self.idle.take();
         let mut dropped = Vec::new();
@@ -139,7 +139,7 @@ impl H1Pool {
         drop(dropped);
     }
 
-    fn pop(&self, epoch: Epoch) -> Option<Connection> {
+    fn pop(&self, epoch: TlsEpoch) -> Option<Connection> {
         loop {
             let idle = self.idle.borrow_mut().pop()?;
             if !idle.connection.sender.is_closed() && idle.connection.epoch == epoch {
@@ -161,7 +161,7 @@ impl H1Lease {
     /// Takes an idle connection, or opens one, or waits in the queue for either. Cancel-safe.
     pub(crate) async fn checkout(pool: &Rc<EndpointPool>, cluster: &Cluster) -> Result<Self, ProxyError> {
         pool.idle_timeout.set(cluster.params.idle_timeout);
-        if let Some(connection) = pool.h1.pop(pool.epoch_for(cluster)) {
+        if let Some(connection) = pool.h1.pop(cluster.tls.epoch()) {
             connection.gauge.set_idle(false);
             return Ok(Self { pool: Rc::clone(pool), connection, reused: true });
         }
@@ -170,11 +170,9 @@ impl H1Lease {
         } else {
             // Boxed, as opening is: both are rare, and their room would be copied with every request's future.
             match Box::pin(wait_in_queue(pool, cluster)).await? {
-                Grant::Use(connection) if connection.epoch == pool.epoch_for(cluster) => {
+                Grant::Use(connection) => {
                     return Ok(Self { pool: Rc::clone(pool), connection, reused: true });
                 }
-                // It is not secured as this request wants it; its place is.
-                Grant::Use(_) => Slot::take(pool),
                 Grant::Open(slot) => slot,
             }
         };
@@ -263,7 +261,7 @@ async fn wait_in_queue(pool: &Rc<EndpointPool>, cluster: &Cluster) -> Result<Gra
 }
 
 async fn open(pool: &Rc<EndpointPool>, cluster: &Cluster, slot: Slot) -> Result<Connection, ProxyError> {
-    let epoch = pool.epoch_for(cluster);
+    let epoch = cluster.tls.epoch();
     let stream = pool.dial(cluster, Alpn::Http1).await?;
     let (sender, mut driver) = codec::h1_client(stream).await.map_err(ProxyError::handshake)?;
     let tunnel: Rc<RefCell<Option<oneshot::Sender<TunnelParts>>>> = Rc::default();

@@ -14,7 +14,7 @@ use std::{
 use hyper::client::conn::http2::SendRequest;
 use tokio::sync::{Notify, oneshot};
 
-use super::{EndpointPool, Epoch};
+use super::EndpointPool;
 use crate::{
     identity::Alpn,
     proxy::{
@@ -25,7 +25,7 @@ use crate::{
         gauge::{ConnectionGauge, Raised},
     },
     rt::clock,
-    snapshot::Cluster,
+    snapshot::{Cluster, TlsEpoch},
     telemetry::metrics::{ConnectionProtocol, LimitKind},
     types::Mono,
 };
@@ -35,8 +35,6 @@ use crate::{
 const MAX_STREAMS: usize = 100;
 /// Less than the streams that one connection can have in its life: a new one takes over in time.
 const MAX_REQUESTS: u32 = 1 << 29;
-const _: () =
-    assert!(2 * (MAX_REQUESTS as u64) < 1 << 31, "a client's streams have the odd numbers of 31 bits");
 /// How long a fresh connection is waited for to say how many streams it takes. It is the first thing an endpoint
 /// sends; one that does not is shared as if it took a single stream.
 const SETTINGS_WAIT: Duration = Duration::from_secs(1);
@@ -75,8 +73,8 @@ struct Connection {
     streams: Cell<u32>,
     served: Cell<u32>,
     opened: Mono,
-    /// [`EndpointPool::epoch`] before it was opened.
-    epoch: Epoch,
+    /// What it was opened with.
+    epoch: TlsEpoch,
     idle_since: Cell<Mono>,
     gauge: Rc<ConnectionGauge>,
 }
@@ -99,10 +97,10 @@ impl Connection {
     }
 
     /// Takes no request any more. Its streams have numbers of 31 bits, of which a client has every second one.
-    fn is_spent(&self, cluster: &Cluster, epoch: Epoch, now: Mono) -> bool {
+    fn is_spent(&self, cluster: &Cluster, now: Mono) -> bool {
         let limits = &cluster.params.limits;
         self.sender.is_closed()
-            || self.epoch != epoch
+            || self.epoch != cluster.tls.epoch()
             || self.served.get()
                 >= limits.max_requests_per_connection.unwrap_or(MAX_REQUESTS).min(MAX_REQUESTS)
             || limits.max_connection_age.is_some_and(|most| now.since(self.opened) >= most)
@@ -132,10 +130,10 @@ impl H2Pool {
         self.streams.get() == 0 && self.connections.borrow().is_empty()
     }
 
-    fn usable(&self, cluster: &Cluster, epoch: Epoch, now: Mono) -> Option<Rc<Connection>> {
+    fn usable(&self, cluster: &Cluster, now: Mono) -> Option<Rc<Connection>> {
         let mut connections = self.connections.borrow_mut();
         // What can take no request any more leaves the list; requests on it hold it until they end.
-        connections.retain(|connection| !connection.is_spent(cluster, epoch, now));
+        connections.retain(|connection| !connection.is_spent(cluster, now));
         connections.iter().find(|connection| connection.is_usable()).map(Rc::clone)
     }
 
@@ -165,7 +163,7 @@ fn serve_waiting(pool: &Rc<EndpointPool>) {
     let Some(cluster) = pool.h2.cluster.borrow().clone() else { return };
     let now = clock::now();
     loop {
-        let connection = pool.h2.usable(&cluster, pool.epoch_for(&cluster), now);
+        let connection = pool.h2.usable(&cluster, now);
         if connection.is_none() && !pool.h2.may_open(pool.max_connections(&cluster), now) {
             return;
         }
@@ -196,7 +194,7 @@ impl H2Lease {
         pool.idle_timeout.set(cluster.params.idle_timeout);
         let now = clock::now();
         if pool.h2.waiting.borrow().is_empty() {
-            if let Some(connection) = pool.h2.usable(cluster, pool.epoch_for(cluster), now) {
+            if let Some(connection) = pool.h2.usable(cluster, now) {
                 return Ok(Self::enter(pool, connection, true));
             }
             if pool.h2.may_open(pool.max_connections(cluster), now) {
@@ -314,7 +312,7 @@ async fn open(
     mut opening: Opening,
 ) -> Result<H2Lease, ProxyError> {
     let waker: Rc<DriverWaker> = Rc::default();
-    let epoch = pool.epoch_for(cluster);
+    let epoch = cluster.tls.epoch();
     let opened = match pool.dial(cluster, Alpn::Http2).await {
         Ok(stream) => codec::h2_client(stream, Rc::clone(&pool.flows), Rc::clone(&waker))
             .await

@@ -24,7 +24,7 @@ use crate::{
         tls::{self, TlsTo},
     },
     rt::clock,
-    snapshot::{Cluster, Endpoint, EndpointId, UpstreamTls},
+    snapshot::{Cluster, Endpoint, EndpointId, TlsEpoch, UpstreamTls},
     telemetry::metrics::{ClusterMetrics, ConnectResult, Registry, TlsMetrics},
     types::{Direction, Mono},
 };
@@ -53,7 +53,7 @@ impl Pools {
             // The same endpoint, but as this snapshot has it.
             if !Arc::ptr_eq(&pool.endpoint.borrow(), endpoint) {
                 pool.endpoint.replace(Arc::clone(endpoint));
-                pool.secure_with(&cluster.tls);
+                pool.tls.replace(cluster.tls.clone());
             }
             return Rc::clone(pool);
         }
@@ -74,13 +74,6 @@ impl Pools {
     }
 }
 
-/// See [`EndpointPool::epoch`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Epoch {
-    secured: u32,
-    trust: u64,
-}
-
 /// Connections of one worker to one endpoint.
 pub(crate) struct EndpointPool {
     endpoint: RefCell<Arc<Endpoint>>,
@@ -90,8 +83,6 @@ pub(crate) struct EndpointPool {
     idle_timeout: Cell<Duration>,
     flows: Rc<Flows>,
     tls: RefCell<UpstreamTls>,
-    /// How often that has changed.
-    secured: Cell<u32>,
     handshakes: Arc<TlsMetrics>,
     /// Why the endpoint was last not believed, or did not believe us; `None` since it was the last time.
     disbelief: Cell<Option<TlsRefusal>>,
@@ -109,7 +100,6 @@ impl EndpointPool {
             h2: h2::H2Pool::default(),
             flows: Rc::clone(&pools.flows),
             tls: RefCell::new(cluster.tls.clone()),
-            secured: Cell::default(),
             handshakes: Arc::clone(&pools.handshakes),
             disbelief: Cell::default(),
             metrics: Arc::clone(&cluster.metrics),
@@ -126,28 +116,9 @@ impl EndpointPool {
         (cluster.params.limits.max_connections / self.workers).max(1)
     }
 
-    /// Stands for what connections are secured with, and whom is believed: a connection that was made with another one
-    /// takes no new requests.
-    fn epoch(&self) -> Epoch {
-        Epoch { secured: self.secured.get(), trust: self.tls.borrow().epoch() }
-    }
-
-    /// [`EndpointPool::epoch`] of connections for requests that see the service as `cluster` has it. A request that began
-    /// before a reload may see it otherwise than the pool does: then it shares connections with nobody.
-    fn epoch_for(&self, cluster: &Cluster) -> Epoch {
-        if self.tls.borrow().is_same(&cluster.tls) {
-            self.epoch()
-        } else {
-            Epoch { secured: u32::MAX, trust: u64::MAX }
-        }
-    }
-
-    /// Connections are secured like this from now on.
-    fn secure_with(&self, tls: &UpstreamTls) {
-        if !self.tls.borrow().is_same(tls) {
-            self.secured.set(self.secured.get() + 1);
-            self.tls.replace(tls.clone());
-        }
+    /// Stands for whom is believed: a connection that was made with another one takes no new requests.
+    fn epoch(&self) -> TlsEpoch {
+        self.tls.borrow().epoch()
     }
 
     /// Connects, and lets the endpoint prove who it is where that is wanted. All of it within the connect timeout.
