@@ -32,9 +32,14 @@ pub(crate) fn load(params: &IdentityParams) -> Result<(Arc<MeshTls>, PemFiles), 
     let said = |error: &dyn std::fmt::Display| NoCertificate(error.to_string());
     let files = params.files.read().map_err(|error| NoCertificate(chain(&error)))?;
     let material = Material::read(&files, &params.domain, &params.own, clock::wall())
-        .map_err(|error| said(&format!("{}: {error}", params.files.cert.display())))?;
+        .map_err(|error| NoCertificate(told(params, &error)))?;
     let mesh = MeshTls::new(material, params.version).map_err(|error| said(&error))?;
     Ok((Arc::new(mesh), files))
+}
+
+/// What is wrong, and in which file.
+fn told(params: &IdentityParams, error: &MaterialError) -> String {
+    format!("{}: {error}", params.files.path(error.part()).display())
 }
 
 /// An error with its causes, in one line.
@@ -111,11 +116,13 @@ impl Follower {
                 self.show();
                 tracing::info!(serial = %facts.serial, trust_changed, "new certificates are in use");
             }
-            Err(error @ MaterialError::Gone(_)) => {
-                self.complain(error.to_string());
-                self.believe(&files);
+            Err(error) => {
+                let problem = told(&self.params, &error);
+                self.complain(problem);
+                if matches!(error, MaterialError::Gone(_)) {
+                    self.believe(&files);
+                }
             }
-            Err(error) => self.complain(error.to_string()),
         }
     }
 

@@ -19,10 +19,10 @@ pub enum CertificateError {
     #[error("it is malformed")]
     Malformed,
     /// It has no URI among its alternative names.
-    #[error("it has no identity (no URI SAN)")]
+    #[error("it has no identity: no URI SAN")]
     NoIdentity,
     /// It has several. The X.509-SVID standard (§2) allows one, since a verifier could take either.
-    #[error("it has more than one identity (several URI SANs)")]
+    #[error("it has more than one identity: several URI SANs")]
     SeveralIdentities,
     /// The URI is no SPIFFE identity.
     #[error("its URI SAN is no SPIFFE identity: {0}")]

@@ -38,20 +38,44 @@ impl std::fmt::Debug for PemFiles {
     }
 }
 
+/// One of the texts that a material is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PemPart {
+    /// The leaf and its intermediates.
+    Chain,
+    /// Its key.
+    Key,
+    /// The roots.
+    Roots,
+    /// The revocation lists.
+    Lists,
+}
+
+impl std::fmt::Display for PemPart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Chain => "the certificate file",
+            Self::Key => "the key file",
+            Self::Roots => "the CA file",
+            Self::Lists => "the CRL file",
+        })
+    }
+}
+
 /// Why texts make no material.
 #[derive(Debug, thiserror::Error)]
 pub enum MaterialError {
     /// No certificate where one is needed, or text that breaks off.
     #[error("{part} holds no complete PEM certificate")]
     NoCertificate {
-        /// `the certificate file` or `the CA file`.
-        part: &'static str,
+        /// Which file.
+        part: PemPart,
     },
     /// More than anybody needs.
     #[error("{part} holds more than {MAX_PARTS} entries")]
     TooMany {
         /// Which file.
-        part: &'static str,
+        part: PemPart,
     },
     /// No private key, or one of a kind that is not known.
     #[error("the key file holds no private key that can be used (PKCS#8, SEC1 or PKCS#1 in PEM)")]
@@ -80,12 +104,26 @@ pub enum MaterialError {
     #[error("entry {number} of {part} cannot be used: {reason}")]
     Part {
         /// Which file.
-        part: &'static str,
+        part: PemPart,
         /// From 1.
         number: usize,
         /// What is wrong with it.
         reason: String,
     },
+}
+
+impl MaterialError {
+    /// Which of the texts is the one to look at.
+    #[must_use]
+    pub fn part(&self) -> PemPart {
+        match self {
+            Self::NoCertificate { part } | Self::TooMany { part } | Self::Part { part, .. } => *part,
+            Self::Key | Self::KeyMismatch => PemPart::Key,
+            Self::Certificate(_) | Self::WrongIdentity { .. } | Self::Chain(_) | Self::Gone(_) => {
+                PemPart::Chain
+            }
+        }
+    }
 }
 
 /// A leaf certificate with its key.
@@ -114,7 +152,7 @@ impl NewTrust {
     /// # Errors
     /// As [`Material::read`], of these two.
     pub fn read(files: &PemFiles, domain: &TrustDomain) -> Result<Self, MaterialError> {
-        let roots = certificates(&files.roots, "the CA file")?;
+        let roots = certificates(&files.roots, PemPart::Roots)?;
         believed(domain, roots, &lists(&files.lists)?).map(Self)
     }
 }
@@ -126,8 +164,8 @@ fn believed(
 ) -> Result<Trust, MaterialError> {
     Trust::new(domain.clone(), roots, lists).map_err(|(part, error)| {
         let (part, index) = match part {
-            BadPart::Root(index) => ("the CA file", index),
-            BadPart::List(index) => ("the CRL file", index),
+            BadPart::Root(index) => (PemPart::Roots, index),
+            BadPart::List(index) => (PemPart::Lists, index),
         };
         MaterialError::Part { part, number: index + 1, reason: error.to_string() }
     })
@@ -150,13 +188,13 @@ impl Material {
         own: &SpiffeId,
         now: SystemTime,
     ) -> Result<Self, MaterialError> {
-        let chain = certificates(&files.chain, "the certificate file")?;
-        let roots = certificates(&files.roots, "the CA file")?;
+        let chain = certificates(&files.chain, PemPart::Chain)?;
+        let roots = certificates(&files.roots, PemPart::Roots)?;
         let lists = lists(&files.lists)?;
         let key = PrivateKeyDer::from_pem_slice(&files.key).map_err(|_| MaterialError::Key)?;
         let trust = believed(domain, roots, &lists)?;
         let (leaf, intermediates) =
-            chain.split_first().ok_or(MaterialError::NoCertificate { part: "the certificate file" })?;
+            chain.split_first().ok_or(MaterialError::NoCertificate { part: PemPart::Chain })?;
         let facts = Facts::read(leaf).map_err(MaterialError::Certificate)?;
         if facts.id != *own {
             return Err(MaterialError::WrongIdentity { found: facts.id, wanted: own.clone() });
@@ -197,7 +235,7 @@ pub(super) fn unix(now: SystemTime) -> UnixTime {
     UnixTime::since_unix_epoch(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
 }
 
-fn certificates(pem: &[u8], part: &'static str) -> Result<Vec<CertificateDer<'static>>, MaterialError> {
+fn certificates(pem: &[u8], part: PemPart) -> Result<Vec<CertificateDer<'static>>, MaterialError> {
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).take(MAX_PARTS + 1).collect();
     match read {
         Ok(found) if found.len() > MAX_PARTS => Err(MaterialError::TooMany { part }),
@@ -207,7 +245,7 @@ fn certificates(pem: &[u8], part: &'static str) -> Result<Vec<CertificateDer<'st
 }
 
 fn lists(pem: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, MaterialError> {
-    let part = "the CRL file";
+    let part = PemPart::Lists;
     let read: Result<Vec<_>, _> =
         CertificateRevocationListDer::pem_slice_iter(pem).take(MAX_PARTS + 1).collect();
     match read {

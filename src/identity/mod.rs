@@ -22,9 +22,9 @@ mod verify;
 
 pub use bounded_file::FileError;
 pub use certificate::{CertificateError, Facts, fingerprint};
-pub use material::{Leaf, Material, MaterialError, NewTrust, PemFiles};
+pub use material::{Leaf, Material, MaterialError, NewTrust, PemFiles, PemPart};
 pub use mesh::{Alpn, InboundTls, MeshTls, PeerError, PeerTls, TlsVersion};
 pub use params::{IdentityFiles, IdentityParams};
-pub use refusal::TlsRefusal;
+pub use refusal::{TlsRefusal, told_plainly};
 // What peers show, for those who keep it and do not look inside.
 pub use rustls::pki_types::CertificateDer;

@@ -1,9 +1,9 @@
 //! Where a sidecar's certificates come from, as configured.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{
-    PemFiles, TlsVersion,
+    PemFiles, PemPart, TlsVersion,
     bounded_file::{FileError, Readers, read},
 };
 use crate::types::{SpiffeId, TrustDomain};
@@ -35,6 +35,18 @@ pub struct IdentityFiles {
 }
 
 impl IdentityFiles {
+    /// Where this part comes from.
+    #[must_use]
+    pub fn path(&self, part: PemPart) -> &Path {
+        match part {
+            PemPart::Chain => &self.cert,
+            PemPart::Key => &self.key,
+            PemPart::Roots => &self.ca,
+            // Without a file there is nothing that could be wrong with it.
+            PemPart::Lists => self.crl.as_deref().unwrap_or(&self.ca),
+        }
+    }
+
     /// Reads all of them. Blocks.
     ///
     /// # Errors

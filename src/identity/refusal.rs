@@ -138,6 +138,17 @@ impl std::fmt::Display for TlsRefusal {
 #[error("{0}")]
 pub(super) struct NamesError(String);
 
+/// What a failed handshake says, without the wrappings in which the names of a certificate travelled through rustls.
+#[must_use]
+pub fn told_plainly(error: io::Error) -> io::Error {
+    let names = match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        Some(Error::InvalidCertificate(Tls::Other(OtherError(cause)))) => cause.downcast_ref::<NamesError>(),
+        _ => None,
+    };
+    let text = names.map(|NamesError(text)| format!("the certificate is no good: {text}"));
+    text.map_or(error, |text| io::Error::new(io::ErrorKind::InvalidData, text))
+}
+
 /// Tells rustls, and by its alert the peer, why a certificate is refused.
 pub(super) fn to_tls(distrust: &Distrust) -> Error {
     let names = |text: String| Tls::Other(OtherError(std::sync::Arc::new(NamesError(text))));

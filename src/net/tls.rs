@@ -24,7 +24,7 @@ pub struct TlsError {
 
 impl TlsError {
     fn new(source: io::Error) -> Self {
-        Self { reason: TlsRefusal::of_io(&source), source }
+        Self { reason: TlsRefusal::of_io(&source), source: identity::told_plainly(source) }
     }
 
     fn of(reason: TlsRefusal, text: impl Into<String>) -> Self {
