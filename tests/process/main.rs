@@ -46,6 +46,20 @@ mod limits;
 #[cfg(test)]
 mod locality;
 #[cfg(test)]
+mod mtls;
+#[cfg(test)]
+mod mtls_bad_peers;
+#[cfg(test)]
+mod mtls_hostile;
+#[cfg(test)]
+mod mtls_intentions;
+#[cfg(test)]
+mod mtls_matrix;
+#[cfg(test)]
+mod mtls_outbound;
+#[cfg(test)]
+mod mtls_rotation;
+#[cfg(test)]
 mod observability;
 #[cfg(test)]
 mod reload;

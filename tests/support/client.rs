@@ -2,7 +2,10 @@
 
 use std::net::SocketAddr;
 
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use super::{
     wire::{Body, Extent, Head, Wire},
@@ -40,15 +43,32 @@ impl Response {
 }
 
 /// One connection.
-pub(crate) struct Client {
-    wire: Wire<TcpStream>,
+pub(crate) struct Client<S = TcpStream> {
+    wire: Wire<S>,
 }
 
 impl Client {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = within("connect", TcpStream::connect(address)).await.expect("it listens");
         stream.set_nodelay(true).expect("the socket is open");
+        Self::over(stream)
+    }
+
+    /// Ends the connection with a reset instead of an orderly close.
+    pub(crate) fn reset(self) {
+        self.wire.reset();
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    /// On a connection that somebody else made.
+    pub(crate) fn over(stream: S) -> Self {
         Self { wire: Wire::new(stream) }
+    }
+
+    /// The connection itself, of which nothing was read ahead.
+    pub(crate) fn into_stream(self) -> S {
+        self.wire.stream
     }
 
     /// Writes; if the sidecar has closed, its answers show that.
@@ -115,11 +135,6 @@ impl Client {
     /// Sends no more.
     pub(crate) async fn finish(&mut self) {
         let _ = self.wire.stream.shutdown().await;
-    }
-
-    /// Ends the connection with a reset instead of an orderly close.
-    pub(crate) fn reset(self) {
-        self.wire.reset();
     }
 
     /// A GET on this connection.

@@ -8,7 +8,10 @@ use h2::{
     client::{ResponseFuture, SendRequest},
 };
 use http::{HeaderMap, Request, Response};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
 use super::within;
 
@@ -18,7 +21,11 @@ pub(crate) struct Http2(SendRequest<Bytes>);
 
 impl Http2 {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
-        let stream = within("connect", TcpStream::connect(address)).await.expect("it listens");
+        Self::over(within("connect", TcpStream::connect(address)).await.expect("it listens")).await
+    }
+
+    /// On a connection that somebody else made.
+    pub(crate) async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
         let mut settings = h2::client::Builder::new();
         // One stream that is not read must not use up the room of all.
         settings.initial_connection_window_size(16 * 1024 * 1024);
@@ -30,10 +37,24 @@ impl Http2 {
         Self(sender)
     }
 
+    /// Whether the other side takes no more requests.
+    pub(crate) async fn is_over(&self) -> bool {
+        let mut sender = self.0.clone();
+        std::future::poll_fn(|context| sender.poll_ready(context)).await.is_err()
+    }
+
     /// Sends a request with a whole body, and `trailers` if there are any.
     pub(crate) async fn begin(&self, request: Request<Bytes>, trailers: Option<HeaderMap>) -> ResponseFuture {
-        let mut sender =
-            within("room for a stream", self.0.clone().ready()).await.expect("an open connection");
+        self.try_begin(request, trailers).await.expect("an open connection")
+    }
+
+    /// [`Http2::begin`] on a connection that may have been refused.
+    pub(crate) async fn try_begin(
+        &self,
+        request: Request<Bytes>,
+        trailers: Option<HeaderMap>,
+    ) -> Option<ResponseFuture> {
+        let mut sender = within("room for a stream", self.0.clone().ready()).await.ok()?;
         let (head, body) = request.into_parts();
         let end = body.is_empty() && trailers.is_none();
         let (response, mut stream) =
@@ -44,7 +65,7 @@ impl Http2 {
         if let Some(trailers) = trailers {
             stream.send_trailers(trailers).expect("an open stream");
         }
-        response
+        Some(response)
     }
 
     /// Sends the head of a request and leaves its body to the caller.

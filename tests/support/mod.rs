@@ -2,12 +2,14 @@
 //! clients that write bytes. Everything is on loopback, has a time limit, and ends with the test.
 
 pub(crate) mod app;
+pub(crate) mod authority;
 pub(crate) mod client;
 pub(crate) mod footprint;
 pub(crate) mod frames;
 pub(crate) mod http2;
 pub(crate) mod sidecar;
 pub(crate) mod streams;
+pub(crate) mod tls;
 pub(crate) mod wire;
 
 use std::{future::Future, time::Duration};
