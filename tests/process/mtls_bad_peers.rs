@@ -102,7 +102,7 @@ async fn a_certificate_of_another_authority_is_refused() {
 async fn a_certificate_of_an_authority_that_only_has_the_same_name_is_refused() {
     let service = Service::start().await;
     let bad = Dialer::showing(&Authority::new("mesh").service("web"));
-    service.refuses(&bad, Alert::DecryptError, "bad_certificate").await;
+    service.refuses(&bad, Alert::UnknownCA, "unknown_issuer").await;
 }
 
 #[tokio::test]
