@@ -170,9 +170,11 @@ impl H1Lease {
         } else {
             // Boxed, as opening is: both are rare, and their room would be copied with every request's future.
             match Box::pin(wait_in_queue(pool, cluster)).await? {
-                Grant::Use(connection) => {
+                Grant::Use(connection) if connection.epoch == cluster.tls.epoch() => {
                     return Ok(Self { pool: Rc::clone(pool), connection, reused: true });
                 }
+                // It is not secured as this request wants it; its place is.
+                Grant::Use(_) => Slot::take(pool),
                 Grant::Open(slot) => slot,
             }
         };

@@ -35,6 +35,8 @@ use crate::{
 const MAX_STREAMS: usize = 100;
 /// Less than the streams that one connection can have in its life: a new one takes over in time.
 const MAX_REQUESTS: u32 = 1 << 29;
+const _: () =
+    assert!(2 * (MAX_REQUESTS as u64) < 1 << 31, "a client's streams have the odd numbers of 31 bits");
 /// How long a fresh connection is waited for to say how many streams it takes. It is the first thing an endpoint
 /// sends; one that does not is shared as if it took a single stream.
 const SETTINGS_WAIT: Duration = Duration::from_secs(1);
