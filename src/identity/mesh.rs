@@ -122,7 +122,7 @@ pub struct MeshTls {
     version: TlsVersion,
     material: Arc<Live<Material>>,
     /// How often it changed whom we believe.
-    epoch: Arc<AtomicU64>,
+    epoch: AtomicU64,
     /// How often the material was replaced.
     generation: Arc<AtomicU64>,
     inbound: InboundTls,
@@ -157,7 +157,6 @@ pub struct PeerTls {
     expected: SpiffeId,
     name: ServerName<'static>,
     configs: Arc<Live<Configs>>,
-    epoch: Arc<AtomicU64>,
     generation: Arc<AtomicU64>,
 }
 
@@ -207,10 +206,11 @@ impl PeerTls {
         Arc::clone(&configs.by_alpn[alpn.index()])
     }
 
-    /// How often it has changed whom we believe: a connection from before that takes no new requests.
+    /// How often the material was replaced: a connection from before that takes no new requests. It was made by showing a
+    /// certificate that is not ours any more, or by believing one that may not be good any more.
     #[must_use]
     pub fn epoch(&self) -> u64 {
-        self.epoch.load(Acquire)
+        self.generation.load(Acquire)
     }
 }
 
@@ -243,7 +243,7 @@ impl MeshTls {
             domain,
             version,
             material,
-            epoch: Arc::default(),
+            epoch: AtomicU64::default(),
             generation: Arc::default(),
             inbound: InboundTls(Arc::new(Live::new(Arc::new(server)))),
         })
@@ -339,7 +339,6 @@ impl MeshTls {
             generation: Arc::clone(&self.generation),
             name: server_name,
             expected,
-            epoch: Arc::clone(&self.epoch),
         })
     }
 }

@@ -5,16 +5,18 @@ use std::{fs, os::unix::fs::PermissionsExt};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     mtls::{HANDSHAKES, Pair, lines, serving},
     support::{
         App, Client, Sidecar,
         authority::{Asked, Authority, Credentials, Folder},
-        eventually,
+        eventually, frames,
         http2::Answer,
         sidecar::Directory,
         tls::{Dialer, Secure, is_resumed, shown},
+        within,
     },
 };
 
@@ -315,4 +317,71 @@ fn expired() -> Asked {
     let now = std::time::SystemTime::now();
     let hour = crate::support::authority::HOUR;
     Asked { from: now - 3 * hour, until: now - hour, ..Asked::of("api") }
+}
+
+/// Frames until the head of the answer on `stream`.
+async fn head_of(secure: &mut Secure, stream: u32) -> Option<frames::Frame> {
+    loop {
+        let mut start = [0; 9];
+        within("a frame", secure.read_exact(&mut start)).await.ok()?;
+        let number = |bytes: &[u8]| bytes.iter().fold(0_u32, |sum, byte| sum << 8 | u32::from(*byte));
+        let mut payload = vec![0; number(&start[..3]) as usize];
+        within("its payload", secure.read_exact(&mut payload)).await.ok()?;
+        let frame = frames::Frame { kind: start[3], flags: start[4], stream: number(&start[5..]), payload };
+        if frame.kind == frames::HEADERS && frame.stream == stream {
+            return Some(frame);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_revoked_caller_that_does_not_leave_is_answered_no_more() {
+    let service = Service::start().await;
+    // It never answers a PING, so GOAWAY alone does not keep new streams away.
+    let dialer = service.liked.clone().speaking("h2");
+    let mut secure = dialer.connect(service.sidecar.inbound()).await.expect("a handshake");
+    let beginning = [frames::PREFACE, &frames::settings(&[]), &frames::get(1, "/before")].concat();
+    secure.write_all(&beginning).await.expect("it is open");
+    assert_eq!(head_of(&mut secure, 1).await.expect("an answer").status(), Some(200));
+    service.folder.revoke(&service.authority.revoke(&[service.caller.serial]));
+    service.until_renewed("ok", 1.0).await;
+    // The connection may be gone already, which is as good.
+    if secure.write_all(&frames::get(3, "/after")).await.is_ok()
+        && let Some(head) = head_of(&mut secure, 3).await
+    {
+        assert_ne!(head.status(), Some(200));
+    }
+    let seen: Vec<String> = service.app.requests().iter().map(|seen| seen.target().to_owned()).collect();
+    assert_eq!(seen, ["/before"]);
+}
+
+#[tokio::test]
+async fn a_caller_who_is_still_good_is_served_over_a_change_of_trust() {
+    let service = Service::start().await;
+    let dialer = service.liked.clone().speaking("h2");
+    let mut secure = dialer.connect(service.sidecar.inbound()).await.expect("a handshake");
+    let beginning = [frames::PREFACE, &frames::settings(&[]), &frames::get(1, "/before")].concat();
+    secure.write_all(&beginning).await.expect("it is open");
+    assert_eq!(head_of(&mut secure, 1).await.expect("an answer").status(), Some(200));
+    service.folder.revoke(&service.authority.revoke(&[1]));
+    service.until_renewed("ok", 1.0).await;
+    // Within the time that a client may take to hear of GOAWAY.
+    secure.write_all(&frames::get(3, "/after")).await.expect("it is open");
+    assert_eq!(head_of(&mut secure, 3).await.expect("an answer").status(), Some(200));
+}
+
+#[tokio::test]
+async fn plaintext_from_before_is_not_served_once_the_listener_is_strict() {
+    let authority = Authority::new("mesh");
+    let folder = Folder::of(&authority, "api");
+    let app = App::saying("hello").await;
+    let mut sidecar = Sidecar::start(serving(&app, &folder, "permissive")).await;
+    let mut plain = Client::connect(sidecar.inbound()).await;
+    assert_eq!(plain.get("api", "/before").await.status, 200);
+    sidecar.edit(json!({ "mtls": { "mode": "strict" } }));
+    assert_eq!(sidecar.reload().await.0, 200);
+    let refused = plain.get("api", "/after").await;
+    assert_eq!((refused.status, refused.flag()), (403, "denied"));
+    plain.closed().await;
+    assert!(app.requests().iter().all(|seen| seen.target() != "/after"));
 }

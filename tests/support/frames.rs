@@ -25,7 +25,7 @@ pub(crate) const END_HEADERS: u8 = 4;
 
 pub(crate) const INITIAL_WINDOW_SIZE: u16 = 4;
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// One frame.
 #[derive(Clone, Debug)]
