@@ -15,13 +15,13 @@ use http::request::Parts;
 use rustc_hash::FxHashMap;
 
 use self::refusals::Say;
-use super::{connection::Downstream, reply::Reason, worker::Worker};
+use super::{connection::Downstream, record::RequestRecord, reply::Reason, worker::Worker};
 use crate::{
     policy::authz::{self, Action, Decision, Mode, Policy, Request},
     rt::clock,
     snapshot::MeshSnapshot,
     telemetry::metrics::{AuthzAction, AuthzMetrics, AuthzReason, Registry},
-    types::{Claims, Direction, SpiffeId},
+    types::{Direction, SpiffeId},
 };
 
 /// What metrics and logs call a caller without an identity.
@@ -81,12 +81,12 @@ enum Asked<'a> {
 /// Requests of the application itself always pass.
 ///
 /// # Errors
-/// How it is refused.
+/// How it is refused; `record` knows then by which rule.
 pub(super) fn check(
     downstream: &Downstream,
     snapshot: &MeshSnapshot,
     head: &Parts,
-    claims: Option<&Claims>,
+    record: &mut RequestRecord,
 ) -> Result<(), Reason> {
     let policy = &snapshot.inbound.callers;
     if downstream.side == Direction::Outbound || policy.is_open() {
@@ -97,22 +97,26 @@ pub(super) fn check(
         method: &head.method,
         path: head.uri.path(),
         headers: &head.headers,
-        claims,
+        claims: record.claims(),
     };
-    enforce(downstream, policy, policy.decide(&request), Asked::Request(head))
+    enforce(downstream, policy, policy.decide(&request), Asked::Request(head), record)
 }
 
 /// Whether the caller may have a tunnel, of which nothing but the caller is known.
 ///
 /// # Errors
-/// How it is refused.
-pub(super) fn check_tunnel(downstream: &Downstream, snapshot: &MeshSnapshot) -> Result<(), Reason> {
+/// How it is refused; `record` knows then by which rule.
+pub(super) fn check_tunnel(
+    downstream: &Downstream,
+    snapshot: &MeshSnapshot,
+    record: &mut RequestRecord,
+) -> Result<(), Reason> {
     let policy = &snapshot.inbound.callers;
     if downstream.side == Direction::Outbound || policy.is_open() {
         return Ok(());
     }
     let decision = policy.decide_unread(downstream.caller_id());
-    enforce(downstream, policy, decision, Asked::Tunnel)
+    enforce(downstream, policy, decision, Asked::Tunnel, record)
 }
 
 fn enforce(
@@ -120,6 +124,7 @@ fn enforce(
     policy: &Policy,
     decision: Decision,
     asked: Asked<'_>,
+    record: &mut RequestRecord,
 ) -> Result<(), Reason> {
     let Downstream { worker, decisions, .. } = downstream;
     let caller = downstream.caller_id();
@@ -127,6 +132,7 @@ fn enforce(
     if passes(worker, policy, decision, metrics, caller.is_some(), asked) {
         return Ok(());
     }
+    record.refused_by(rule(policy, decision).map_or_else(|| DEFAULT.into(), Arc::clone));
     // Which rule it was is nobody's business but the operator's.
     Err(Reason::denied("intentions"))
 }
@@ -162,15 +168,20 @@ fn passes(
     };
     metrics.decided(action, reason);
     if action != AuthzAction::Allow {
-        let rule = match decision.reason {
-            authz::Reason::Rule(index) => policy.name(index).map_or("", |name| &**name),
-            authz::Reason::Default => DEFAULT,
-        };
+        let rule = rule(policy, decision).map_or(DEFAULT, |name| &**name);
         if let Say::Now { left_out } = worker.callers.refusals.note(metrics.source(), rule, clock::now()) {
             log(action, metrics.source(), rule, asked, left_out);
         }
     }
     action != AuthzAction::Deny
+}
+
+/// The name of the rule that decided; `None` if there was none.
+fn rule(policy: &Policy, decision: Decision) -> Option<&Arc<str>> {
+    match decision.reason {
+        authz::Reason::Rule(index) => policy.name(index),
+        authz::Reason::Default => None,
+    }
 }
 
 /// Writes one refusal down. `left_out` were not written since the last one of this caller and rule.

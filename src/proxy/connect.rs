@@ -42,7 +42,7 @@ pub(crate) async fn serve(
     snapshot: &MeshSnapshot,
     mut record: Box<RequestRecord>,
 ) -> Response<ResponseBody> {
-    if let Err(reason) = authz::check_tunnel(downstream, snapshot) {
+    if let Err(reason) = authz::check_tunnel(downstream, snapshot, &mut record) {
         return limits::answer_for(&snapshot.inbound.route, &closing(reason), record);
     }
     let found = check(head).and_then(|()| find(downstream, head, snapshot).ok_or(NO_ROUTE));

@@ -104,7 +104,7 @@ pub(crate) async fn serve(
         return Ok(reply::answer(&Reason::no_route(), record));
     };
     route.hit();
-    if let Err(reason) = authz::check(&downstream, &snapshot, &head, record.claims()) {
+    if let Err(reason) = authz::check(&downstream, &snapshot, &head, &mut record) {
         return Ok(limits::answer_for(&route, &reason, record));
     }
     match shed::admit(&downstream, &snapshot, facts.priority) {

@@ -40,6 +40,8 @@ pub(crate) struct RequestRecord {
     place: Option<ActiveRequestOf>,
     admitted: Admitted,
     verified: Option<Arc<Verified>>,
+    /// The rule that refused it.
+    rule: Option<Arc<str>>,
     upload: Option<Rc<Upload>>,
     status: u16,
     flag: Flag,
@@ -82,6 +84,7 @@ impl RequestRecord {
             place: None,
             admitted: Admitted::default(),
             verified: None,
+            rule: None,
             upload: None,
             status: 0,
             flag: Flag::None,
@@ -175,6 +178,11 @@ impl RequestRecord {
     /// What is known of the user for whom the request is made; only ever from a token that was verified.
     pub(crate) fn claims(&self) -> Option<&Claims> {
         self.verified.as_deref().map(|verified| &*verified.claims)
+    }
+
+    /// This rule says that the caller may not make the request.
+    pub(crate) fn refused_by(&mut self, rule: Arc<str>) {
+        self.rule = Some(rule);
     }
 
     pub(crate) fn head_sent(&mut self) {
@@ -273,6 +281,7 @@ impl Drop for RequestRecord {
             protocol: self.version,
             request_id: self.request_id().unwrap_or_default(),
             source: self.downstream.caller.as_ref().map_or("", |caller| caller.name()),
+            rule: self.rule.as_deref().unwrap_or(""),
             trace_id: self.trace,
         });
     }

@@ -77,6 +77,16 @@ async fn a_caller_may_do_what_a_rule_allows_and_nothing_else() {
     assert_eq!(sidecar.metric(DECISIONS, &[]).await, 4.0);
     let logged = sidecar.logged("/pay").await;
     assert_eq!((&logged["status"], &logged["flag"]), (&json!(403), &json!("denied")));
+    assert_eq!(logged["rule"], "default_action");
+    assert_eq!(sidecar.logged("/healthz").await["rule"], Value::Null);
+}
+
+#[tokio::test]
+async fn the_access_log_names_the_rule_that_refused() {
+    let app = App::saying("hello").await;
+    let sidecar = Sidecar::start(guarded(&app, all_but_admin())).await;
+    assert_eq!(get(sidecar.inbound(), "h", "/admin").await.status, 403);
+    assert_eq!(sidecar.logged("/admin").await["rule"], "secret-name");
 }
 
 #[tokio::test]

@@ -82,6 +82,9 @@ fn write_fields(fields: &mut Fields<'_>, record: &AccessRecord<'_>) {
     if !record.source.is_empty() {
         fields.text("source", record.source.as_bytes());
     }
+    if !record.rule.is_empty() {
+        fields.text("rule", record.rule.as_bytes());
+    }
     if let Some(client) = record.client {
         let mut buffer = [0; 48];
         let mut rest = &mut buffer[..];

@@ -57,6 +57,8 @@ pub struct AccessRecord<'a> {
     pub trace_id: Option<TraceId>,
     /// The service, or else the identity, that the caller has proved; empty if nobody did.
     pub source: &'a str,
+    /// The rule that refused it; empty if none did.
+    pub rule: &'a str,
     /// Address of the client; `None` on a Unix socket.
     pub client: Option<IpAddr>,
 }

@@ -52,6 +52,7 @@ fn record() -> AccessRecord<'static> {
         protocol: Version::HTTP_11,
         request_id: b"req-1",
         source: "",
+        rule: "",
         trace_id: None,
         client: None,
     }
