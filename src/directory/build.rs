@@ -4,6 +4,7 @@ mod traffic;
 
 use std::sync::Arc;
 
+use http::HeaderName;
 use rustc_hash::FxHashMap;
 
 use super::{DirectoryParams, LiveTable};
@@ -227,6 +228,7 @@ impl Builder<'_> {
             request_headers: params.request_headers.clone(),
             response_headers: params.response_headers.clone(),
             traffic: self.traffic(&params.name, Direction::Outbound, &params.traffic, clusters),
+            reserved: Arc::default(),
         }
     }
 
@@ -272,6 +274,7 @@ impl Builder<'_> {
             request_headers: HeaderEdits::default(),
             response_headers: HeaderEdits::default(),
             traffic,
+            reserved: reserved(self.inputs.params),
         });
         let concurrency = (local.concurrency.mode != ConcurrencyMode::Off).then(|| {
             let metrics = ConcurrencyMetrics::resolve(self.registry);
@@ -294,6 +297,13 @@ impl Builder<'_> {
         });
         InboundApp { route, cluster, jwt, ext_authz, concurrency, callers }
     }
+}
+
+/// Headers of what comes in that the client cannot set.
+fn reserved(params: &DirectoryParams) -> Arc<[HeaderName]> {
+    let claims = params.jwt.iter().flat_map(|jwt| &jwt.issuers).flat_map(|issuer| &issuer.forward_claims);
+    let said = params.ext_authz.iter().flat_map(|authz| &authz.upstream_headers);
+    claims.map(|(_, name)| name).chain(said).cloned().collect()
 }
 
 /// For each endpoint of a name, one of the other address family: the n-th of one family with the n-th of the other.

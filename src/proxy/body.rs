@@ -3,13 +3,15 @@
 //! read stops whoever writes.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll, Waker, ready},
 };
 
 use bytes::Bytes;
+use http::HeaderName;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -17,7 +19,7 @@ use super::{
     deadline::{Deadline, Expired},
     error::BoxError,
     flow::{self, Flow},
-    headers,
+    headers, jwt,
     pool::{H1Lease, H2Lease},
     record::RequestRecord,
     upgrade::stream::TunnelBody,
@@ -41,6 +43,8 @@ pub(crate) struct Upload {
     starved: Cell<bool>,
     waiting: RefCell<Option<Waker>>,
     flow: Flow,
+    /// What its trailers may not say.
+    reserved: OnceCell<Arc<[HeaderName]>>,
 }
 
 /// Why a body did not come to its end.
@@ -72,6 +76,23 @@ impl Upload {
     /// At most `most` bytes may come; one more is a fault. Zero is no limit.
     pub(crate) fn limit_bytes(&self, most: u64) {
         self.most.set(most);
+    }
+
+    /// Fields of these names are dropped from its trailers: the application may take them for headers, in which only
+    /// others than the client may set them.
+    pub(crate) fn reserve(&self, names: &Arc<[HeaderName]>) {
+        if !names.is_empty() {
+            // Said once, before anything comes.
+            let _ = self.reserved.set(Arc::clone(names));
+        }
+    }
+
+    fn clean(&self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        let mut frame = headers::clean_trailers(frame);
+        if let (Some(trailers), Some(reserved)) = (frame.trailers_mut(), self.reserved.get()) {
+            jwt::drop_reserved(trailers, reserved);
+        }
+        frame
     }
 
     /// It took longer than a request may take to come.
@@ -201,7 +222,7 @@ impl Body for RequestBody {
                 if upload.fault() == Some(UploadFault::TooLarge) {
                     return Poll::Ready(Some(Err(too_large())));
                 }
-                Poll::Ready(frame.map(|frame| frame.map(headers::clean_trailers).map_err(Into::into)))
+                Poll::Ready(frame.map(|frame| frame.map(|frame| upload.clean(frame)).map_err(Into::into)))
             }
             Self::Again(replay) => replay.poll_frame(cx),
         }
@@ -327,7 +348,7 @@ impl Replay {
                 }
             }
         }
-        Poll::Ready(frame.map(|frame| frame.map(headers::clean_trailers).map_err(Into::into)))
+        Poll::Ready(frame.map(|frame| frame.map(|frame| self.upload.clean(frame)).map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {

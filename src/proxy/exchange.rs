@@ -272,6 +272,7 @@ async fn forward(
     let (body, upload) = request_body(body, again || mirrored, most);
     if let Some(upload) = &upload {
         upload.limit_bytes(route.traffic.max_request_bytes);
+        upload.reserve(&route.reserved);
         record.uploads(Rc::clone(upload));
     }
     let replayable = matches!(body, RequestBody::Empty | RequestBody::Again(_));

@@ -15,7 +15,7 @@ use super::{
     deadline::{Deadline, Limits, SpareTimer},
     error::ProxyError,
     headers::{self, RequestFacts},
-    limits,
+    jwt, limits,
     record::RequestRecord,
     reply::{self, Reason},
 };
@@ -53,10 +53,8 @@ pub(super) async fn check(
     let authz = snapshot.inbound.ext_authz.as_ref().filter(|_| downstream.side == Direction::Inbound);
     let Some(authz) = authz else { return Ok(record) };
     let answered = ask(downstream, authz, head, facts).await;
-    for name in &authz.params.upstream_headers {
-        // Also if the service says nothing: what the client sent is not what the service said.
-        head.headers.remove(name);
-    }
+    // Also if the service says nothing: what the client sent is not what the service said.
+    jwt::drop_reserved(&mut head.headers, &authz.params.upstream_headers);
     match answered {
         Ok(Verdict::Allow(said)) => {
             authz.metrics.checked(ExtAuthzResult::Allow);

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, req
 
 use super::{body::ResponseBody, connection::Downstream, limits, record::RequestRecord, reply::Reason};
 use crate::{
-    identity::jwt::{Refusal, Verified, Verifier},
+    identity::jwt::{Refusal, Verified},
     snapshot::MeshSnapshot,
     types::{Direction, Flag},
 };
@@ -26,7 +26,7 @@ pub(super) fn authenticate(
     else {
         return Ok(None);
     };
-    drop_reserved(&mut head.headers, verifier);
+    drop_reserved(&mut head.headers, verifier.reserved());
     let now = downstream.worker.wall_at(record.started());
     let verified = verifier.verify(bearer(&head.headers), now)?;
     if let Some(verified) = &verified {
@@ -84,13 +84,13 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&[u8]>, Refusal> {
 
 const SCHEME: &[u8] = b"Bearer";
 
-/// Takes away what only a token may say, also under a name that CGI and its heirs take for the same.
-fn drop_reserved(headers: &mut HeaderMap, verifier: &Verifier) {
-    for reserved in verifier.reserved() {
-        headers.remove(reserved);
+/// Takes away what only others than the client may say, also under a name that CGI and its heirs take for the same.
+pub(super) fn drop_reserved(headers: &mut HeaderMap, reserved: &[HeaderName]) {
+    for name in reserved {
+        headers.remove(name);
     }
     let is_alike = |name: &HeaderName| {
-        name.as_str().contains('_') && verifier.reserved().iter().any(|reserved| reads_as(name, reserved))
+        name.as_str().contains('_') && reserved.iter().any(|reserved| reads_as(name, reserved))
     };
     while let Some(alike) = headers.keys().find(|name| is_alike(name)).cloned() {
         headers.remove(alike);

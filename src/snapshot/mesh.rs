@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use http::HeaderName;
+
 use super::{AdaptiveLimiter, Cluster, ExtAuthz, Passthrough, SelectionId, Traffic};
 use crate::{
     identity::jwt::Verifier,
@@ -107,6 +109,8 @@ pub struct Route {
     pub response_headers: HeaderEdits,
     /// Rate limits, faults, copies, sticky splits.
     pub traffic: Traffic,
+    /// Headers that only a token or external authorisation may set: trailers do not say them either.
+    pub reserved: Arc<[HeaderName]>,
     /// Requests that this route took, for the route table of the admin API.
     pub hits: Arc<AtomicU64>,
 }

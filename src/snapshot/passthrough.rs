@@ -122,6 +122,7 @@ impl Passthrough {
             request_headers: HeaderEdits::default(),
             response_headers: HeaderEdits::default(),
             traffic: Traffic::default(),
+            reserved: Arc::default(),
             hits: Arc::new(AtomicU64::new(0)),
         };
         (Arc::new(route), live)

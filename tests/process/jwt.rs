@@ -174,6 +174,17 @@ async fn headers_of_claims_are_taken_from_every_request_in_any_spelling() {
 }
 
 #[tokio::test]
+async fn trailers_cannot_say_what_only_a_token_may() {
+    let (app, key, folder) = (App::saying("hello").await, Key::new("one"), Directory::new());
+    write(&folder.0.join("jwks.json"), &key.jwks());
+    let sidecar = sidecar(&app, json!({ "jwks_file": folder.0.join("jwks.json"), "required": false })).await;
+    let head = "POST / HTTP/1.1\r\nhost: web\r\ntrailer: x-user, x_user, x-sum\r\ntransfer-encoding: chunked\r\n\r\n";
+    let body = "1\r\na\r\n0\r\nX-User: root\r\nx_user: root\r\nx-roles: admin\r\nx-sum: 1\r\n\r\n";
+    assert_eq!(send(sidecar.inbound(), format!("{head}{body}")).await.status, 200);
+    assert_eq!(app.only_request().body.trailers, [("x-sum".to_owned(), "1".to_owned())]);
+}
+
+#[tokio::test]
 async fn what_is_wrong_with_a_token_is_counted_and_not_told() {
     let (app, key, folder) = (App::saying("hello").await, Key::new("one"), Directory::new());
     write(&folder.0.join("jwks.json"), &key.jwks());
