@@ -82,17 +82,13 @@ impl Upload {
     /// others than the client may set them.
     pub(crate) fn reserve(&self, names: &Arc<[HeaderName]>) {
         if !names.is_empty() {
-            // Said once, before anything comes.
             let _ = self.reserved.set(Arc::clone(names));
         }
     }
 
     fn clean(&self, frame: Frame<Bytes>) -> Frame<Bytes> {
-        let mut frame = headers::clean_trailers(frame);
-        if let (Some(trailers), Some(reserved)) = (frame.trailers_mut(), self.reserved.get()) {
-            jwt::drop_reserved(trailers, reserved);
-        }
-        frame
+        let reserved = self.reserved.get().map_or(&[][..], |names| names);
+        jwt::clean_trailers(headers::clean_trailers(frame), reserved)
     }
 
     /// It took longer than a request may take to come.

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, request::Parts};
+use http_body::Frame;
 
 use super::{body::ResponseBody, connection::Downstream, limits, record::RequestRecord, reply::Reason};
 use crate::{
@@ -95,6 +97,14 @@ pub(super) fn drop_reserved(headers: &mut HeaderMap, reserved: &[HeaderName]) {
     while let Some(alike) = headers.keys().find(|name| is_alike(name)).cloned() {
         headers.remove(alike);
     }
+}
+
+/// The same for trailers.
+pub(super) fn clean_trailers(mut frame: Frame<Bytes>, reserved: &[HeaderName]) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut().filter(|_| !reserved.is_empty()) {
+        drop_reserved(trailers, reserved);
+    }
+    frame
 }
 
 fn reads_as(one: &HeaderName, other: &HeaderName) -> bool {
