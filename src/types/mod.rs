@@ -9,6 +9,7 @@ mod identity;
 mod live;
 mod priority;
 mod proxy_version;
+mod secret;
 mod tags;
 mod time;
 
@@ -20,5 +21,6 @@ pub use identity::{IdentityError, SpiffeId, TrustDomain};
 pub use live::Live;
 pub use priority::Priority;
 pub use proxy_version::ProxyVersion;
+pub use secret::Secret;
 pub use tags::{Tags, ZONE};
 pub use time::Mono;

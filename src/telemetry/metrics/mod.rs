@@ -5,6 +5,7 @@
 //! [`HotCounter`] and [`HotGauge`] and published there at each scrape. Histograms are our own, see
 //! docs/adr/0003-histograms-of-our-own.md.
 
+mod admin;
 mod authz;
 mod cluster;
 mod control;
@@ -34,6 +35,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 use rustc_hash::FxHashMap;
 
 pub use self::{
+    admin::{AdminMetrics, AdminResult},
     authz::{AuthzAction, AuthzMetrics, AuthzReason},
     cluster::{ClusterMetrics, ConnectResult, ConnectionState, HedgeOutcome, LimitKind},
     control::{ConfigMetrics, ReloadOutcome, ReloadTrigger},
@@ -94,6 +96,7 @@ impl Registry {
         let recorder = PrometheusBuilder::new().build_recorder();
         let shared = family::RECORDED.into_iter().chain(shield::RECORDED);
         let access = authz::RECORDED.into_iter().chain(jwt::RECORDED).chain(ext_authz::RECORDED);
+        let access = access.chain(admin::RECORDED);
         for family in shared.chain(tls::RECORDED).chain(access) {
             let (name, help) = (family.name.into(), family.help.into());
             match family.kind {
