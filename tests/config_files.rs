@@ -319,6 +319,12 @@ fn every_mistake_in_meaning_has_its_code_and_place() {
         ("defaults: { load_balancer: { policy: random, hash_on: { path: true } } }", "OR206 5:55"),
         ("admin: { metrics_address: 127.0.0.1:15006 }", "OR207 5:27"),
         ("admin: { address: 10.0.0.1:15000 }", "OR208 5:19"),
+        ("admin: { address: 10.0.0.1:15000, token: 0123456789abcdef }", "OR306 5:19"),
+        ("admin: { address: 'unix:/run/admin.sock', token: 0123456789abcdef }", "OR304 5:50"),
+        ("admin: { address: 'unix:admin.sock' }", "OR112 5:19"),
+        ("admin: { token: tooshort }", "OR112 5:17"),
+        ("admin: { token: '0123456789 abcdef' }", "OR112 5:17"),
+        ("admin: { hosts: ['a b'] }", "OR112 5:18"),
         ("routes: [{ service: api, match: { path_regex: 'a)(b' } }]", "OR209 5:47"),
         ("routes: [{ service: api, headers: { request: { set: { transfer-encoding: x } } } }]", "OR212 5:55"),
         ("routes: [{ redirect: { status: 200, scheme: https } }]", "OR214 5:32"),
@@ -509,6 +515,24 @@ services: { api: { endpoints: [10.0.0.1:80], health_check: { path: \"/${env:PATH
     assert!(!shown.to_string().contains("hunter2") && !format!("{bundle:?}").contains("Bearer"));
     assert_eq!(shown["routes"][0]["headers"]["request"]["set"]["x-env"], "prod");
     assert_eq!(shown["workers"], "***");
+}
+
+#[test]
+fn a_token_is_never_shown_wherever_it_was_written_and_its_change_needs_a_restart() {
+    let bundle =
+        |token: &str| valid(&with(&format!("admin: {{ token: {token}, hosts: [Admin.Internal] }}\n")));
+    let old = bundle("0123456789abcdef-old");
+    let shown = config::effective_json(&old);
+    assert_eq!(
+        (&shown["admin"]["token"], &shown["admin"]["hosts"][0]),
+        (&"***".into(), &"admin.internal".into())
+    );
+    assert!(
+        !format!("{old:?}").contains("0123456789") && !config::effective_yaml(&old).contains("0123456789")
+    );
+    let diff = Diff::between(&old, &bundle("0123456789abcdef-new"));
+    assert_eq!(diff.restart_required, ["admin.token"]);
+    assert_eq!(diff.changed, diff.restart_required);
 }
 
 #[test]

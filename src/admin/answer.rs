@@ -3,10 +3,14 @@
 use bytes::Bytes;
 use http::{
     HeaderName, HeaderValue, Response, StatusCode,
-    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS},
+    header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS},
 };
 use http_body_util::Full;
 use serde_json::{Map, Value, json};
+
+/// What an answer came of, in words for the audit log.
+#[derive(Clone, Debug)]
+pub(super) struct Detail(pub(super) String);
 
 pub(super) type Answer = Response<Full<Bytes>>;
 
@@ -37,7 +41,10 @@ impl Problem {
         members.insert("title".into(), self.status.canonical_reason().unwrap_or("Error").into());
         members.insert("status".into(), self.status.as_u16().into());
         members.insert("detail".into(), self.detail.as_str().into());
-        answer(self.status, "application/problem+json", Value::Object(members).to_string() + "\n")
+        let text = Value::Object(members).to_string() + "\n";
+        let mut answer = answer(self.status, "application/problem+json", text);
+        answer.extensions_mut().insert(Detail(self.detail.clone()));
+        answer
     }
 }
 
@@ -60,11 +67,16 @@ pub(super) fn metrics(text: String) -> Answer {
     answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
 }
 
-/// Health: 200 if all checks are good, else 503; the checks themselves on request.
+/// Health: 200 if all checks are good, else 503 and why; the checks themselves on request.
 pub(super) fn health(checks: &[super::Check], verbose: bool) -> Answer {
     let ok = checks.iter().all(|check| check.ok);
     let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let mut told = json!({ "ok": ok });
+    if !ok {
+        let reasons: Vec<&str> =
+            checks.iter().filter(|check| !check.ok).map(|check| check.detail.as_str()).collect();
+        told["reason"] = reasons.join("; ").into();
+    }
     if verbose {
         told["checks"] = checks
             .iter()
@@ -77,8 +89,12 @@ pub(super) fn health(checks: &[super::Check], verbose: bool) -> Answer {
 fn answer(status: StatusCode, content_type: &'static str, body: String) -> Answer {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    let fields: [(HeaderName, &'static str); 3] =
-        [(CONTENT_TYPE, content_type), (CACHE_CONTROL, "no-store"), (X_CONTENT_TYPE_OPTIONS, "nosniff")];
+    let fields: [(HeaderName, &'static str); 4] = [
+        (CONTENT_TYPE, content_type),
+        (CACHE_CONTROL, "no-store"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (CONTENT_SECURITY_POLICY, "default-src 'self'; frame-ancestors 'none'"),
+    ];
     for (name, value) in fields {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }

@@ -1,6 +1,6 @@
 //! Which path does what.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
@@ -11,9 +11,13 @@ use serde_json::{Value, json};
 
 use super::{
     Backend, Problem, ReloadMode, Scope,
-    answer::{self, Answer},
+    answer::{self, Answer, Detail},
+    audit::Audit,
+    gate::Gate,
     guard,
+    server::Caller,
 };
+use crate::telemetry::metrics::{AdminMetrics, AdminResult};
 
 /// Largest body of a request.
 const MAX_BODY: usize = 1 << 20;
@@ -32,12 +36,13 @@ enum Endpoint {
     Config,
     Services,
     Routes,
+    Certificates,
     Reload,
     Log,
 }
 
 /// Path, meaning, methods (GET includes HEAD), the smallest scope that has it, purpose.
-const ENDPOINTS: [(&str, Endpoint, &str, Scope, &str); 10] = [
+const ENDPOINTS: [(&str, Endpoint, &str, Scope, &str); 11] = [
     ("/", Endpoint::Index, "GET, HEAD", Scope::MetricsOnly, "this list"),
     (
         "/livez",
@@ -52,6 +57,13 @@ const ENDPOINTS: [(&str, Endpoint, &str, Scope, &str); 10] = [
     ("/v1/config", Endpoint::Config, "GET, HEAD", Scope::Full, "the configuration that runs, secrets masked"),
     ("/v1/services", Endpoint::Services, "GET, HEAD", Scope::Full, "services and their endpoints"),
     ("/v1/routes", Endpoint::Routes, "GET, HEAD", Scope::Full, "routes in the order in which they are tried"),
+    (
+        "/v1/certificates",
+        Endpoint::Certificates,
+        "GET, HEAD",
+        Scope::Full,
+        "its certificates in PEM, without the key",
+    ),
     ("/v1/reload", Endpoint::Reload, "POST", Scope::Full, "reads the configuration again; ?dry_run"),
     (
         "/v1/log",
@@ -66,21 +78,37 @@ const ENDPOINTS: [(&str, Endpoint, &str, Scope, &str); 10] = [
 pub(super) struct Context {
     pub(super) backend: Arc<dyn Backend>,
     pub(super) scope: Scope,
-    pub(super) bound: SocketAddr,
+    pub(super) hosts: Vec<String>,
+    pub(super) gate: Gate,
+    pub(super) metrics: AdminMetrics,
 }
 
 /// Answers one request.
-pub(super) async fn answer(context: &Context, peer: SocketAddr, request: Request<Incoming>) -> Answer {
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let answer = route(context, request).await.unwrap_or_else(|problem| problem.answer());
-    if guard::is_change(&method) {
-        tracing::info!(%peer, %method, path, status = answer.status().as_u16(), "admin request");
+pub(super) async fn answer(context: &Context, caller: &Caller, request: Request<Incoming>) -> Answer {
+    let audit = guard::is_change(request.method()).then(|| Audit::begin(caller, &request));
+    let answer = route(context, caller, request).await.unwrap_or_else(|problem| problem.answer());
+    let result = match answer.status() {
+        StatusCode::UNAUTHORIZED => AdminResult::Unauthenticated,
+        status if status.is_client_error() => AdminResult::Refused,
+        status if status.is_server_error() => AdminResult::Failed,
+        _ => AdminResult::Ok,
+    };
+    if context.scope == Scope::Full {
+        context.metrics.answered(result);
+    }
+    if let Some(audit) = audit {
+        audit.end(&answer, result);
     }
     answer
 }
 
-async fn route(context: &Context, request: Request<Incoming>) -> Result<Answer, Problem> {
-    guard::check_caller(&request, context.scope, context.bound.ip())?;
+async fn route(context: &Context, caller: &Caller, request: Request<Incoming>) -> Result<Answer, Problem> {
+    guard::check_caller(&request, context.scope, caller, &context.hosts)?;
+    // Probes know no tokens, and health tells no secrets.
+    let is_open = matches!(request.uri().path(), "/livez" | "/readyz") && !guard::is_change(request.method());
+    if !is_open && let Err(denied) = context.gate.admit(request.headers(), caller).await {
+        return Ok(denied);
+    }
     let known = ENDPOINTS.iter().find(|(path, _, _, scope, _)| {
         *path == request.uri().path() && (context.scope == Scope::Full || *scope == context.scope)
     });
@@ -106,6 +134,7 @@ async fn route(context: &Context, request: Request<Incoming>) -> Result<Answer, 
         Endpoint::Config => Ok(ok(&backend.config())),
         Endpoint::Services => Ok(ok(&backend.services())),
         Endpoint::Routes => Ok(ok(&backend.routes())),
+        Endpoint::Certificates => backend.certificates().map(|told| ok(&told)),
         Endpoint::Reload => reload(backend, request).await,
         Endpoint::Log if guard::is_change(request.method()) => set_log_level(backend, request).await,
         Endpoint::Log => Ok(ok(&json!({ "level": backend.log_level() }))),
@@ -143,7 +172,10 @@ async fn reload(backend: &Arc<dyn Backend>, request: Request<Incoming>) -> Resul
     body(request).await?;
     // A task of its own: a client that goes away drops this future, and a reload must not stop half way.
     let reload = tokio::spawn(Arc::clone(backend).reload(mode));
-    reload.await.map_err(|error| internal("reload", &error))?.map(|report| ok(&report))
+    let report = reload.await.map_err(|error| internal("reload", &error))??;
+    let mut answer = ok(&report);
+    answer.extensions_mut().insert(Detail(format!("changed: {}", report["changed"])));
+    Ok(answer)
 }
 
 #[derive(Deserialize)]
@@ -161,7 +193,9 @@ async fn set_log_level(backend: &Arc<dyn Backend>, request: Request<Incoming>) -
     backend
         .set_log_level(&change.level)
         .map_err(|detail| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail))?;
-    Ok(ok(&json!({ "level": backend.log_level() })))
+    let mut answer = ok(&json!({ "level": backend.log_level() }));
+    answer.extensions_mut().insert(Detail(format!("level: {}", backend.log_level())));
+    Ok(answer)
 }
 
 /// The whole body, within its limits of size and time.

@@ -1,5 +1,6 @@
-//! Who may ask. The admin API has no password, so it must not be reachable through somebody's browser: not by a
-//! name that an attacker points at loopback (DNS rebinding), not from a page of another origin, not by a form.
+//! Who may ask, besides those who have the token. On loopback the admin API asks for none, so it must not be reachable
+//! through somebody's browser: not by a name that an attacker points at loopback (DNS rebinding), not from a page of
+//! another origin, not by a form.
 
 use std::net::IpAddr;
 
@@ -9,25 +10,31 @@ use http::{
     uri::Authority,
 };
 
-use super::{Problem, Scope};
+use super::{Problem, Scope, server::Caller};
 
 /// Says that a program, and not a form on a page, sent the request: no form can set it.
 const OWN_HEADER: HeaderName = HeaderName::from_static("x-outrigger");
 
-/// Checks `Host` and `Origin`. `bound` is the address the listener listens on.
+/// Checks `Host` and `Origin`. `hosts` are names that the listener has besides its address.
 ///
-/// The metrics listener is asked by many names, tells nothing secret and changes nothing, so that its `Host` is
-/// not compared to anything.
+/// The metrics listener is asked by many names, tells nothing secret and changes nothing, and no browser reaches a Unix
+/// socket, so that their `Host` is not compared to anything.
 pub(super) fn check_caller<B>(
     request: &http::Request<B>,
     scope: Scope,
-    bound: IpAddr,
+    caller: &Caller,
+    hosts: &[String],
 ) -> Result<(), Problem> {
     let host = host(request)?;
-    let named = [host.as_ref(), request.uri().authority()];
-    if scope == Scope::Full && !named.into_iter().flatten().all(|name| is_ours(name, bound)) {
-        let detail = "the Host of the request is no name of this machine: use localhost or its address";
-        return Err(Problem::new(StatusCode::FORBIDDEN, detail));
+    if scope == Scope::Full
+        && let Caller::Tcp { local, .. } = caller
+    {
+        let mut named = [host.as_ref(), request.uri().authority()].into_iter().flatten();
+        if !named.all(|name| is_ours(name, local.ip(), hosts)) {
+            let detail = "the Host of the request is no name of this API: use localhost, its address, or a name that \
+                          `admin.hosts` has";
+            return Err(Problem::new(StatusCode::FORBIDDEN, detail));
+        }
     }
     let same_origin = |origin: &[u8]| {
         host.as_ref().is_some_and(|host| origin.strip_prefix(b"http://") == Some(host.as_str().as_bytes()))
@@ -70,16 +77,23 @@ fn host<B>(request: &http::Request<B>) -> Result<Option<Authority>, Problem> {
     }
 }
 
-/// Whether a name is one that no other machine can have, or the address itself. The port does not matter: it may
-/// have been forwarded, and an attacker cannot choose the name that goes with it.
-fn is_ours(name: &Authority, bound: IpAddr) -> bool {
+/// Whether a name is one that no other machine can have, the address that was connected to, or a configured one. The
+/// port does not matter: it may have been forwarded, and an attacker cannot choose the name that goes with it.
+fn is_ours(name: &Authority, local: IpAddr, hosts: &[String]) -> bool {
     let host = name.host();
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    if let Ok(address) = bare.parse::<IpAddr>() {
-        return address.to_canonical().is_loopback() || address == bound;
+    if let Ok(address) = bare_host(host).parse::<IpAddr>() {
+        let (address, local) = (address.to_canonical(), local.to_canonical());
+        let is_configured = || hosts.iter().any(|known| bare_host(known).parse() == Ok(address));
+        return address.is_loopback() || address == local || is_configured();
     }
     let name = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-    name == "localhost" || name.ends_with(".localhost")
+    let is_configured = || hosts.iter().any(|known| known.strip_suffix('.').unwrap_or(known) == name);
+    name == "localhost" || name.ends_with(".localhost") || is_configured()
+}
+
+/// An IPv6 address stands in brackets.
+fn bare_host(host: &str) -> &str {
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 
 #[cfg(test)]
@@ -97,8 +111,14 @@ mod tests {
     }
 
     fn status(scope: Scope, request: &Request<()>) -> Option<u16> {
-        let bound = "10.1.2.3".parse().unwrap();
-        check_caller(request, scope, bound).err().map(|problem| problem.answer().status().as_u16())
+        let caller =
+            Caller::Tcp { peer: "10.9.9.9:5".parse().unwrap(), local: "10.1.2.3:7".parse().unwrap() };
+        status_of(scope, request, &caller)
+    }
+
+    fn status_of(scope: Scope, request: &Request<()>, caller: &Caller) -> Option<u16> {
+        let hosts = ["admin.test".to_owned(), "203.0.113.5".to_owned(), "[2001:db8::1]".to_owned()];
+        check_caller(request, scope, caller, &hosts).err().map(|problem| problem.answer().status().as_u16())
     }
 
     #[test]
@@ -112,14 +132,35 @@ mod tests {
             "127.9.9.9",
             "[::1]:80",
             "10.1.2.3:7",
+            "[::ffff:10.1.2.3]:7",
+            "Admin.Test:7",
+            "admin.test.",
+            "203.0.113.5",
+            "[2001:db8::1]:7",
         ] {
             assert_eq!(status(Scope::Full, &request(&[("host", host)])), None, "{host}");
         }
-        for host in ["evil.example", "localhost.evil.example", "notlocalhost", "10.1.2.4", "[::2]", "0.0.0.0"]
-        {
+        for host in [
+            "evil.example",
+            "localhost.evil.example",
+            "notlocalhost",
+            "10.1.2.4",
+            "[::2]",
+            "0.0.0.0",
+            "10.9.9.9",
+            "x.admin.test",
+        ] {
             assert_eq!(status(Scope::Full, &request(&[("host", host)])), Some(403), "{host}");
             assert_eq!(status(Scope::MetricsOnly, &request(&[("host", host)])), None, "{host}");
         }
+    }
+
+    #[test]
+    fn on_a_unix_socket_any_name_is_good_and_a_foreign_origin_is_not() {
+        let caller = Caller::Unix { uid: Some(0) };
+        assert_eq!(status_of(Scope::Full, &request(&[("host", "any.name")]), &caller), None);
+        let from = request(&[("host", "any.name"), ("origin", "http://evil.example")]);
+        assert_eq!(status_of(Scope::Full, &from, &caller), Some(403));
     }
 
     #[test]

@@ -2,7 +2,9 @@
 //! What is told comes through [`Backend`]; this module knows HTTP and who may ask.
 
 mod answer;
+mod audit;
 mod dispatch;
+mod gate;
 mod guard;
 mod server;
 #[cfg(test)]
@@ -12,15 +14,30 @@ use std::{net::SocketAddr, pin::Pin, sync::Arc};
 
 use serde_json::Value;
 
-pub use self::{answer::Problem, server::serve};
+pub use self::{
+    answer::Problem,
+    server::{Listener, Serving, serve},
+};
+use crate::types::{EndpointAddress, Secret};
 
 /// Where the admin API and the metrics listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdminParams {
-    /// Full API; loopback only, until tokens exist for anything else.
-    pub address: SocketAddr,
+    /// Full API. Other addresses than loopback and Unix sockets need a token.
+    pub address: EndpointAddress,
+    /// Who may use it.
+    pub access: Access,
     /// Only `/metrics`, `/livez`, `/readyz`; any address. `None` does not listen.
     pub metrics_address: Option<SocketAddr>,
+}
+
+/// Who may use the admin API.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// What must be sent along over TCP, except to ask for health. A Unix socket has its file mode instead.
+    pub token: Option<Secret>,
+    /// Names, in lower case, by which clients may call it besides `localhost` and its address.
+    pub hosts: Vec<String>,
 }
 
 /// What a listener offers.
@@ -74,6 +91,11 @@ pub trait Backend: Send + Sync + 'static {
     fn services(&self) -> Value;
     /// Routes in the order in which they are tried.
     fn routes(&self) -> Value;
+    /// The certificates that the sidecar presents and trusts, without its key.
+    ///
+    /// # Errors
+    /// It has none.
+    fn certificates(&self) -> Result<Value, Problem>;
     /// Reads the configuration again. Runs to its end even if whoever asked for it goes away.
     fn reload(self: Arc<Self>, mode: ReloadMode) -> ReloadFuture;
     /// The level of the log.

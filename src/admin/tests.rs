@@ -11,13 +11,17 @@ use std::{
 use http::StatusCode;
 use serde_json::json;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{Notify, watch},
     task::JoinHandle,
 };
 
 use super::{server::serve_within, *};
+use crate::{
+    net::bind_unix,
+    telemetry::metrics::{AdminMetrics, Registry},
+};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -62,6 +66,10 @@ impl Backend for Fake {
         json!([{ "name": "shop/all" }])
     }
 
+    fn certificates(&self) -> Result<Value, Problem> {
+        Ok(json!({ "chain_pem": "" }))
+    }
+
     fn reload(self: Arc<Self>, mode: ReloadMode) -> ReloadFuture {
         Box::pin(async move {
             if self.slow.load(Ordering::Relaxed) {
@@ -94,7 +102,8 @@ struct Running {
     address: SocketAddr,
     backend: Arc<Fake>,
     drain: watch::Sender<bool>,
-    server: JoinHandle<std::io::Result<()>>,
+    server: JoinHandle<()>,
+    registry: Arc<Registry>,
 }
 
 async fn start(scope: Scope) -> Running {
@@ -102,13 +111,30 @@ async fn start(scope: Scope) -> Running {
 }
 
 async fn start_within(scope: Scope, head_timeout: Duration) -> Running {
+    start_for(Access::default(), scope, head_timeout).await
+}
+
+/// One that asks for [`TOKEN`].
+async fn start_guarded(scope: Scope) -> Running {
+    start_for(Access { token: Some(Secret::new(TOKEN)), hosts: Vec::new() }, scope, SOON).await
+}
+
+const TOKEN: &str = "0123456789abcdef";
+
+async fn start_for(access: Access, scope: Scope, head_timeout: Duration) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let backend = Arc::new(Fake::default());
+    let registry = Registry::new(100, 1);
     let (drain, draining) = watch::channel(false);
-    let served = serve_within(listener, Arc::<Fake>::clone(&backend), scope, draining, head_timeout);
-    let server = tokio::spawn(served);
-    Running { address, backend, drain, server }
+    let serving = Serving {
+        backend: Arc::<Fake>::clone(&backend),
+        scope,
+        access,
+        metrics: AdminMetrics::resolve(&registry),
+    };
+    let server = tokio::spawn(serve_within(Listener::Tcp(listener), serving, draining, head_timeout));
+    Running { address, backend, drain, server, registry }
 }
 
 struct Reply {
@@ -130,12 +156,14 @@ impl Reply {
 impl Running {
     /// Sends bytes, reads until the server closes.
     async fn raw(&self, bytes: &[u8]) -> String {
-        let mut stream = TcpStream::connect(self.address).await.unwrap();
-        // The server may answer and close before it has read everything.
-        let _ = stream.write_all(bytes).await;
-        let mut all = Vec::new();
-        let _ = tokio::time::timeout(SOON, stream.read_to_end(&mut all)).await.expect("the server closes");
-        String::from_utf8(all).unwrap()
+        converse(TcpStream::connect(self.address).await.unwrap(), bytes).await
+    }
+
+    /// Requests that ended so.
+    fn counted(&self, result: &str) -> f64 {
+        let line = format!("outrigger_admin_requests_total{{result=\"{result}\"}} ");
+        let text = self.registry.render(crate::types::Mono::ZERO);
+        text.lines().find_map(|text| text.strip_prefix(&line)).unwrap().parse().unwrap()
     }
 
     async fn send(&self, line: &str, fields: &str, body: &str) -> Reply {
@@ -153,12 +181,21 @@ impl Running {
     }
 }
 
+/// Sends bytes, reads until the server closes.
+async fn converse(mut stream: impl AsyncRead + AsyncWrite + Unpin, bytes: &[u8]) -> String {
+    // The server may answer and close before it has read everything.
+    let _ = stream.write_all(bytes).await;
+    let mut all = Vec::new();
+    let _ = tokio::time::timeout(SOON, stream.read_to_end(&mut all)).await.expect("the server closes");
+    String::from_utf8(all).unwrap()
+}
+
 #[tokio::test]
 async fn every_listed_path_answers() {
     let api = start(Scope::Full).await;
     let index = api.get("/").await.json();
     let listed = index["endpoints"].as_array().unwrap();
-    assert_eq!(listed.len(), 10);
+    assert_eq!(listed.len(), 11);
     for endpoint in listed {
         if endpoint["methods"].as_array().unwrap().contains(&json!("GET")) {
             let reply = api.get(endpoint["path"].as_str().unwrap()).await;
@@ -193,6 +230,7 @@ async fn readiness_is_503_while_a_check_fails_and_names_it_when_asked() {
     let reply = api.get("/readyz?verbose").await;
     assert_eq!(reply.status, 503);
     assert_eq!(reply.json()["checks"][0]["name"], "listeners");
+    assert_eq!(reply.json()["reason"], "inbound on 127.0.0.1:1");
     assert_eq!(api.get("/livez").await.status, 200);
 }
 
@@ -292,6 +330,91 @@ async fn a_foreign_host_or_origin_is_refused() {
 }
 
 #[tokio::test]
+async fn with_a_token_everything_but_health_asks_for_it() {
+    let api = start_guarded(Scope::Full).await;
+    for path in ["/livez", "/readyz?verbose"] {
+        assert_eq!(api.get(path).await.status, 200, "{path}");
+    }
+    let bearer = format!("Authorization: Bearer {TOKEN}\r\n");
+    for path in ["/", "/metrics", "/v1/status", "/v1/config", "/v1/certificates", "/nothing"] {
+        let reply = api.get(path).await;
+        assert_eq!(reply.status, 401, "{path}");
+        assert!(reply.has("www-authenticate: Bearer realm=\"outrigger\""), "{}", reply.head);
+        let with_it = api.send(&format!("GET {path}"), &bearer, "").await;
+        assert_ne!(with_it.status, 401, "{path}");
+    }
+    let reply = api.send("GET /v1/config", "Authorization: Bearer 0123456789abcdeF\r\n", "").await;
+    assert_eq!(reply.status, 401);
+    assert!(reply.head.contains("error=\"invalid_token\""), "{}", reply.head);
+    assert!(!reply.body.contains("***") && !reply.body.contains(TOKEN), "{}", reply.body);
+    // Health is read without it, and nothing else is done there.
+    assert_eq!(api.send("POST /livez", "X-Outrigger: 1\r\n", "").await.status, 401);
+    // Two for health, five with the token and one of those is 404.
+    let counts = ["ok", "unauthenticated", "refused", "failed"].map(|result| api.counted(result));
+    assert_eq!(counts, [7.0, 8.0, 1.0, 0.0]);
+}
+
+#[tokio::test]
+async fn a_change_without_the_token_does_nothing() {
+    let api = start_guarded(Scope::Full).await;
+    assert_eq!(api.send("POST /v1/reload", "X-Outrigger: 1\r\n", "").await.status, 401);
+    assert!(api.backend.reloads.lock().unwrap().is_empty());
+    let fields = format!("X-Outrigger: 1\r\nAuthorization: Bearer {TOKEN}\r\n");
+    assert_eq!(api.send("POST /v1/reload", &fields, "").await.status, 200);
+}
+
+#[tokio::test]
+async fn the_token_does_not_replace_the_checks_against_browsers() {
+    let api = start_guarded(Scope::Full).await;
+    let bearer = format!("Authorization: Bearer {TOKEN}\r\n");
+    let foreign = api.send("GET /v1/config", &format!("{bearer}Origin: http://evil.example\r\n"), "").await;
+    assert_eq!(foreign.status, 403);
+    let form = format!("{bearer}Content-Type: text/plain\r\n");
+    assert_eq!(api.send("POST /v1/reload", &form, "x").await.status, 415);
+}
+
+#[tokio::test]
+async fn the_metrics_listener_asks_for_no_token() {
+    let api = start_guarded(Scope::MetricsOnly).await;
+    assert_eq!(api.get("/metrics").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_configured_name_reaches_the_api() {
+    let access = Access { token: None, hosts: vec!["admin.test".to_owned()] };
+    let api = start_for(access, Scope::Full, SOON).await;
+    let ask = |host: &str| format!("GET /v1/status HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    assert!(api.raw(ask("Admin.test:15000").as_bytes()).await.starts_with("HTTP/1.1 200 "));
+    assert!(api.raw(ask("other.test").as_bytes()).await.starts_with("HTTP/1.1 403 "));
+}
+
+#[tokio::test]
+async fn a_unix_socket_asks_for_no_token_and_goes_with_its_server() {
+    let folder = std::env::temp_dir().join(format!("outrigger-admin-{}", std::process::id()));
+    std::fs::create_dir(&folder).unwrap();
+    let path = folder.join("admin.sock");
+    let (socket, place) = bind_unix(&path).unwrap();
+    let listener = Listener::Unix(UnixListener::from_std(socket).unwrap(), place);
+    let backend = Arc::new(Fake::default());
+    let serving = Serving {
+        backend: Arc::<Fake>::clone(&backend),
+        scope: Scope::Full,
+        access: Access { token: Some(Secret::new(TOKEN)), hosts: Vec::new() },
+        metrics: AdminMetrics::resolve(&Registry::new(100, 1)),
+    };
+    let (drain, draining) = watch::channel(false);
+    let server = tokio::spawn(serve_within(listener, serving, draining, SOON));
+    let request = b"POST /v1/reload HTTP/1.1\r\nHost: any\r\nX-Outrigger: 1\r\nConnection: close\r\n\r\n";
+    let answer = converse(UnixStream::connect(&path).await.unwrap(), request).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert_eq!(*backend.reloads.lock().unwrap(), [ReloadMode::Apply]);
+    drain.send(true).unwrap();
+    tokio::time::timeout(SOON, server).await.expect("the server ends").unwrap();
+    assert!(!path.exists());
+    std::fs::remove_dir(&folder).unwrap();
+}
+
+#[tokio::test]
 async fn a_body_that_is_too_long_is_refused() {
     let api = start(Scope::Full).await;
     let long = " ".repeat((1 << 20) + 1);
@@ -359,6 +482,6 @@ async fn draining_answers_what_is_in_flight_and_ends() {
     tokio::time::timeout(SOON, in_flight.read_to_end(&mut all)).await.expect("closed").unwrap();
     assert!(all.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&all));
     drop(idle);
-    tokio::time::timeout(SOON, api.server).await.expect("the server ends").unwrap().unwrap();
+    tokio::time::timeout(SOON, api.server).await.expect("the server ends").unwrap();
     assert!(TcpStream::connect(api.address).await.is_err());
 }

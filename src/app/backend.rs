@@ -9,6 +9,7 @@ use http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::{
+    identity::Identity,
     reload::{ReloadError, ReloadHandle},
     state::ProcessState,
 };
@@ -25,7 +26,7 @@ use crate::{
 };
 
 /// Version of the shape of everything in here.
-const API: &str = "v1";
+pub(super) const API: &str = "v1";
 
 /// The composition root as the admin API sees it.
 pub(crate) struct AppBackend {
@@ -34,6 +35,8 @@ pub(crate) struct AppBackend {
     pub(crate) cell: SnapshotCell,
     pub(crate) reload: ReloadHandle,
     pub(crate) log: Arc<LogHandle>,
+    /// `None` without mTLS.
+    pub(crate) identity: Option<Identity>,
 }
 
 impl Backend for AppBackend {
@@ -45,7 +48,14 @@ impl Backend for AppBackend {
     fn readiness(&self) -> Vec<Check> {
         let why_not = self.state.not_ready();
         let detail = why_not.unwrap_or("listeners are bound and a snapshot is live");
-        vec![Check { name: "serving", ok: why_not.is_none(), detail: detail.to_owned() }]
+        let mut checks = vec![Check { name: "serving", ok: why_not.is_none(), detail: detail.to_owned() }];
+        if let Some(identity) = &self.identity {
+            let invalid = identity.invalidity(clock::wall());
+            let ok = invalid.is_none();
+            let detail = invalid.unwrap_or_else(|| "the certificate is valid".to_owned());
+            checks.push(Check { name: "identity", ok, detail });
+        }
+        checks
     }
 
     fn metrics(&self) -> String {
@@ -77,12 +87,15 @@ impl Backend for AppBackend {
             .iter()
             .map(|(name, address)| (name.to_string(), address.to_string().into()))
             .collect();
+        let (wall, mode) = (clock::wall(), running.bundle.listeners.mtls.mode);
+        let identity = self.identity.as_ref();
+        let expired = identity.and_then(|identity| identity.invalidity(wall)).map(|_| "certificate_invalid");
         json!({
             "apiVersion": API,
             "kind": "Status",
             "version": env!("CARGO_PKG_VERSION"),
             "service": &*running.bundle.directory.local.name,
-            "state": self.state.not_ready().unwrap_or("ready"),
+            "state": self.state.not_ready().or(expired).unwrap_or("ready"),
             "started_at": rfc3339(self.state.started),
             "uptime_seconds": clock::now().since(self.state.started_mono).as_secs_f64(),
             "listeners": {
@@ -91,6 +104,7 @@ impl Backend for AppBackend {
                 "tcp": tcp,
                 "admin": running.bundle.admin.address.to_string(),
             },
+            "identity": identity.map(|identity| identity.status(mode, wall)),
             "config": {
                 "hash": running.hash,
                 "loaded_at": rfc3339(running.loaded),
@@ -131,6 +145,12 @@ impl Backend for AppBackend {
             })
             .collect();
         json!({ "apiVersion": API, "kind": "RouteList", "items": items })
+    }
+
+    fn certificates(&self) -> Result<Value, Problem> {
+        let none = "the sidecar has no certificates: mTLS is disabled";
+        let identity = self.identity.as_ref().ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, none))?;
+        Ok(identity.certificates())
     }
 
     fn reload(self: Arc<Self>, mode: ReloadMode) -> ReloadFuture {
@@ -245,6 +265,6 @@ fn route(route: &Route) -> Value {
     })
 }
 
-fn rfc3339(at: SystemTime) -> String {
+pub(super) fn rfc3339(at: SystemTime) -> String {
     humantime::format_rfc3339_seconds(at).to_string()
 }

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use super::identity::LastProblem;
 use crate::{
     identity::{Facts, IdentityParams, Material, MaterialError, MeshTls, NewTrust, PemFiles},
     rt::{DrainWatch, Phase, clock},
@@ -57,7 +58,7 @@ pub(crate) struct Follower {
     /// What was seen last, good or not.
     seen: Option<PemFiles>,
     /// What was wrong with it.
-    problem: Option<String>,
+    problem: LastProblem,
     worried: Option<SystemTime>,
     metrics: CertificateMetrics,
 }
@@ -67,10 +68,11 @@ impl Follower {
         params: IdentityParams,
         mesh: Arc<MeshTls>,
         used: PemFiles,
+        problem: LastProblem,
         registry: &Arc<Registry>,
     ) -> Self {
         let metrics = CertificateMetrics::resolve(registry);
-        let follower = Self { params, mesh, used, seen: None, problem: None, worried: None, metrics };
+        let follower = Self { params, mesh, used, seen: None, problem, worried: None, metrics };
         follower.show();
         follower
     }
@@ -88,7 +90,7 @@ impl Follower {
             let Ok(read) = tokio::task::spawn_blocking(move || files.read()).await else { continue };
             match read {
                 Ok(files) => self.look(files),
-                Err(error) => self.complain(chain(&error)),
+                Err(error) => self.complain(&chain(&error)),
             }
         }
     }
@@ -97,7 +99,7 @@ impl Follower {
     fn look(&mut self, files: PemFiles) {
         if files == self.used {
             self.seen = None;
-            self.problem = None;
+            self.problem.clear();
             return;
         }
         if self.seen.as_ref() != Some(&files) {
@@ -110,7 +112,7 @@ impl Follower {
                 let trust_changed = self.mesh.replace(material);
                 self.used = files;
                 self.seen = None;
-                self.problem = None;
+                self.problem.clear();
                 self.worried = None;
                 self.metrics.renewed(true);
                 self.show();
@@ -118,7 +120,7 @@ impl Follower {
             }
             Err(error) => {
                 let problem = told(&self.params, &error);
-                self.complain(problem);
+                self.complain(&problem);
                 if matches!(error, MaterialError::Gone(_)) {
                     self.believe(&files);
                 }
@@ -139,11 +141,10 @@ impl Follower {
     }
 
     /// Says once what is wrong, and goes on with what is in use.
-    fn complain(&mut self, problem: String) {
-        if self.problem.as_ref() != Some(&problem) {
+    fn complain(&mut self, problem: &str) {
+        if self.problem.note(problem, clock::wall()) {
             self.metrics.renewed(false);
             tracing::error!(problem, "the new certificates cannot be used; those in use go on");
-            self.problem = Some(problem);
         }
     }
 

@@ -4,6 +4,7 @@ mod backend;
 mod certificates;
 pub mod demo;
 mod edge;
+mod identity;
 mod overload;
 mod reload;
 mod run;

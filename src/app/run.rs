@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use sd_notify::NotifyState;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, UnixListener},
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
 };
@@ -13,25 +13,26 @@ use super::{
     backend::AppBackend,
     certificates::{self, Follower},
     edge,
+    identity::{Identity, LastProblem},
     overload::Sampler,
     reload::{ReloadHandle, Reloader, ReloaderParts},
     state::ProcessState,
 };
 use crate::{
-    admin::{self, Scope},
+    admin::{self, Access, Listener, Scope, Serving},
     config::{self, Bundle, FileSource, Fingerprint, ProcessEnvironment, Style},
     directory::{Directory, Publisher, dns::Resolver},
     identity::{MeshTls, edge::EdgeTls},
-    net,
+    net::{self, UnixPlace},
     proxy::{DataPlane, PlaneParams, health, jwks},
     rt::{Drain, Phase, ShutdownParams, Tasks, clock, random},
     snapshot::SnapshotCell,
     telemetry::{
         access_log::{AccessLog, AccessLogOwner},
         log::{self, LogHandle},
-        metrics::{ConfigMetrics, Registry, ReloadOutcome, ReloadTrigger},
+        metrics::{AdminMetrics, ConfigMetrics, Registry, ReloadOutcome, ReloadTrigger},
     },
-    types::Live,
+    types::{EndpointAddress, Live},
 };
 
 /// How long workers may take to end once everything is cut.
@@ -148,7 +149,8 @@ async fn serve(loaded: Loaded, log: Arc<LogHandle>) -> Result<(), RunError> {
     let admin_sockets = AdminSockets::bind(&bundle)?;
 
     let mut tasks = Tasks::default();
-    let mesh = start_identity(&bundle, &registry, &drain, &mut tasks)?;
+    let identity = start_identity(&bundle, &registry, &drain, &mut tasks)?;
+    let mesh = identity.as_ref().map(|identity| Arc::clone(&identity.mesh));
     let control = start_control(&bundle, mesh.clone(), &registry, &drain, &mut tasks).await?;
     let limits = Arc::new(Live::new(Arc::new(bundle.listeners.clone())));
     let (sampler, pressure) = Sampler::new(&state, &control.cell, &registry, workers);
@@ -187,9 +189,10 @@ async fn serve(loaded: Loaded, log: Arc<LogHandle>) -> Result<(), RunError> {
         cell: control.cell,
         reload: reload.clone(),
         log,
+        identity,
     });
     let (admin_open, admin_closes) = watch::channel(false);
-    admin_sockets.serve(&backend, &admin_closes, &mut tasks)?;
+    admin_sockets.serve(&backend, &bundle.admin.access, &admin_closes, &mut tasks)?;
     state.update(|running| {
         running.ready = true;
         running.generation = 1;
@@ -240,14 +243,15 @@ fn start_identity(
     registry: &Arc<Registry>,
     drain: &Drain,
     tasks: &mut Tasks,
-) -> Result<Option<Arc<MeshTls>>, RunError> {
+) -> Result<Option<Identity>, RunError> {
     let Some(params) = &bundle.identity else { return Ok(None) };
     let (mesh, files) =
         certificates::load(params).map_err(RunError::start("no certificate to serve with"))?;
-    let follower = Follower::new(params.clone(), Arc::clone(&mesh), files, registry);
+    let problem = LastProblem::default();
+    let follower = Follower::new(params.clone(), Arc::clone(&mesh), files, problem.clone(), registry);
     tasks.spawn("certificates", follower.run(drain.watch()));
     tracing::info!(identity = %mesh.own(), "certificates are in use");
-    Ok(Some(mesh))
+    Ok(Some(Identity { mesh, problem }))
 }
 
 /// Reads the certificates for clients outside of the mesh and starts what follows them.
@@ -297,9 +301,15 @@ async fn start_control(
     Ok(Control { cell, publisher })
 }
 
+/// The socket of the admin API, of either kind.
+enum AdminSocket {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener, UnixPlace),
+}
+
 /// Sockets of the admin API and of the metrics, bound before anything serves.
 struct AdminSockets {
-    admin: std::net::TcpListener,
+    admin: AdminSocket,
     metrics: Option<std::net::TcpListener>,
 }
 
@@ -310,7 +320,14 @@ impl AdminSockets {
                 .map(|mut sockets| sockets.remove(0))
                 .map_err(RunError::start("cannot open the admin listener"))
         };
-        let admin = one(bundle.admin.address)?;
+        let admin = match &bundle.admin.address {
+            EndpointAddress::Tcp(address) => AdminSocket::Tcp(one(*address)?),
+            EndpointAddress::Unix(path) => {
+                let bound =
+                    net::bind_unix(path).map_err(RunError::start("cannot open the admin listener"))?;
+                AdminSocket::Unix(bound.0, bound.1)
+            }
+        };
         let metrics = bundle.admin.metrics_address.map(one).transpose()?;
         Ok(Self { admin, metrics })
     }
@@ -318,21 +335,28 @@ impl AdminSockets {
     fn serve(
         self,
         backend: &Arc<AppBackend>,
+        access: &Access,
         closes: &watch::Receiver<bool>,
         tasks: &mut Tasks,
     ) -> Result<(), RunError> {
-        let sockets = [(Some(self.admin), Scope::Full), (self.metrics, Scope::MetricsOnly)];
-        for (socket, scope) in sockets {
-            let Some(socket) = socket else { continue };
-            let listener =
-                TcpListener::from_std(socket).map_err(RunError::start("cannot open the admin listener"))?;
-            let backend: Arc<dyn admin::Backend> = Arc::clone(backend) as _;
-            let serving = admin::serve(listener, backend, scope, closes.clone());
-            tasks.spawn("admin", async move {
-                if let Err(error) = serving.await {
-                    tracing::error!(%error, "the admin listener failed");
-                }
-            });
+        let tcp = |socket| TcpListener::from_std(socket).map(Listener::Tcp);
+        let admin = match self.admin {
+            AdminSocket::Tcp(socket) => tcp(socket),
+            AdminSocket::Unix(socket, place) => {
+                UnixListener::from_std(socket).map(|listener| Listener::Unix(listener, place))
+            }
+        };
+        let sockets = [(Some(admin), Scope::Full), (self.metrics.map(tcp), Scope::MetricsOnly)];
+        for (listener, scope) in sockets {
+            let Some(listener) = listener else { continue };
+            let listener = listener.map_err(RunError::start("cannot open the admin listener"))?;
+            let serving = Serving {
+                backend: Arc::clone(backend) as _,
+                scope,
+                access: access.clone(),
+                metrics: AdminMetrics::resolve(&backend.registry),
+            };
+            tasks.spawn("admin", admin::serve(listener, serving, closes.clone()));
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! `outrigger cert`: what is in certificates. What a sidecar serves with is told by `outrigger status`.
+//! `outrigger cert`: what is in certificates, those in a file or those of a running sidecar.
 
 use std::{
     fmt::Write as _,
@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Output, ca::left, exit};
+use super::{Output, admin::AdminArgs, ca::left, exit};
 use crate::{
     identity::{
         ca::Stamp,
@@ -30,17 +30,21 @@ pub(super) struct CertArgs {
 
 #[derive(clap::Subcommand, Debug)]
 enum Action {
-    /// Show the certificates in a file, and warn of what a sidecar would refuse
+    /// Show the certificates in a file, or those that a running sidecar presents and trusts, and warn of what others
+    /// would refuse
     Show(ShowArgs),
 }
 
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Exit codes: 0 shown, 1 cannot be read, 2 wrong usage, 5 no such file, 9 (with --fail) there are warnings."
+    after_help = "Exit codes: 0 shown, 1 cannot be read, 2 wrong usage, 4 the sidecar cannot be reached, 5 no such file, \
+                  or the sidecar has none, 6 it denies access, 9 (with --fail) there are warnings."
 )]
 struct ShowArgs {
-    /// File in PEM; `-` reads standard input
-    file: PathBuf,
+    /// File in PEM; `-` reads standard input. Default: asks the running sidecar
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    admin: AdminArgs,
     /// `text` or `json`
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -53,29 +57,43 @@ struct ShowArgs {
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "what the command says is its output")]
 pub(super) fn cert(args: &CertArgs) -> ExitCode {
     let Action::Show(args) = &args.action;
-    let content = match read(&args.file) {
-        Ok(content) => content,
-        Err(error) => {
-            eprintln!("error: cannot read {}: {error}", args.file.display());
-            let is_missing = error.kind() == std::io::ErrorKind::NotFound;
-            return ExitCode::from(if is_missing { exit::NOT_FOUND } else { exit::FAILED });
-        }
+    let (content, whose) = match &args.file {
+        Some(file) => match read(file) {
+            Ok(content) => (content, file.display().to_string()),
+            Err(error) => {
+                eprintln!("error: cannot read {}: {error}", file.display());
+                let is_missing = error.kind() == std::io::ErrorKind::NotFound;
+                return ExitCode::from(if is_missing { exit::NOT_FOUND } else { exit::FAILED });
+            }
+        },
+        None => match args.admin.get("/v1/certificates") {
+            Ok(told) => (in_use(&told).into_bytes(), "what the sidecar uses".to_owned()),
+            Err(error) => {
+                error.tell();
+                return error.code();
+            }
+        },
     };
     let now = Stamp::from(rt::clock::wall());
     let certificates = match inspect::describe(&content, now) {
         Ok(certificates) => certificates,
         Err(error) => {
-            eprintln!("error: cannot show {}: {error}", args.file.display());
+            eprintln!("error: cannot show {whose}: {error}");
             return ExitCode::from(exit::FAILED);
         }
     };
-    let warnings: Vec<String> = exposed_key(&args.file).into_iter().collect();
+    let warnings: Vec<String> = args.file.as_deref().and_then(exposed_key).into_iter().collect();
     match args.output {
         Output::Json => println!("{:#}", to_json(&certificates, &warnings, now)),
         Output::Text => print!("{}", text(&certificates, &warnings, now)),
     }
     let is_well = warnings.is_empty() && certificates.iter().all(|one| one.problems.is_empty());
     if args.fail && !is_well { ExitCode::from(exit::UNHEALTHY) } else { ExitCode::SUCCESS }
+}
+
+/// The chain that the sidecar presents, then the roots that it trusts.
+fn in_use(told: &Value) -> String {
+    ["chain_pem", "roots_pem"].iter().filter_map(|part| told[part].as_str()).collect()
 }
 
 fn read(file: &Path) -> std::io::Result<Vec<u8>> {

@@ -1,5 +1,6 @@
 //! One file per verb of the command line.
 
+mod admin;
 mod ca;
 mod cert;
 mod check;

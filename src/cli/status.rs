@@ -1,28 +1,20 @@
 //! `outrigger status`: asks the admin API of a running sidecar.
 
-use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpStream},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{process::ExitCode, time::Duration};
 
 use serde_json::Value;
 
-use super::exit;
-
-/// Largest answer that is read.
-const MAX_ANSWER: u64 = 4 * 1024 * 1024;
+use super::{Output, admin::AdminArgs, exit};
 
 /// Tell how a running sidecar is
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Exit codes: 0 told, 2 wrong usage, 4 the sidecar cannot be reached, 9 (with --fail) not ready."
+    after_help = "Exit codes: 0 told, 1 the token cannot be read, 2 wrong usage, 4 the sidecar cannot be reached, \
+                  6 it denies access, 9 (with --fail) not ready."
 )]
 pub(super) struct StatusArgs {
-    /// Address of the admin API
-    #[arg(short, long, env = "OUTRIGGER_ADMIN", default_value = "127.0.0.1:15000")]
-    admin: SocketAddr,
+    #[command(flatten)]
+    admin: AdminArgs,
     /// Exit with 9 unless the sidecar is ready
     #[arg(long)]
     fail: bool,
@@ -32,28 +24,18 @@ pub(super) struct StatusArgs {
     /// `text` or `json`
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
-    /// Longest wait for the answer
-    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
-    timeout: Duration,
-}
-
-#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-enum Output {
-    Text,
-    Json,
 }
 
 /// Prints the status.
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "printing is what the verb is for")]
+#[expect(clippy::print_stdout, reason = "printing is what the verb is for")]
 pub(super) fn status(args: &StatusArgs) -> ExitCode {
-    let status = match ask(args.admin, "/v1/status", args.timeout) {
+    let status = match args.admin.get("/v1/status") {
         Ok(status) => status,
         Err(error) => {
             if !args.quiet {
-                eprintln!("error: cannot reach the sidecar at http://{}: {error}", args.admin);
-                eprintln!("hint: is it running? Another address is given with --admin or OUTRIGGER_ADMIN");
+                error.tell();
             }
-            return ExitCode::from(exit::UNREACHABLE);
+            return error.code();
         }
     };
     if !args.quiet {
@@ -68,23 +50,6 @@ pub(super) fn status(args: &StatusArgs) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// One GET over HTTP/1.0: the answer is everything until the close.
-fn ask(admin: SocketAddr, path: &str, limit: Duration) -> Result<Value, Box<dyn std::error::Error>> {
-    let mut stream = TcpStream::connect_timeout(&admin, limit)?;
-    stream.set_read_timeout(Some(limit))?;
-    stream.set_write_timeout(Some(limit))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {admin}\r\nConnection: close\r\n\r\n")?;
-    let mut answer = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
-    let split = answer.windows(4).position(|window| window == b"\r\n\r\n").ok_or("no answer in HTTP")?;
-    let head = String::from_utf8_lossy(&answer[..split]);
-    let line = head.lines().next().unwrap_or_default();
-    if line.split(' ').nth(1) != Some("200") {
-        return Err(format!("it answered `{line}`").into());
-    }
-    Ok(serde_json::from_slice(&answer[split + 4..])?)
-}
-
 /// `3 healthy, 1 open`: the healthy ones, and what else there is.
 fn endpoints(counts: &Value) -> String {
     let others = ["unhealthy", "ejected", "open", "half_open"];
@@ -93,6 +58,36 @@ fn endpoints(counts: &Value) -> String {
         text.push_str(&format!(", {} {}", counts[state], state.replace('_', "-")));
     }
     text
+}
+
+/// `spiffe://mesh/service/web (expires in 17h)`, and what is wrong.
+fn identity(identity: &Value) -> String {
+    let Some(id) = identity["spiffe_id"].as_str() else {
+        return "none (mTLS is disabled)".to_owned();
+    };
+    let left = match identity["remaining_seconds"].as_u64().unwrap_or_default() {
+        0 => "EXPIRED".to_owned(),
+        seconds => format!("expires in {}", shortly(seconds)),
+    };
+    let problem = &identity["problem"];
+    match (problem["text"].as_str(), problem["at"].as_str()) {
+        (Some(text), Some(at)) => format!("{id} ({left})\nPROBLEM      since {at}: {text}"),
+        _ => format!("{id} ({left})"),
+    }
+}
+
+/// A time in its largest unit, rounded down: what people want to know of an expiry.
+fn shortly(seconds: u64) -> String {
+    const MINUTE: u64 = 60;
+    const HOUR: u64 = 60 * MINUTE;
+    const DAY: u64 = 24 * HOUR;
+    let unit = match seconds {
+        0..MINUTE => 1,
+        MINUTE..HOUR => MINUTE,
+        HOUR..DAY => HOUR,
+        _ => DAY,
+    };
+    humantime::format_duration(Duration::from_secs(seconds / unit * unit)).to_string()
 }
 
 fn text(status: &Value) -> String {
@@ -111,6 +106,7 @@ fn text(status: &Value) -> String {
     let lines = [
         ("state", word(&status["state"])),
         ("service", word(&status["service"])),
+        ("identity", identity(&status["identity"])),
         ("version", word(&status["version"])),
         ("started", word(&status["started_at"])),
         ("inbound", word(&status["listeners"]["inbound"])),
@@ -122,4 +118,31 @@ fn text(status: &Value) -> String {
     ];
     let lines: Vec<String> = lines.iter().map(|(name, value)| format!("{name:<12} {value}")).collect();
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_identity_is_told_with_what_is_left_of_it_and_what_is_wrong() {
+        let mut told = json!({ "spiffe_id": "spiffe://m/service/web", "remaining_seconds": 62_345 });
+        assert_eq!(identity(&told), "spiffe://m/service/web (expires in 17h)");
+        told["remaining_seconds"] = 0.into();
+        told["problem"] = json!({ "at": "2026-01-01T00:00:00Z", "text": "half a file" });
+        let expected =
+            "spiffe://m/service/web (EXPIRED)\nPROBLEM      since 2026-01-01T00:00:00Z: half a file";
+        assert_eq!(identity(&told), expected);
+        assert_eq!(identity(&Value::Null), "none (mTLS is disabled)");
+    }
+
+    #[test]
+    fn what_is_left_is_told_in_one_unit() {
+        for (seconds, told) in [(59, "59s"), (61, "1m"), (7_199, "1h"), (86_400, "1day"), (200_000, "2days")]
+        {
+            assert_eq!(shortly(seconds), told);
+        }
+    }
 }

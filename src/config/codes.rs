@@ -88,9 +88,10 @@ codes! {
         the key.";
     ADDRESS_CLASH = "OR207", "Two listeners would have to bind the same port of the same address. The second one could \
         not start.";
-    ADMIN_EXPOSED = "OR208", "The admin API has no authentication in this version, so it listens on loopback addresses \
-        only (127.0.0.0/8 or ::1). For scrapers and probes there is `admin.metrics_address`, which may be any \
-        address and serves nothing but `/metrics`, `/livez` and `/readyz`.";
+    ADMIN_EXPOSED = "OR208", "Whoever reaches the admin API can read the configuration and change it. On loopback \
+        (127.0.0.0/8 or ::1) and on a Unix socket (`unix:/path`, mode 0600) that is whoever is on this machine, or its \
+        owner; anywhere else `admin.token` must say who. For scrapers and probes there is `admin.metrics_address`, which \
+        may be any address and serves nothing but `/metrics`, `/livez` and `/readyz`.";
     BAD_REGEX = "OR209", "The regular expression does not compile, or its compiled form is larger than 1 MiB. The syntax \
         is that of Rust's regex crate: like Perl's, without look-around and back-references. Expressions are matched \
         against the whole value; `^` and `$` are not needed.";
@@ -131,6 +132,9 @@ codes! {
         request from another service would be answered 403. Write down who may call this service; \
         `intentions: { rules: [{ source: \"*\", action: allow }] }` lets in everybody who belongs to the mesh. A sidecar \
         that only calls others, and is called by nobody, may leave it at that with `intentions: { rules: [] }`.";
+    ADMIN_PLAINTEXT = "OR306", "The admin API speaks no TLS, so whoever is on the way to this address can read the token, \
+        and use it. Listen on loopback or on a Unix socket, and come in by what is encrypted (an SSH tunnel, `kubectl \
+        port-forward`), or keep the address to a network that is trusted.";
     SHADOWED = "OR310", "No request can reach this route: an earlier route with the same precedence takes every request \
         that it would match. Delete one of them, or make its match narrower.";
     EMPTY_SUBSET = "OR311", "A route asks for endpoints with tags that no endpoint of the service has. Its requests fail, \

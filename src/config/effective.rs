@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Bundle, ReloadParams, form::show_regex, mask, schema, value::show_duration};
 use crate::{
-    admin::AdminParams,
+    admin::{Access, AdminParams},
     directory::{DirectoryParams, LocalServiceParams},
     policy::route::{
         Action, DirectResponse, HeaderEdits, HostPattern, PathPattern, PathRewrite, Redirect, Rewrite,
@@ -29,7 +29,7 @@ use crate::{
     snapshot::{
         ClusterParams, EndpointSource, HealthCheckKind, HealthCheckParams, Limits, Protocol, StatusRange,
     },
-    types::ProxyVersion,
+    types::{ProxyVersion, Secret},
 };
 
 /// The configuration in force, secrets masked, as JSON in the shape of the file.
@@ -40,6 +40,8 @@ pub fn effective_json(bundle: &Bundle) -> Value {
         mask::value_at(&mut document, pointer);
     }
     mask::secret_headers(&mut document);
+    // Also if it stands in the file itself.
+    mask::value(&mut document, "/admin/token");
     document
 }
 
@@ -77,7 +79,6 @@ pub(super) fn document(bundle: &Bundle) -> Value {
         clusters,
         passthrough: _,
     } = directory;
-    let AdminParams { address, metrics_address } = admin;
     let ReloadParams { watch, interval } = reload;
     let ShutdownParams { grace, drain_timeout } = shutdown;
     let mut root = object(json!({
@@ -92,10 +93,7 @@ pub(super) fn document(bundle: &Bundle) -> Value {
         "routes": routes.iter().map(route).collect::<Vec<_>>(),
         "services": clusters.iter().map(|c| (c.name.to_string(), cluster(c))).collect::<Map<_, _>>(),
         "mtls": mtls::section(&listeners.mtls, identity.as_ref()),
-        "admin": {
-            "address": address.to_string(),
-            "metrics_address": metrics_address.map_or_else(|| "none".to_owned(), |address| address.to_string()),
-        },
+        "admin": admin_section(admin),
         "telemetry": telemetry::section(telemetry),
         "reload": { "watch": watch, "interval": show_duration(*interval) },
         "overload": traffic::overload(*overload),
@@ -138,6 +136,17 @@ fn protocol(protocol: Protocol) -> &'static str {
         Protocol::Http2 => "http2",
         Protocol::Tcp => "tcp",
     }
+}
+
+fn admin_section(AdminParams { address, access, metrics_address }: &AdminParams) -> Value {
+    let Access { token, hosts } = access;
+    let mut fields = object(json!({
+        "address": address.to_string(),
+        "metrics_address": metrics_address.map_or_else(|| "none".to_owned(), |address| address.to_string()),
+    }));
+    put(&mut fields, "token", token.as_ref().map(Secret::expose));
+    put_list(&mut fields, "hosts", hosts.iter().map(String::as_str));
+    Value::Object(fields)
 }
 
 fn local_service(local: &LocalServiceParams) -> Value {

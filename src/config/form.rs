@@ -23,6 +23,21 @@ fn bad(node: &Node, scalar: &Scalar, what: &str) -> Finding {
     malformed(codes::MALFORMED, node, format!("{} is not {what}", shown(scalar)))
 }
 
+/// `ip:port` or `unix:/path` to listen at; port 0 lets the kernel choose.
+pub(super) fn listen_place(node: &Node, report: &mut Report) -> Option<EndpointAddress> {
+    let scalar = text_scalar(node, "an address", "127.0.0.1:15000", report)?;
+    if !scalar.text.starts_with("unix:") {
+        return listen_address(node, report).map(EndpointAddress::Tcp);
+    }
+    scalar.text.parse().ok().or_else(|| {
+        report.add(
+            bad(node, scalar, "an address to listen at")
+                .label("a Unix socket needs an absolute path")
+                .help("for example `unix:/run/outrigger/admin.sock`"),
+        )
+    })
+}
+
 /// `ip:port` to listen at; port 0 lets the kernel choose.
 pub(super) fn listen_address(node: &Node, report: &mut Report) -> Option<SocketAddr> {
     let scalar = text_scalar(node, "an address", "127.0.0.1:15000", report)?;

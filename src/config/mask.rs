@@ -33,6 +33,11 @@ pub(super) fn value_at(document: &mut Value, pointer: &str) {
     }
 }
 
+/// Masks what stands at `pointer`, if anything does.
+pub(super) fn value(document: &mut Value, pointer: &str) {
+    mask_at(document, pointer);
+}
+
 fn mask_at(document: &mut Value, pointer: &str) -> bool {
     let place = document.pointer_mut(pointer);
     place.is_some_and(|place| {

@@ -12,7 +12,7 @@ use super::{
     report::{Report, error},
     schema,
     sections::{
-        ext_authz, intentions, jwt,
+        admin, ext_authz, intentions, jwt,
         listeners::{self, Bound},
         mtls, process, routes, services, tcp_listeners, telemetry, traffic,
     },
@@ -83,7 +83,7 @@ fn bundle(root: &Node, masked: Vec<String>, report: &mut Report) -> Option<Bundl
     let mut forwards = Vec::new();
     let mut listeners = listeners::read(&fields, &mut bound, &mut forwards, report);
     listeners.mtls = mtls.listener.clone();
-    let admin = listeners::admin(&fields, &mut bound, report);
+    let admin = admin::read(&fields, &mut bound, report);
     let services = services::read(&fields, &inherited, report);
     let intentions =
         fields.optional("intentions", report, |node, report| Fields::open(node, &schema::INTENTIONS, report));

@@ -420,9 +420,16 @@ pub(super) static LIMITS: Section = Section {
 pub(super) static ADMIN: Section = Section {
     name: "admin",
     example: "address: 127.0.0.1:15000",
-    known: &["address", "metrics_address"],
-    later: &["token", "dashboard"],
-    aliases: &[("bind", "address"), ("port", "address"), ("prometheus_address", "metrics_address")],
+    known: &["address", "token", "hosts", "metrics_address"],
+    later: &["dashboard"],
+    aliases: &[
+        ("bind", "address"),
+        ("port", "address"),
+        ("socket", "address"),
+        ("password", "token"),
+        ("allowed_hosts", "hosts"),
+        ("prometheus_address", "metrics_address"),
+    ],
 };
 
 pub(super) static TELEMETRY: Section = Section {

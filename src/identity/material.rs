@@ -134,6 +134,13 @@ pub struct Leaf {
     pub facts: Facts,
 }
 
+impl Leaf {
+    /// The leaf and its intermediates, as DER.
+    pub fn chain(&self) -> impl Iterator<Item = &[u8]> {
+        self.certified.cert.iter().map(AsRef::as_ref)
+    }
+}
+
 /// Everything that a sidecar needs to prove who it is and to judge others.
 #[derive(Debug)]
 pub struct Material {

@@ -11,6 +11,7 @@ pub mod jwt;
 mod material;
 mod mesh;
 mod params;
+mod pem;
 mod refusal;
 mod sessions;
 #[cfg(test)]
@@ -25,6 +26,7 @@ pub use certificate::{CertificateError, Facts, fingerprint};
 pub use material::{Leaf, Material, MaterialError, NewTrust, PemFiles, PemPart};
 pub use mesh::{Alpn, InboundTls, MeshTls, PeerError, PeerTls, TlsVersion};
 pub use params::{IdentityFiles, IdentityParams};
+pub use pem::certificate_pem;
 pub use refusal::{TlsRefusal, told_plainly};
 // What peers show, for those who keep it and do not look inside.
 pub use rustls::pki_types::CertificateDer;

@@ -18,6 +18,9 @@ use tracing_subscriber::{
 
 use super::{LogFormat, LogParams};
 
+/// Target of lines that no level silences: who changed what.
+pub const AUDIT: &str = "outrigger::audit";
+
 /// Why the log is not as somebody wanted it.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
@@ -89,7 +92,8 @@ fn parse(level: &str) -> Result<EnvFilter, LogError> {
             return Err(wrong());
         }
     }
-    EnvFilter::builder().parse(level).map_err(|_| wrong())
+    let audited = format!("{level},{AUDIT}=info");
+    EnvFilter::builder().parse(audited).map_err(|_| wrong())
 }
 
 impl LogHandle {
@@ -202,6 +206,19 @@ mod tests {
             info!("three");
         });
         assert!(text.contains("two") && !text.contains("one") && !text.contains("three"), "{text}");
+    }
+
+    #[test]
+    fn no_level_silences_the_audit_log() {
+        let text = logged(LogFormat::Text, |handle| {
+            for level in ["off", "outrigger::audit=off", "error,outrigger=off"] {
+                handle.set(level).unwrap();
+                info!(target: AUDIT, level, "a change");
+                info!("something else");
+            }
+            assert_eq!(handle.level(), "error,outrigger=off");
+        });
+        assert_eq!((text.matches("a change").count(), text.contains("something else")), (3, false), "{text}");
     }
 
     #[test]

@@ -6,6 +6,8 @@
 mod support;
 
 #[cfg(test)]
+mod admin;
+#[cfg(test)]
 mod breaker;
 #[cfg(test)]
 mod ca;

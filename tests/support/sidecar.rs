@@ -42,6 +42,10 @@ impl Sidecar {
         let admin = free_address();
         let mut whole = base(admin);
         merge(&mut whole, config);
+        // Of one whose admin API is a Unix socket the metrics listener tells when it is ready.
+        let is_socket = whole["admin"]["address"].as_str().is_some_and(|text| text.starts_with("unix:"));
+        let metrics = whole["admin"]["metrics_address"].as_str().and_then(|text| text.parse().ok());
+        let admin = metrics.filter(|_| is_socket).unwrap_or(admin);
         let directory = Directory::new();
         write(&directory.config(), &whole);
         let child = spawn(&mut command(env!("CARGO_BIN_EXE_outrigger")), &directory);
@@ -86,11 +90,20 @@ impl Sidecar {
 
     /// A request to the admin API; `None` if it does not answer.
     pub(crate) async fn ask(&self, method: &str, target: &str, body: &str) -> Option<Response> {
+        self.try_ask(method, target, "", body).await
+    }
+
+    /// A request to the admin API with more fields.
+    pub(crate) async fn ask_with(&self, method: &str, target: &str, fields: &str) -> Response {
+        self.try_ask(method, target, fields, "").await.expect("the admin API answers")
+    }
+
+    async fn try_ask(&self, method: &str, target: &str, fields: &str, body: &str) -> Option<Response> {
         let mut client = client::Client::connect(self.admin).await;
         let length = body.len();
         client
             .send(format!(
-                "{method} {target} HTTP/1.1\r\nhost: localhost\r\nx-outrigger: 1\r\n\
+                "{method} {target} HTTP/1.1\r\nhost: localhost\r\nx-outrigger: 1\r\n{fields}\
                  content-length: {length}\r\nconnection: close\r\n\r\n{body}"
             ))
             .await;
@@ -299,7 +312,8 @@ fn spawn(command: &mut Command, directory: &Directory) -> Child {
 
 /// Nothing of the caller's environment may change what is tested.
 fn clean(command: &mut Command) -> &mut Command {
-    command.env_remove("OUTRIGGER_WORKERS").env_remove("OUTRIGGER_ADMIN").env_remove("NOTIFY_SOCKET")
+    let named = ["OUTRIGGER_WORKERS", "OUTRIGGER_ADMIN", "OUTRIGGER_TOKEN_FILE", "NOTIFY_SOCKET"];
+    named.iter().fold(command, |command, name| command.env_remove(name))
 }
 
 /// A temporary directory; removed when dropped.

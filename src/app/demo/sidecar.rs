@@ -216,7 +216,10 @@ async fn serves(admin: &mut Connection, ports: &Ports) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{self, Bundle, ProcessEnvironment, Text};
+    use crate::{
+        config::{self, Bundle, ProcessEnvironment, Text},
+        types::EndpointAddress,
+    };
 
     const PORTS: Ports = Ports {
         traffic: SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 20_001),
@@ -234,7 +237,7 @@ mod tests {
     #[test]
     fn the_configuration_of_an_instance_is_without_findings() {
         let bundle = load(&Role::Instance("127.0.0.1:8080".parse().unwrap()));
-        assert_eq!((bundle.workers, bundle.admin.address), (Some(1), PORTS.admin));
+        assert_eq!((bundle.workers, bundle.admin.address), (Some(1), EndpointAddress::Tcp(PORTS.admin)));
         assert_eq!(bundle.admin.metrics_address, None);
     }
 

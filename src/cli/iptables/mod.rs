@@ -234,7 +234,11 @@ fn adapt(wanted: &mut Interception, bundle: &Bundle, warnings: &mut Vec<String>)
     let inbound = port(inbound, "inbound", reached_inbound, "\"0.0.0.0:15006\"")?;
     wanted.outbound = port(outbound, "outbound", reached_outbound, "127.0.0.1:15001")?;
     wanted.inbound = inbound.and_then(|port| wanted.inbound.take().map(|(_, ports)| (port, ports)));
-    let more = [inbound, wanted.outbound, Some(bundle.admin.address.port())];
+    let admin = match &bundle.admin.address {
+        EndpointAddress::Tcp(address) => Some(address.port()),
+        EndpointAddress::Unix(_) => None,
+    };
+    let more = [inbound, wanted.outbound, admin];
     let metrics = bundle.admin.metrics_address.map(|address| address.port());
     let tcp = listeners.tcp.iter().map(|listener| listener.address.port());
     let more = more.into_iter().chain([metrics]).flatten().chain(tcp).filter(|port| *port != 0);

@@ -1,4 +1,4 @@
-//! `listeners` and `admin`: where the sidecar listens, and that no two listeners want the same place.
+//! `listeners`: where the sidecar listens, and that no two listeners want the same place. The admin API is in `admin`.
 
 use std::net::SocketAddr;
 
@@ -7,7 +7,6 @@ use super::{
     tcp_listeners::{self, Forwards},
 };
 use crate::{
-    admin::AdminParams,
     config::{
         codes, defaults,
         fields::Fields,
@@ -15,7 +14,7 @@ use crate::{
         report::{Report, error},
         schema,
         span::Span,
-        tree::{Content, Node},
+        tree::Node,
         value,
     },
     proxy::{EscapedSlashes, ListenerParams, ListenersParams, Normalisation, Underscores},
@@ -182,47 +181,6 @@ fn listener(
 /// Whether a PROXY header must come first.
 pub(super) fn proxy_protocol(node: &Node, report: &mut Report) -> Option<bool> {
     value::word(node, &[("none", false), ("required", true)], &[], report)
-}
-
-pub(in crate::config) fn admin(
-    root: &Fields<'_>,
-    bound: &mut Vec<Bound>,
-    report: &mut Report,
-) -> AdminParams {
-    let mut params = AdminParams { address: defaults::ADMIN, metrics_address: Some(defaults::METRICS) };
-    let (mut admin_span, mut metrics_span) = (root.span, root.span);
-    let fields = root.optional("admin", report, |node, report| Fields::open(node, &schema::ADMIN, report));
-    if let Some(fields) = fields {
-        params.address = fields.or("address", params.address, report, form::listen_address);
-        admin_span = fields.get("address").map_or(fields.span, |node| node.span);
-        if !params.address.ip().is_loopback() {
-            report.add::<()>(
-                error(
-                    codes::ADMIN_EXPOSED,
-                    admin_span,
-                    "the admin API may listen on loopback addresses only",
-                )
-                .label("not a loopback address")
-                .help("use `127.0.0.1:15000`; scrapers and probes go to `metrics_address`"),
-            );
-        }
-        params.metrics_address =
-            fields.or("metrics_address", params.metrics_address, report, metrics_address);
-        metrics_span = fields.get("metrics_address").map_or(fields.span, |node| node.span);
-    }
-    bound.push(Bound { name: "admin.address", address: params.address, span: admin_span });
-    if let Some(address) = params.metrics_address {
-        bound.push(Bound { name: "admin.metrics_address", address, span: metrics_span });
-    }
-    params
-}
-
-/// An address, or `none`.
-fn metrics_address(node: &Node, report: &mut Report) -> Option<Option<SocketAddr>> {
-    match &node.content {
-        Content::Scalar(scalar) if scalar.text == "none" => Some(None),
-        _ => form::listen_address(node, report).map(Some),
-    }
 }
 
 /// Reports every pair of addresses that cannot both be bound.

@@ -1,5 +1,6 @@
 //! One file per part of the configuration: reads its mapping into the params of the module it belongs to.
 
+pub(super) mod admin;
 pub(super) mod edge;
 pub(super) mod ext_authz;
 pub(super) mod health_check;
