@@ -15,6 +15,8 @@ pub mod snapshot;
 
 pub mod net;
 
+pub mod peer;
+
 pub mod proxy;
 
 pub mod directory;

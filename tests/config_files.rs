@@ -259,10 +259,46 @@ fn mtls_is_strict_unless_the_file_says_otherwise_and_needs_all_three_files() {
     // Without mTLS nobody is `shop` either.
     assert_eq!(found(&with(&format!("mode: disabled, {files}"))), ["OR304 3:29", "OR321 4:33"]);
     assert_eq!(found(&with(&format!("min_version: \"1.1\", {files}"))), ["OR109 3:22"]);
-    assert_eq!(
-        found(&with("ca: { mode: builtin, cert_file: /a, key_file: /b, ca_file: /c }")),
-        ["OR110 3:21"]
+}
+
+#[test]
+fn the_built_in_authority_is_held_or_asked() {
+    let with = |more: &str| {
+        let service = "version: 1\nservice: { name: web, address: 127.0.0.1:8080 }\n";
+        format!("{service}mtls: {{ ca: {{ mode: builtin, {more} }} }}\n")
+    };
+    for good in [
+        "servers: ['10.0.0.1:15012', '[::1]:15012'], token_file: /t, node: web-1",
+        "authority: {}, leaf_ttl: 1h, dir: /i",
+        "authority: { dir: /ca, key_file: /k, address: '127.0.0.1:0' }",
+    ] {
+        let bundle = valid(&with(good));
+        let again = valid(&config::effective_yaml(&bundle));
+        assert_eq!(Diff::between(&bundle, &again), Diff::default());
+        assert_eq!(bundle.identity, again.identity);
+    }
+    let diff = Diff::between(
+        &valid(&with("servers: ['10.0.0.1:15012']")),
+        &valid(&with("servers: ['10.0.0.1:15012'], leaf_ttl: 1h")),
     );
+    assert_eq!(diff.restart_required, ["mtls.ca.leaf_ttl"]);
+    let cases = [
+        ("node: web-1", "OR114 3:13"),
+        ("servers: []", "OR106 3:38"),
+        ("servers: ['ca:15012']", "OR107 3:39"),
+        ("servers: ['10.0.0.1:1'], authority: {}", "OR114 3:54"),
+        ("authority: { file: /x }", "OR104 3:42"),
+        ("authority: {}, token_file: /t", "OR304 3:56"),
+        ("authority: {}, leaf_ttl: 30s", "OR111 3:54"),
+        ("authority: {}, node: a b", "OR107 3:50"),
+        ("authority: {}, cert_file: /a", "OR114 3:55"),
+    ];
+    for (more, finding) in cases {
+        assert_eq!(found(&with(more)), [finding], "{more}");
+    }
+    let files = "cert_file: /a, key_file: /b, ca_file: /c";
+    let text = with("").replace("mode: builtin, ", &format!("{files}, servers: ['10.0.0.1:1']"));
+    assert_eq!(found(&text), ["OR114 3:64"]);
 }
 
 #[test]

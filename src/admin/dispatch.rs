@@ -38,11 +38,12 @@ enum Endpoint {
     Routes,
     Certificates,
     Reload,
+    Renew,
     Log,
 }
 
 /// Path, meaning, methods (GET includes HEAD), the smallest scope that has it, purpose.
-const ENDPOINTS: [(&str, Endpoint, &str, Scope, &str); 11] = [
+const ENDPOINTS: [(&str, Endpoint, &str, Scope, &str); 12] = [
     ("/", Endpoint::Index, "GET, HEAD", Scope::MetricsOnly, "this list"),
     (
         "/livez",
@@ -65,6 +66,13 @@ const ENDPOINTS: [(&str, Endpoint, &str, Scope, &str); 11] = [
         "its certificates in PEM, without the key",
     ),
     ("/v1/reload", Endpoint::Reload, "POST", Scope::Full, "reads the configuration again; ?dry_run"),
+    (
+        "/v1/certificates/renew",
+        Endpoint::Renew,
+        "POST",
+        Scope::Full,
+        "gets new certificates, or looks at their files now",
+    ),
     (
         "/v1/log",
         Endpoint::Log,
@@ -136,6 +144,7 @@ async fn route(context: &Context, caller: &Caller, request: Request<Incoming>) -
         Endpoint::Routes => Ok(ok(&backend.routes())),
         Endpoint::Certificates => backend.certificates().map(|told| ok(&told)),
         Endpoint::Reload => reload(backend, request).await,
+        Endpoint::Renew => renew(backend, request).await,
         Endpoint::Log if guard::is_change(request.method()) => set_log_level(backend, request).await,
         Endpoint::Log => Ok(ok(&json!({ "level": backend.log_level() }))),
     }
@@ -176,6 +185,13 @@ async fn reload(backend: &Arc<dyn Backend>, request: Request<Incoming>) -> Resul
     let mut answer = ok(&report);
     answer.extensions_mut().insert(Detail(format!("changed: {}", report["changed"])));
     Ok(answer)
+}
+
+async fn renew(backend: &Arc<dyn Backend>, request: Request<Incoming>) -> Result<Answer, Problem> {
+    body(request).await?;
+    // A task of its own: a token is good for one time, and what it was spent for must be taken up.
+    let renewal = tokio::spawn(Arc::clone(backend).renew());
+    renewal.await.map_err(|error| internal("renewal", &error))?.map(|report| ok(&report))
 }
 
 #[derive(Deserialize)]

@@ -69,7 +69,7 @@ pub enum ReloadMode {
     DryRun,
 }
 
-/// The outcome of a reload: a report, or why the old configuration goes on.
+/// The outcome of a reload or a renewal: a report, or why what is in force goes on.
 pub type ReloadFuture = Pin<Box<dyn Future<Output = Result<Value, Problem>> + Send>>;
 
 /// What the admin API tells and does; the composition root implements it.
@@ -98,6 +98,8 @@ pub trait Backend: Send + Sync + 'static {
     fn certificates(&self) -> Result<Value, Problem>;
     /// Reads the configuration again. Runs to its end even if whoever asked for it goes away.
     fn reload(self: Arc<Self>, mode: ReloadMode) -> ReloadFuture;
+    /// Gets new certificates, or looks at their files now. Runs to its end even if whoever asked for it goes away.
+    fn renew(self: Arc<Self>) -> ReloadFuture;
     /// The level of the log.
     fn log_level(&self) -> String;
     /// Changes the level of the log.

@@ -43,7 +43,7 @@ pub enum Listener {
     /// Over TCP.
     Tcp(TcpListener),
     /// Over a Unix socket, whose file goes when nobody listens any more.
-    Unix(UnixListener, UnixPlace),
+    Unix(UnixListener, Arc<UnixPlace>),
 }
 
 /// What is served, and to whom.

@@ -85,6 +85,10 @@ impl Backend for Fake {
         })
     }
 
+    fn renew(self: Arc<Self>) -> ReloadFuture {
+        Box::pin(async { Ok(json!({ "serial": "4a" })) })
+    }
+
     fn log_level(&self) -> String {
         self.level.lock().unwrap().clone()
     }
@@ -394,7 +398,7 @@ async fn a_unix_socket_asks_for_no_token_and_goes_with_its_server() {
     std::fs::create_dir(&folder).unwrap();
     let path = folder.join("admin.sock");
     let (socket, place) = bind_unix(&path).unwrap();
-    let listener = Listener::Unix(UnixListener::from_std(socket).unwrap(), place);
+    let listener = Listener::Unix(UnixListener::from_std(socket).unwrap(), Arc::new(place));
     let backend = Arc::new(Fake::default());
     let serving = Serving {
         backend: Arc::<Fake>::clone(&backend),

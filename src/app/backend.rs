@@ -9,6 +9,7 @@ use http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::{
+    certificates::RenewHandle,
     identity::Identity,
     reload::{ReloadError, ReloadHandle},
     state::ProcessState,
@@ -37,6 +38,7 @@ pub(crate) struct AppBackend {
     pub(crate) log: Arc<LogHandle>,
     /// `None` without mTLS.
     pub(crate) identity: Option<Identity>,
+    pub(crate) renewal: RenewHandle,
 }
 
 impl Backend for AppBackend {
@@ -166,6 +168,21 @@ impl Backend for AppBackend {
                     "hash": report.hash,
                 })),
                 Err(error) => Err(problem(error)),
+            }
+        })
+    }
+
+    fn renew(self: Arc<Self>) -> ReloadFuture {
+        Box::pin(async move {
+            match self.renewal.renew().await {
+                Ok(renewed) => Ok(json!({
+                    "apiVersion": API,
+                    "kind": "Renewal",
+                    "changed": renewed.changed,
+                    "serial": renewed.serial,
+                    "not_after": rfc3339(renewed.not_after),
+                })),
+                Err(detail) => Err(Problem::new(StatusCode::BAD_GATEWAY, detail)),
             }
         })
     }

@@ -1,47 +1,35 @@
-//! The sidecar's own certificates: read at the start, looked at again and again, swapped when there are new ones. What is
-//! no good is told and left alone: the ones in use go on.
+//! The sidecar's own certificates: where they come from, what is shown and said of them, and how somebody asks for new ones.
+//! Files of others are certificates/files.rs, the built-in authority certificates/builtin.rs.
+
+mod builtin;
+mod files;
 
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use super::identity::LastProblem;
+use tokio::sync::{mpsc, oneshot};
+
+use super::identity::{Identity, LastProblem};
 use crate::{
-    identity::{Facts, IdentityParams, Material, MaterialError, MeshTls, NewTrust, PemFiles},
-    rt::{DrainWatch, Phase, clock},
+    identity::{Facts, IdentityParams, IdentitySource, MeshTls},
+    rt::{Drain, Tasks},
     telemetry::metrics::{CertificateMetrics, Registry},
+    types::Live,
 };
 
-/// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(1);
 /// Part of its life that a certificate has left when it is time to worry aloud.
 const WORRY_SHARE: u32 = 5;
 /// How often that is said.
 const WORRY_INTERVAL: Duration = Duration::from_secs(600);
+/// People who ask for new certificates at the same time.
+const ASKING: usize = 4;
 
 /// Why a sidecar has no certificate to begin with.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct NoCertificate(String);
-
-/// Reads the certificates and makes the mesh of them.
-///
-/// # Errors
-/// What is wrong with the files, or with what is in them.
-pub(crate) fn load(params: &IdentityParams) -> Result<(Arc<MeshTls>, PemFiles), NoCertificate> {
-    let said = |error: &dyn std::fmt::Display| NoCertificate(error.to_string());
-    let files = params.files.read().map_err(|error| NoCertificate(chain(&error)))?;
-    let material = Material::read(&files, &params.domain, &params.own, clock::wall())
-        .map_err(|error| NoCertificate(told(params, &error)))?;
-    let mesh = MeshTls::new(material, params.version).map_err(|error| said(&error))?;
-    Ok((Arc::new(mesh), files))
-}
-
-/// What is wrong, and in which file.
-fn told(params: &IdentityParams, error: &MaterialError) -> String {
-    format!("{}: {error}", params.files.path(error.part()).display())
-}
 
 /// An error with its causes, in one line.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
@@ -49,107 +37,97 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
-/// The task that follows the files.
-pub(crate) struct Follower {
-    params: IdentityParams,
-    mesh: Arc<MeshTls>,
-    /// What is in use.
-    used: PemFiles,
-    /// What was seen last, good or not.
-    seen: Option<PemFiles>,
-    /// What was wrong with it.
-    problem: LastProblem,
-    worried: Option<SystemTime>,
-    metrics: CertificateMetrics,
+/// The certificate in use after somebody asked for a new one.
+#[derive(Clone, Debug)]
+pub(crate) struct Renewed {
+    pub(crate) serial: String,
+    pub(crate) not_after: SystemTime,
+    /// Whether it is another one than before.
+    pub(crate) changed: bool,
 }
 
-impl Follower {
-    pub(crate) fn new(
-        params: IdentityParams,
-        mesh: Arc<MeshTls>,
-        used: PemFiles,
-        problem: LastProblem,
-        registry: &Arc<Registry>,
-    ) -> Self {
-        let metrics = CertificateMetrics::resolve(registry);
-        let follower = Self { params, mesh, used, seen: None, problem, worried: None, metrics };
-        follower.show();
-        follower
+impl Renewed {
+    fn of(mesh: &MeshTls, changed: bool) -> Self {
+        let material = mesh.material();
+        let Facts { serial, not_after, .. } = &material.leaf.facts;
+        Self { serial: serial.clone(), not_after: *not_after, changed }
+    }
+}
+
+type Requests = mpsc::Receiver<oneshot::Sender<Result<Renewed, String>>>;
+
+/// Asks for new certificates; clones are cheap. Without mTLS there is nobody to ask.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RenewHandle(Option<mpsc::Sender<oneshot::Sender<Result<Renewed, String>>>>);
+
+impl RenewHandle {
+    /// Gets new certificates now, or looks at the files now.
+    ///
+    /// # Errors
+    /// Why the certificate in use goes on.
+    pub(crate) async fn renew(&self) -> Result<Renewed, String> {
+        let Some(keeper) = &self.0 else { return Err("mTLS is switched off".to_owned()) };
+        let (answer, outcome) = oneshot::channel();
+        keeper.try_send(answer).map_err(|_| "others have asked already".to_owned())?;
+        outcome.await.unwrap_or_else(|_| Err("the sidecar is shutting down".to_owned()))
+    }
+}
+
+/// Gets the first certificates, however long that takes, and starts what keeps them good. `waiting` says meanwhile what
+/// is waited for. Cancel-safe: dropping the future leaves only tasks of `tasks`.
+///
+/// # Errors
+/// What waiting cannot mend: files that are no good, an authority that cannot be opened.
+pub(crate) async fn start(
+    params: &IdentityParams,
+    waiting: &Live<String>,
+    registry: &Arc<Registry>,
+    drain: &Drain,
+    tasks: &mut Tasks,
+) -> Result<(Identity, RenewHandle), NoCertificate> {
+    let (asking, requests) = mpsc::channel(ASKING);
+    let problem = LastProblem::default();
+    let mesh = match &params.source {
+        IdentitySource::Files(places) => {
+            let (mesh, used) = files::load(params, places)?;
+            let shown = Shown::new(registry, problem.clone());
+            let follower =
+                files::Follower::new(params.clone(), places.clone(), Arc::clone(&mesh), used, shown);
+            tasks.spawn("certificates", follower.run(drain.watch(), requests));
+            mesh
+        }
+        IdentitySource::Builtin(how) => {
+            let source = builtin::source(how, registry, drain, tasks).await?;
+            let keeper = builtin::Keeper::new(
+                params.clone(),
+                how.clone(),
+                source,
+                Shown::new(registry, problem.clone()),
+            );
+            let keeping = keeper.first(waiting).await?;
+            let mesh = keeping.mesh();
+            tasks.spawn("certificates", keeping.run(drain.watch(), requests));
+            mesh
+        }
+    };
+    tracing::info!(identity = %mesh.own(), "certificates are in use");
+    Ok((Identity { mesh, problem }, RenewHandle(Some(asking))))
+}
+
+/// What metrics, status and log tell of the certificates.
+struct Shown {
+    metrics: CertificateMetrics,
+    problem: LastProblem,
+    worried: Option<SystemTime>,
+}
+
+impl Shown {
+    fn new(registry: &Arc<Registry>, problem: LastProblem) -> Self {
+        Self { metrics: CertificateMetrics::resolve(registry), problem, worried: None }
     }
 
-    /// Follows until the process leaves.
-    pub(crate) async fn run(mut self, mut drain: DrainWatch) {
-        loop {
-            tokio::select! {
-                () = drain.reached(Phase::Stopped) => return,
-                () = tokio::time::sleep(LOOK) => {}
-            }
-            self.worry(clock::wall());
-            let files = self.params.files.clone();
-            // A file on a dead server must not stop the control runtime.
-            let Ok(read) = tokio::task::spawn_blocking(move || files.read()).await else { continue };
-            match read {
-                Ok(files) => self.look(files),
-                Err(error) => self.complain(&chain(&error)),
-            }
-        }
-    }
-
-    /// Takes up what was read, once two looks in a row saw the same: files are written one after the other.
-    fn look(&mut self, files: PemFiles) {
-        if files == self.used {
-            self.seen = None;
-            self.problem.clear();
-            return;
-        }
-        if self.seen.as_ref() != Some(&files) {
-            self.seen = Some(files);
-            return;
-        }
-        match Material::read(&files, &self.params.domain, &self.params.own, clock::wall()) {
-            Ok(material) => {
-                let facts = material.leaf.facts.clone();
-                let trust_changed = self.mesh.replace(material);
-                self.used = files;
-                self.seen = None;
-                self.problem.clear();
-                self.worried = None;
-                self.metrics.renewed(true);
-                self.show();
-                tracing::info!(serial = %facts.serial, trust_changed, "new certificates are in use");
-            }
-            Err(error) => {
-                let problem = told(&self.params, &error);
-                self.complain(&problem);
-                if matches!(error, MaterialError::Gone(_)) {
-                    self.believe(&files);
-                }
-            }
-        }
-    }
-
-    /// Our own certificate has expired, or is on the list that came. That is no reason to go on believing the others on
-    /// it.
-    fn believe(&mut self, files: &PemFiles) {
-        let same = files.roots == self.used.roots && files.lists == self.used.lists;
-        let Ok(trust) = NewTrust::read(files, &self.params.domain) else { return };
-        if !same && self.mesh.replace_trust(trust) {
-            self.used.roots.clone_from(&files.roots);
-            self.used.lists.clone_from(&files.lists);
-            tracing::warn!("new roots or revocation lists are in use, with the certificate that there was");
-        }
-    }
-
-    /// Says once what is wrong, and goes on with what is in use.
-    fn complain(&mut self, problem: &str) {
-        if self.problem.note(problem, clock::wall()) {
-            self.metrics.renewed(false);
-            tracing::error!(problem, "the new certificates cannot be used; those in use go on");
-        }
-    }
-
-    fn show(&self) {
-        let material = self.mesh.material();
+    fn show(&self, mesh: &MeshTls) {
+        let material = mesh.material();
         let Facts { not_before, not_after, .. } = material.leaf.facts;
         self.metrics.validity("leaf", not_before, not_after);
         if let Some((from, until)) = material.roots_validity() {
@@ -157,14 +135,27 @@ impl Follower {
         }
     }
 
+    /// New ones are in use.
+    fn renewed(&mut self, mesh: &MeshTls) {
+        self.worried = None;
+        self.problem.clear();
+        self.metrics.renewed(true);
+        self.show(mesh);
+    }
+
+    /// New ones could not be had, or not be used.
+    fn failed(&self) {
+        self.metrics.renewed(false);
+    }
+
     /// Nobody has renewed the certificate, and it is about to expire.
-    fn worry(&mut self, now: SystemTime) {
-        let material = self.mesh.material();
-        let Facts { not_before, not_after, .. } = material.leaf.facts;
-        let lifetime = not_after.duration_since(not_before).unwrap_or_default();
+    fn worry(&mut self, mesh: &MeshTls, now: SystemTime) {
+        let material = mesh.material();
+        let (from, life) = crate::peer::life(&material.leaf.facts);
+        let not_after = from + life;
         let left = not_after.duration_since(now).unwrap_or_default();
         let recently = |last: SystemTime| now.duration_since(last).is_ok_and(|since| since < WORRY_INTERVAL);
-        if left > lifetime / WORRY_SHARE || self.worried.is_some_and(recently) {
+        if left > life / WORRY_SHARE || self.worried.is_some_and(recently) {
             return;
         }
         self.worried = Some(now);

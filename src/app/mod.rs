@@ -9,5 +9,6 @@ mod overload;
 mod reload;
 mod run;
 mod state;
+mod waiting;
 
 pub use run::{RunError, RunParams, run};

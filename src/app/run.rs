@@ -11,18 +11,19 @@ use tokio::{
 
 use super::{
     backend::AppBackend,
-    certificates::{self, Follower},
+    certificates::{self, RenewHandle},
     edge,
-    identity::{Identity, LastProblem},
+    identity::Identity,
     overload::Sampler,
     reload::{ReloadHandle, Reloader, ReloaderParts},
     state::ProcessState,
+    waiting::WaitingBackend,
 };
 use crate::{
     admin::{self, Access, Listener, Scope, Serving},
     config::{self, Bundle, FileSource, Fingerprint, ProcessEnvironment, Style},
     directory::{Directory, Publisher, dns::Resolver},
-    identity::{MeshTls, edge::EdgeTls},
+    identity::{IdentitySource, edge::EdgeTls},
     net::{self, UnixPlace},
     proxy::{DataPlane, PlaneParams, health, jwks},
     rt::{Drain, Phase, ShutdownParams, Tasks, clock, random},
@@ -149,9 +150,18 @@ async fn serve(loaded: Loaded, log: Arc<LogHandle>) -> Result<(), RunError> {
     let admin_sockets = AdminSockets::bind(&bundle)?;
 
     let mut tasks = Tasks::default();
-    let identity = start_identity(&bundle, &registry, &drain, &mut tasks)?;
-    let mesh = identity.as_ref().map(|identity| Arc::clone(&identity.mesh));
-    let control = start_control(&bundle, mesh.clone(), &registry, &drain, &mut tasks).await?;
+    let waiting = Waiting { state: &state, registry: &registry, log: &log, sockets: &admin_sockets };
+    let started = tokio::select! {
+        started = start_identity(&bundle, waiting, &drain, &mut tasks) => Some(started?),
+        () = signals.end() => None,
+    };
+    let Some((identity, renewal)) = started else {
+        tracing::info!("told to leave before there was a certificate");
+        drain.advance(Phase::Stopped);
+        finish(tasks, access_owner).await;
+        return Ok(());
+    };
+    let control = start_control(&bundle, identity.as_ref(), &registry, &drain, &mut tasks).await?;
     let limits = Arc::new(Live::new(Arc::new(bundle.listeners.clone())));
     let (sampler, pressure) = Sampler::new(&state, &control.cell, &registry, workers);
     tasks.spawn("overload", sampler.run(drain.watch()));
@@ -164,14 +174,12 @@ async fn serve(loaded: Loaded, log: Arc<LogHandle>) -> Result<(), RunError> {
         drain: drain.watch(),
         access_log: access_log.clone(),
         registry: Arc::clone(&registry),
-        mesh,
+        mesh: identity.as_ref().map(|identity| Arc::clone(&identity.mesh)),
         edge,
     })
     .map_err(RunError::start("cannot start the data plane"))?;
 
-    let metrics = ConfigMetrics::resolve(&registry);
-    metrics.running(&hash, &bundle.directory.local.name);
-    metrics.reloaded(ReloadTrigger::Start, ReloadOutcome::Success, clock::wall());
+    let metrics = started_with(&hash, &bundle, &registry);
     let (reloader, reload) = Reloader::new(ReloaderParts {
         source,
         state: Arc::clone(&state),
@@ -183,24 +191,18 @@ async fn serve(loaded: Loaded, log: Arc<LogHandle>) -> Result<(), RunError> {
         in_force: fingerprint,
     });
     tasks.spawn("reload", reloader.run(drain.watch()));
-    let backend = Arc::new(AppBackend {
+    let backend: Arc<dyn admin::Backend> = Arc::new(AppBackend {
         state: Arc::clone(&state),
-        registry,
+        registry: Arc::clone(&registry),
         cell: control.cell,
         reload: reload.clone(),
         log,
         identity,
+        renewal,
     });
     let (admin_open, admin_closes) = watch::channel(false);
-    admin_sockets.serve(&backend, &bundle.admin.access, &admin_closes, &mut tasks)?;
-    state.update(|running| {
-        running.ready = true;
-        running.generation = 1;
-        running.inbound = plane.inbound;
-        running.outbound = plane.outbound;
-        running.tcp.clone_from(&plane.tcp);
-    });
-    announce(&bundle, &plane, workers);
+    admin_sockets.serve(&backend, &bundle.admin.access, &registry, &admin_closes, &mut tasks)?;
+    announce(&state, &plane, workers);
     signals.until_told_to_leave(&reload, &access_owner).await;
     let shutdown = state.running().bundle.shutdown.clone();
     leave(signals, &drain, &shutdown, plane).await;
@@ -210,8 +212,24 @@ async fn serve(loaded: Loaded, log: Arc<LogHandle>) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Says where what is served.
-fn announce(bundle: &Bundle, plane: &DataPlane, workers: usize) {
+/// Counts the configuration that the process starts with as the first that was taken.
+fn started_with(hash: &str, bundle: &Bundle, registry: &Arc<Registry>) -> ConfigMetrics {
+    let metrics = ConfigMetrics::resolve(registry);
+    metrics.running(hash, &bundle.directory.local.name);
+    metrics.reloaded(ReloadTrigger::Start, ReloadOutcome::Success, clock::wall());
+    metrics
+}
+
+/// Says that it is served, and where what.
+fn announce(state: &ProcessState, plane: &DataPlane, workers: usize) {
+    state.update(|running| {
+        running.ready = true;
+        running.generation = 1;
+        running.inbound = plane.inbound;
+        running.outbound = plane.outbound;
+        running.tcp.clone_from(&plane.tcp);
+    });
+    let bundle = state.running().bundle;
     tracing::info!(
         service = %bundle.directory.local.name,
         inbound = plane.inbound.map(tracing::field::display),
@@ -237,21 +255,40 @@ struct Control {
     publisher: Publisher,
 }
 
-/// Reads the certificates and starts what follows them.
-fn start_identity(
+/// What is told while there is no certificate.
+struct Waiting<'a> {
+    state: &'a Arc<ProcessState>,
+    registry: &'a Arc<Registry>,
+    log: &'a Arc<LogHandle>,
+    sockets: &'a AdminSockets,
+}
+
+/// Gets the certificates and starts what keeps them good. The admin API says meanwhile what is waited for.
+async fn start_identity(
     bundle: &Bundle,
-    registry: &Arc<Registry>,
+    waiting: Waiting<'_>,
     drain: &Drain,
     tasks: &mut Tasks,
-) -> Result<Option<Identity>, RunError> {
-    let Some(params) = &bundle.identity else { return Ok(None) };
-    let (mesh, files) =
-        certificates::load(params).map_err(RunError::start("no certificate to serve with"))?;
-    let problem = LastProblem::default();
-    let follower = Follower::new(params.clone(), Arc::clone(&mesh), files, problem.clone(), registry);
-    tasks.spawn("certificates", follower.run(drain.watch()));
-    tracing::info!(identity = %mesh.own(), "certificates are in use");
-    Ok(Some(Identity { mesh, problem }))
+) -> Result<(Option<Identity>, RenewHandle), RunError> {
+    let Some(params) = &bundle.identity else { return Ok((None, RenewHandle::default())) };
+    let Waiting { state, registry, log, sockets } = waiting;
+    let why = Arc::new(Live::new(Arc::new("waiting for a certificate".to_owned())));
+    let (open, closes) = watch::channel(false);
+    if matches!(params.source, IdentitySource::Builtin(_)) {
+        let backend = WaitingBackend {
+            state: Arc::clone(state),
+            registry: Arc::clone(registry),
+            log: Arc::clone(log),
+            why: Arc::clone(&why),
+        };
+        let backend: Arc<dyn admin::Backend> = Arc::new(backend);
+        sockets.twin()?.serve(&backend, &bundle.admin.access, registry, &closes, tasks)?;
+    }
+    let (identity, renewal) = certificates::start(params, &why, registry, drain, tasks)
+        .await
+        .map_err(RunError::start("no certificate to serve with"))?;
+    drop(open);
+    Ok((Some(identity), renewal))
 }
 
 /// Reads the certificates for clients outside of the mesh and starts what follows them.
@@ -267,7 +304,7 @@ fn start_edge(bundle: &Bundle, drain: &Drain, tasks: &mut Tasks) -> Result<Optio
 /// Starts what keeps the snapshot and the health of its endpoints up to date.
 async fn start_control(
     bundle: &Bundle,
-    mesh: Option<Arc<MeshTls>>,
+    identity: Option<&Identity>,
     registry: &Arc<Registry>,
     drain: &Drain,
     tasks: &mut Tasks,
@@ -278,7 +315,7 @@ async fn start_control(
         bundle.telemetry.propagation.clone(),
         Arc::clone(registry),
         Arc::new(resolver),
-        mesh,
+        identity.map(|identity| Arc::clone(&identity.mesh)),
         random::seeded(u64::MAX).u64(..),
     )
     .await;
@@ -304,7 +341,7 @@ async fn start_control(
 /// The socket of the admin API, of either kind.
 enum AdminSocket {
     Tcp(std::net::TcpListener),
-    Unix(std::os::unix::net::UnixListener, UnixPlace),
+    Unix(std::os::unix::net::UnixListener, Arc<UnixPlace>),
 }
 
 /// Sockets of the admin API and of the metrics, bound before anything serves.
@@ -325,17 +362,34 @@ impl AdminSockets {
             EndpointAddress::Unix(path) => {
                 let bound =
                     net::bind_unix(path).map_err(RunError::start("cannot open the admin listener"))?;
-                AdminSocket::Unix(bound.0, bound.1)
+                AdminSocket::Unix(bound.0, Arc::new(bound.1))
             }
         };
         let metrics = bundle.admin.metrics_address.map(one).transpose()?;
         Ok(Self { admin, metrics })
     }
 
+    /// The same sockets once more.
+    fn twin(&self) -> Result<Self, RunError> {
+        let failed = RunError::start("cannot open the admin listener");
+        let admin = match &self.admin {
+            AdminSocket::Tcp(socket) => socket.try_clone().map(AdminSocket::Tcp),
+            AdminSocket::Unix(socket, place) => {
+                socket.try_clone().map(|socket| AdminSocket::Unix(socket, Arc::clone(place)))
+            }
+        };
+        let metrics = self.metrics.as_ref().map(std::net::TcpListener::try_clone).transpose();
+        match (admin, metrics) {
+            (Ok(admin), Ok(metrics)) => Ok(Self { admin, metrics }),
+            (Err(error), _) | (_, Err(error)) => Err(failed(error)),
+        }
+    }
+
     fn serve(
         self,
-        backend: &Arc<AppBackend>,
+        backend: &Arc<dyn admin::Backend>,
         access: &Access,
+        registry: &Arc<Registry>,
         closes: &watch::Receiver<bool>,
         tasks: &mut Tasks,
     ) -> Result<(), RunError> {
@@ -351,10 +405,10 @@ impl AdminSockets {
             let Some(listener) = listener else { continue };
             let listener = listener.map_err(RunError::start("cannot open the admin listener"))?;
             let serving = Serving {
-                backend: Arc::clone(backend) as _,
+                backend: Arc::clone(backend),
                 scope,
                 access: access.clone(),
-                metrics: AdminMetrics::resolve(&backend.registry),
+                metrics: AdminMetrics::resolve(registry),
             };
             tasks.spawn("admin", admin::serve(listener, serving, closes.clone()));
         }

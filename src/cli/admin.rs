@@ -164,11 +164,23 @@ impl AdminArgs {
     /// # Errors
     /// See [`AskError`].
     pub(super) fn get(&self, path: &str) -> Result<Value, AskError> {
+        self.ask("GET", path)
+    }
+
+    /// Has something done.
+    ///
+    /// # Errors
+    /// See [`AskError`]. Without an answer it may have been done.
+    pub(super) fn post(&self, path: &str) -> Result<Value, AskError> {
+        self.ask("POST", path)
+    }
+
+    fn ask(&self, method: &str, path: &str) -> Result<Value, AskError> {
         let place = self.admin.clone().unwrap_or_else(usual);
         let token = self.token_file.as_deref().filter(|file| !file.as_os_str().is_empty());
         let token = token.map(read_token).transpose()?;
         let deadline = clock::now().after(self.timeout);
-        let answer = exchange(&place, path, token.as_deref(), deadline).map_err(|error| {
+        let answer = exchange(&place, (method, path), token.as_deref(), deadline).map_err(|error| {
             let is_socket = matches!(place, Place::Unix(_));
             match error.kind() {
                 ErrorKind::PermissionDenied if is_socket => AskError::Closed(place.to_string()),
@@ -202,13 +214,22 @@ fn read_token(file: &Path) -> Result<String, AskError> {
     Ok(line.to_owned())
 }
 
-/// One GET over HTTP/1.0: the answer is everything until the close.
-fn exchange(place: &Place, path: &str, token: Option<&str>, deadline: Mono) -> io::Result<Vec<u8>> {
+/// One request over HTTP/1.0: the answer is everything until the close.
+fn exchange(
+    place: &Place,
+    (method, path): (&str, &str),
+    token: Option<&str>,
+    deadline: Mono,
+) -> io::Result<Vec<u8>> {
     let host = match place {
         Place::Http(authority) => authority.as_str(),
         Place::Unix(_) => "localhost",
     };
-    let mut head = format!("GET {path} HTTP/1.0\r\nHost: {host}\r\nConnection: close\r\n");
+    let mut head = format!("{method} {path} HTTP/1.0\r\nHost: {host}\r\nConnection: close\r\n");
+    if method != "GET" {
+        // What a page of somebody else cannot make a browser send.
+        head.push_str("X-Outrigger: 1\r\nContent-Length: 0\r\n");
+    }
     if let Some(token) = token {
         head.push_str(&format!("Authorization: Bearer {token}\r\n"));
     }

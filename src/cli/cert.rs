@@ -1,4 +1,5 @@
-//! `outrigger cert`: what is in certificates, those in a file or those of a running sidecar.
+//! `outrigger cert`: what is in certificates, those in a file or those of a running sidecar, and the
+//! renewal of the latter.
 
 use std::{
     fmt::Write as _,
@@ -21,7 +22,7 @@ use crate::{
     types::SpiffeId,
 };
 
-/// Look at certificates
+/// Look at certificates, have a sidecar get new ones
 #[derive(clap::Args, Debug)]
 pub(super) struct CertArgs {
     #[command(subcommand)]
@@ -33,6 +34,18 @@ enum Action {
     /// Show the certificates in a file, or those that a running sidecar presents and trusts, and warn of what others
     /// would refuse
     Show(ShowArgs),
+    /// Have a running sidecar get a new certificate, or look at its certificate files now
+    Renew(RenewArgs),
+}
+
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 the sidecar could not, 2 wrong usage, 4 the sidecar cannot be reached, 6 it denies \
+                  access."
+)]
+struct RenewArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
 }
 
 #[derive(clap::Args, Debug)]
@@ -54,9 +67,32 @@ struct ShowArgs {
 }
 
 /// Runs the command.
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "what the command says is its output")]
 pub(super) fn cert(args: &CertArgs) -> ExitCode {
-    let Action::Show(args) = &args.action;
+    match &args.action {
+        Action::Show(args) => show(args),
+        Action::Renew(args) => renew(args),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "what the command says is its output")]
+fn renew(args: &RenewArgs) -> ExitCode {
+    match args.admin.post("/v1/certificates/renew") {
+        Ok(renewed) => {
+            let serial = renewed["serial"].as_str().unwrap_or("-");
+            let not_after = renewed["not_after"].as_str().unwrap_or("-");
+            let what = if renewed["changed"] == true { "renewed" } else { "unchanged" };
+            println!("{what}: {serial} until {not_after}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            error.tell();
+            error.code()
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "what the command says is its output")]
+fn show(args: &ShowArgs) -> ExitCode {
     let (content, whose) = match &args.file {
         Some(file) => match read(file) {
             Ok(content) => (content, file.display().to_string()),

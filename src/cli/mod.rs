@@ -34,7 +34,7 @@ enum Verb {
     Iptables(iptables::IptablesArgs),
     /// Issue certificates for the mesh, renew its roots, revoke
     Ca(ca::CaArgs),
-    /// Look at certificates
+    /// Look at certificates, have a sidecar get new ones
     Cert(cert::CertArgs),
     /// Show the job with real processes on this machine
     Demo(demo::DemoArgs),

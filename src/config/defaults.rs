@@ -34,6 +34,11 @@ pub(super) const UPSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// megabyte of memory is what a thousand unfinished ones cost.
 pub(super) const MTLS: MtlsParams =
     MtlsParams { mode: MtlsMode::Disabled, handshake_timeout: Duration::from_secs(5), max_handshakes: 1024 };
+/// A day: short enough that a stolen one is soon of no use, long enough for an authority that is away over night.
+pub(super) const LEAF_TTL: Duration = Duration::from_secs(24 * 3600);
+pub(super) const IDENTITY_DIR: &str = "/var/lib/outrigger/identity";
+pub(super) const AUTHORITY_DIR: &str = "/var/lib/outrigger/ca";
+pub(super) const AUTHORITY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 15012);
 /// What RFC 7519 §4.1.4 calls "no more than a few minutes".
 pub(super) const JWT_LEEWAY: Duration = Duration::from_secs(60);
 /// Twice what web servers take as one header.

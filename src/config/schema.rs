@@ -492,7 +492,7 @@ pub(super) static SHUTDOWN: Section = Section {
 mod tests {
     use super::*;
 
-    const ALL: [&Section; 58] = [
+    const ALL: [&Section; 59] = [
         &ROOT,
         &SERVICE,
         &HEALTH_CHECK,
@@ -526,6 +526,7 @@ mod tests {
         &OUTLIER_DETECTION,
         &MTLS,
         &CA,
+        &AUTHORITY,
         &EDGE_TLS,
         &EDGE_FILES,
         &ADMIN,

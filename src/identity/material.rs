@@ -11,6 +11,7 @@ use rustls::{
 
 use super::{
     CertificateError, Facts,
+    ca::Fingerprint,
     trust::{BadPart, Distrust, Purpose, Trust},
 };
 use crate::types::{SpiffeId, TrustDomain};
@@ -229,6 +230,16 @@ impl Material {
     pub fn roots_validity(&self) -> Option<(SystemTime, SystemTime)> {
         let each = self.trust.roots().iter().filter_map(super::certificate::validity);
         each.min_by_key(|(_, until)| *until)
+    }
+
+    /// Whether it is the root with this fingerprint that vouches for the leaf at `now`.
+    #[must_use]
+    pub fn is_signed_by(&self, root: &Fingerprint, now: SystemTime) -> bool {
+        let found = self.trust.roots().iter().find(|one| Fingerprint::of(one.as_ref()) == *root);
+        let Some((leaf, intermediates)) = self.leaf.certified.cert.split_first() else { return false };
+        let trust =
+            found.and_then(|root| Trust::new(self.trust.domain().clone(), vec![root.clone()], &[]).ok());
+        trust.is_some_and(|trust| trust.judge(leaf, intermediates, unix(now), Purpose::Client).is_ok())
     }
 
     /// The roots, as DER.

@@ -8,12 +8,14 @@ pub mod edge;
 pub mod external;
 pub mod inspect;
 pub mod jwt;
+mod kept;
 mod material;
 mod mesh;
 mod params;
 mod pem;
 mod refusal;
 mod sessions;
+mod signing;
 #[cfg(test)]
 mod test_authority;
 #[cfg(test)]
@@ -23,10 +25,13 @@ mod verify;
 
 pub use bounded_file::FileError;
 pub use certificate::{CertificateError, Facts, fingerprint};
+pub use kept::Kept;
 pub use material::{Leaf, Material, MaterialError, NewTrust, PemFiles, PemPart};
 pub use mesh::{Alpn, InboundTls, MeshTls, PeerError, PeerTls, TlsVersion};
-pub use params::{IdentityFiles, IdentityParams};
+pub use params::{AuthorityPlace, Builtin, IdentityFiles, IdentityParams, IdentitySource, TokenFileError};
 pub use pem::certificate_pem;
 pub use refusal::{TlsRefusal, told_plainly};
+pub use rustls::Error as TlsSetupError;
 // What peers show, for those who keep it and do not look inside.
 pub use rustls::pki_types::CertificateDer;
+pub use signing::{AuthorityCall, AuthorityTls};

@@ -7,7 +7,10 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::Stream;
 use crate::{
-    identity::{self, Alpn, Facts, InboundTls, PeerTls, TlsRefusal, edge::EdgeTls, external::ExternalTls},
+    identity::{
+        self, Alpn, AuthorityCall, AuthorityTls, Facts, InboundTls, PeerTls, TlsRefusal, edge::EdgeTls,
+        external::ExternalTls,
+    },
     rt::clock,
 };
 
@@ -79,6 +82,26 @@ pub async fn accept(stream: Stream, tls: &InboundTls, limit: Duration) -> Result
     })
 }
 
+/// Receives a caller of the certificate authority, who may have no certificate yet. Takes at most `limit`. Cancel-safe:
+/// dropping the future closes the connection.
+///
+/// # Errors
+/// Why it is refused; a certificate that is shown must be good.
+pub async fn accept_joiner(
+    stream: Stream,
+    tls: &AuthorityTls,
+    limit: Duration,
+) -> Result<(Stream, Option<Facts>), TlsError> {
+    let accepting = TlsAcceptor::from(tls.config()).accept(stream);
+    let accepted = match tokio::time::timeout(limit, accepting).await {
+        Ok(accepted) => accepted.map_err(TlsError::new)?,
+        Err(_) => return Err(TlsError::late(limit)),
+    };
+    let certificate = accepted.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let caller = certificate.map(current).transpose()?;
+    Ok((Stream::Tls(Box::new(accepted.into())), caller))
+}
+
 /// Makes `stream` a connection to an endpoint of a service secured with `tls`, speaking `alpn`. Takes at most `limit`.
 /// Cancel-safe: dropping the future closes the connection.
 ///
@@ -93,6 +116,7 @@ pub async fn connect(
     let (config, name) = match tls {
         TlsTo::Peer(peer) => (peer.config(alpn), peer.server_name()),
         TlsTo::External(external) => (external.config(alpn), external.server_name()),
+        TlsTo::Authority(authority) => (authority.config(), authority.server_name()),
     };
     let connecting = TlsConnector::from(config).connect(name, stream);
     let connected = match tokio::time::timeout(limit, connecting).await {
@@ -102,7 +126,7 @@ pub async fn connect(
     let session = connected.get_ref().1;
     let agreed = Alpn::agreed(session.alpn_protocol());
     let fits = match tls {
-        TlsTo::Peer(_) => {
+        TlsTo::Peer(_) | TlsTo::Authority(_) => {
             current(shown(session)?)?;
             // A mesh agrees on it always; who does not is no sidecar.
             agreed == Some(alpn)
@@ -123,6 +147,8 @@ pub enum TlsTo<'a> {
     Peer(&'a PeerTls),
     /// Somebody outside of it.
     External(&'a ExternalTls),
+    /// The certificate authority of the mesh, which speaks HTTP/1.1 only.
+    Authority(&'a AuthorityCall),
 }
 
 /// Speaks TLS with a client that proves nothing. Takes at most `limit`. Cancel-safe: dropping the future closes the

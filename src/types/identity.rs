@@ -6,6 +6,8 @@ use std::{fmt, str::FromStr, sync::Arc};
 const SCHEME: &str = "spiffe://";
 /// What the path of the identity of a service begins with.
 const SERVICE_PATH: &str = "/service/";
+/// The path of the identity of the certificate authority.
+const AUTHORITY_PATH: &str = "/outrigger/ca";
 /// Longest identity that implementations must take (SPIFFE-ID §2.3).
 const MAX_ID: usize = 2048;
 /// Longest trust domain (SPIFFE-ID §2.1).
@@ -55,6 +57,15 @@ impl TrustDomain {
             uri: format!("{SCHEME}{self}{SERVICE_PATH}{name}").into(),
             path_at: SCHEME.len() + self.0.len(),
         })
+    }
+
+    /// The identity of the certificate authority when it answers over the network. No service can have it.
+    #[must_use]
+    pub fn authority(&self) -> SpiffeId {
+        SpiffeId {
+            uri: format!("{SCHEME}{self}{AUTHORITY_PATH}").into(),
+            path_at: SCHEME.len() + self.0.len(),
+        }
     }
 }
 

@@ -307,6 +307,8 @@ pub(crate) const MODULES: &[(&str, &[&str])] = &[
     ("snapshot", &["types", "policy", "telemetry", "identity"]),
     // rank 3
     ("net", &["types", "rt", "telemetry", "identity"]),
+    // rank 4
+    ("peer", &["types", "rt", "telemetry", "identity", "net"]),
     // rank 5
     ("proxy", &["types", "rt", "policy", "telemetry", "identity", "snapshot", "net"]),
     // rank 6
@@ -329,6 +331,7 @@ pub(crate) const MODULES: &[(&str, &[&str])] = &[
             "identity",
             "snapshot",
             "net",
+            "peer",
             "proxy",
             "directory",
             "admin",
@@ -385,8 +388,8 @@ const SPAWNS: &[(&str, &str)] = &[
 const FOREIGN: &[(&str, &[&str])] = &[
     ("arc_swap", &["src/types/live.rs"]),
     // The demo brings an application and a client of its own: they stand outside the sidecar, as strangers would.
-    ("hyper", &["src/proxy/", "src/admin/", "src/app/demo/application.rs"]),
-    ("hyper_util", &["src/proxy/", "src/admin/", "src/app/demo/application.rs"]),
+    ("hyper", &["src/proxy/", "src/admin/", "src/peer/", "src/app/demo/application.rs"]),
+    ("hyper_util", &["src/proxy/", "src/admin/", "src/peer/", "src/app/demo/application.rs"]),
     ("h2", &["src/proxy/"]),
     ("httparse", &["src/proxy/", "src/app/demo/client.rs"]),
     ("serde_yaml", &["src/config/"]),
@@ -441,8 +444,12 @@ pub(crate) const SPAWNING_FILES: &[Exception] = &[
         reason: "rendering and reloads that must not die with the client who asked; the control runtime ends them",
     },
     Exception {
-        place: "src/app/certificates.rs",
-        reason: "reads files on the blocking pool and waits for them",
+        place: "src/app/certificates/builtin.rs",
+        reason: "reads and writes what is kept on the blocking pool and waits for it",
+    },
+    Exception {
+        place: "src/app/certificates/files.rs",
+        reason: "reads certificates on the blocking pool and waits for it",
     },
     Exception { place: "src/app/edge.rs", reason: "reads files on the blocking pool and waits for them" },
     Exception { place: "src/app/reload.rs", reason: "reads a file on the blocking pool and waits for it" },
@@ -450,6 +457,18 @@ pub(crate) const SPAWNING_FILES: &[Exception] = &[
     Exception {
         place: "src/directory/driver.rs",
         reason: "one look-up task per name, aborted when the name leaves or the directory is dropped",
+    },
+    Exception {
+        place: "src/peer/server.rs",
+        reason: "reads the authority on the blocking pool and waits for it",
+    },
+    Exception {
+        place: "src/peer/server/answer.rs",
+        reason: "signs on the blocking pool: one at a time, in a bounded queue",
+    },
+    Exception {
+        place: "src/peer/source.rs",
+        reason: "asks the authority of this machine on the blocking pool and waits for it",
     },
     Exception {
         place: "src/telemetry/access_log/sink.rs",

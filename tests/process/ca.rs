@@ -179,6 +179,11 @@ fn the_root_changes_step_by_step_and_only_when_told() {
         let said = desk.ca(&["rotate"]);
         assert!(said.contains(step) && said.contains("--yes"), "{said}");
         assert_eq!(desk.status(), before, "nothing happens without --yes");
+        if step == "step 2 of 3" {
+            let error = desk.refused(7, &["rotate", "--yes"]);
+            assert!(error.contains("spiffe://mesh.local/service/web 1 "), "{error}");
+            desk.ca(&["issue", "web", "--node", "1", "--out", "tls"]);
+        }
         desk.ca(&["rotate", "--yes"]);
     }
     let error = desk.refused(7, &["rotate", "--yes"]);

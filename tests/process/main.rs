@@ -76,6 +76,8 @@ mod seeds;
 #[cfg(test)]
 mod shield;
 #[cfg(test)]
+mod signing;
+#[cfg(test)]
 mod slow;
 #[cfg(test)]
 mod tcp;

@@ -21,7 +21,8 @@ if [ -z "$OUTRIGGER_BIN" ] || [ -z "$ECHO_APP_BIN" ]; then
 fi
 echo "sidecar: $OUTRIGGER_BIN"
 
-all=(curl grpc_calls websocket big_bodies bad_inputs load_generators reload drain prometheus transparent identity resilience)
+all=(curl grpc_calls websocket big_bodies bad_inputs load_generators reload drain prometheus transparent identity
+    rotation resilience)
 passed=0 failed=0 skipped=0
 output=$(mktemp)
 trap 'rm -f "$output"' EXIT

@@ -38,7 +38,18 @@ impl Sidecar {
         .await
     }
 
+    /// Starts one that need not become ready.
+    pub(crate) fn begin(config: Value) -> Self {
+        Self::begin_by(config, |binary| Command::new(binary))
+    }
+
     async fn start_by(config: Value, command: impl Fn(&str) -> Command) -> Self {
+        let mut sidecar = Self::begin_by(config, command);
+        sidecar.until_ready().await;
+        sidecar
+    }
+
+    fn begin_by(config: Value, command: impl Fn(&str) -> Command) -> Self {
         let admin = free_address();
         let mut whole = base(admin);
         merge(&mut whole, config);
@@ -49,12 +60,11 @@ impl Sidecar {
         let directory = Directory::new();
         write(&directory.config(), &whole);
         let child = spawn(&mut command(env!("CARGO_BIN_EXE_outrigger")), &directory);
-        let mut sidecar = Self { child, directory, config: whole, admin, inbound: None, outbound: None };
-        sidecar.until_ready().await;
-        sidecar
+        Self { child, directory, config: whole, admin, inbound: None, outbound: None }
     }
 
-    async fn until_ready(&mut self) {
+    /// Waits until it is ready.
+    pub(crate) async fn until_ready(&mut self) {
         eventually("the sidecar is ready", async || {
             assert!(self.is_running(), "it did not start");
             tokio::net::TcpStream::connect(self.admin).await.ok()?;

@@ -45,7 +45,7 @@ impl From<CaError> for Failure {
             cause = error.source();
         }
         let details = match &error {
-            CaError::InTheWay(leaves) => listed(leaves),
+            CaError::InTheWay(leaves) | CaError::Unaware(leaves) => listed(leaves),
             _ => Vec::new(),
         };
         Self { code: code(&error), error: text, details, hint: hint(&error) }
@@ -68,11 +68,14 @@ pub(super) fn listed(leaves: &[Leaf]) -> Vec<String> {
 fn code(error: &CaError) -> u8 {
     match error {
         CaError::Absent(_) | CaError::UnknownSerial(_) => exit::NOT_FOUND,
-        CaError::WrongKey { .. } | CaError::KeyExposed { .. } | CaError::Token(_) => exit::DENIED,
+        CaError::WrongKey { .. } | CaError::KeyExposed { .. } | CaError::Token(_) | CaError::Renewal(_) => {
+            exit::DENIED
+        }
         CaError::Exists(_)
         | CaError::NotEmpty(_)
         | CaError::Busy(_)
         | CaError::InTheWay(_)
+        | CaError::Unaware(_)
         | CaError::NotOurs { .. } => exit::CONFLICT,
         CaError::Lifetime { .. } => exit::USAGE,
         CaError::File { .. }
@@ -100,6 +103,9 @@ fn hint(error: &CaError) -> Option<&'static str> {
         CaError::Damaged { .. } => "put back a backup of the whole directory",
         CaError::InTheWay(_) => {
             "issue these anew, wait until they expire, or give --force: everybody refuses them then"
+        }
+        CaError::Unaware(_) => {
+            "wait until they have fetched the bundle, issue them anew, or give --force if they have it from elsewhere"
         }
         CaError::NotOurs { .. } => "name another directory with --out, or give --force",
         CaError::RootExpired { .. } => "`outrigger ca rotate` makes a new root",

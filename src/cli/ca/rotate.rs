@@ -15,7 +15,7 @@ pub(super) struct RotateArgs {
     /// Take the step; without it, only say what it is
     #[arg(long)]
     yes: bool,
-    /// Drop the old root although somebody still presents a certificate of it
+    /// Take the step although somebody is not ready for it
     #[arg(long)]
     force: bool,
 }
@@ -64,7 +64,12 @@ fn plan(rotation: &Rotation, force: Force) -> String {
     if rotation.stale_tokens > 0 && rotation.step != Step::Trust {
         let _ = writeln!(text, "{} join token(s) pin only root {old}: make new ones", rotation.stale_tokens);
     }
-    let refused = rotation.step == Step::Drop && !rotation.in_the_way.is_empty() && force == Force::No;
+    let is_in_the_way = match rotation.step {
+        Step::Trust => false,
+        Step::Reissue => !rotation.unaware.is_empty(),
+        Step::Drop => !rotation.in_the_way.is_empty(),
+    };
+    let refused = is_in_the_way && force == Force::No;
     text.push_str(match refused {
         true => "It is refused while there are any, unless --force is given.\n",
         false => "Nothing was done. Do it with --yes.\n",

@@ -9,7 +9,7 @@ use crate::{
         value::{show_duration, word_for},
     },
     identity::{
-        IdentityFiles, IdentityParams,
+        AuthorityPlace, Builtin, IdentityFiles, IdentityParams, IdentitySource,
         edge::{EdgeFiles, EdgeParams},
     },
     proxy::MtlsParams,
@@ -23,15 +23,40 @@ pub(super) fn section(listener: &MtlsParams, identity: Option<&IdentityParams>) 
         "max_handshakes": max_handshakes,
     }));
     // Who we are follows from the name of the service.
-    let Some(IdentityParams { domain, own: _, version, files }) = identity else {
+    let Some(IdentityParams { domain, own: _, version, source }) = identity else {
         return Value::Object(fields);
     };
-    let IdentityFiles { cert, key, ca, crl } = files;
     put(&mut fields, "trust_domain", Some(domain.as_str()));
     put(&mut fields, "min_version", Some(word_for(version, &VERSIONS)));
-    let mut ca = object(json!({ "mode": "files", "cert_file": cert, "key_file": key, "ca_file": ca }));
-    put(&mut ca, "crl_file", crl.as_ref().map(|path| path.display().to_string()));
-    put(&mut fields, "ca", Some(ca));
+    put(
+        &mut fields,
+        "ca",
+        Some(match source {
+            IdentitySource::Files(of_files) => files(of_files),
+            IdentitySource::Builtin(of_builtin) => builtin(of_builtin),
+        }),
+    );
+    Value::Object(fields)
+}
+
+fn files(files: &IdentityFiles) -> Value {
+    let IdentityFiles { cert, key, ca, crl } = files;
+    let mut fields = object(json!({ "mode": "files", "cert_file": cert, "key_file": key, "ca_file": ca }));
+    put(&mut fields, "crl_file", crl.as_ref().map(|path| path.display().to_string()));
+    Value::Object(fields)
+}
+
+fn builtin(builtin: &Builtin) -> Value {
+    let Builtin { dir, authority, servers, token_file, leaf_ttl, node } = builtin;
+    let mut fields = object(json!({ "mode": "builtin", "dir": dir, "leaf_ttl": show_duration(*leaf_ttl) }));
+    let authority = authority.as_ref().map(|AuthorityPlace { dir, key_file, address }| {
+        json!({ "dir": dir, "key_file": key_file, "address": address.to_string() })
+    });
+    put(&mut fields, "authority", authority);
+    let servers: Vec<String> = servers.iter().map(ToString::to_string).collect();
+    put(&mut fields, "servers", Some(servers).filter(|servers| !servers.is_empty()));
+    put(&mut fields, "token_file", token_file.as_ref().map(|path| path.display().to_string()));
+    put(&mut fields, "node", node.as_ref().map(ToString::to_string));
     Value::Object(fields)
 }
 

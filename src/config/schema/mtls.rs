@@ -1,4 +1,4 @@
-//! Keys of `mtls`.
+//! `mtls`: what proves who is who, and who signs it.
 
 use super::{NONE, Section};
 
@@ -18,8 +18,20 @@ pub(in crate::config) static MTLS: Section = Section {
 pub(in crate::config) static CA: Section = Section {
     name: "ca",
     example: "mode: files, cert_file: /etc/outrigger/tls.crt",
-    known: &["mode", "cert_file", "key_file", "ca_file", "crl_file"],
-    later: &["leaf_ttl"],
+    known: &[
+        "mode",
+        "cert_file",
+        "key_file",
+        "ca_file",
+        "crl_file",
+        "authority",
+        "servers",
+        "token_file",
+        "dir",
+        "leaf_ttl",
+        "node",
+    ],
+    later: NONE,
     aliases: &[
         ("certificate", "cert_file"),
         ("cert", "cert_file"),
@@ -28,7 +40,20 @@ pub(in crate::config) static CA: Section = Section {
         ("trust_bundle", "ca_file"),
         ("root_ca", "ca_file"),
         ("crl", "crl_file"),
+        ("address", "servers"),
+        ("join_token", "token_file"),
+        ("token", "token_file"),
+        ("directory", "dir"),
+        ("ttl", "leaf_ttl"),
     ],
+};
+
+pub(in crate::config) static AUTHORITY: Section = Section {
+    name: "authority",
+    example: "dir: /var/lib/outrigger/ca",
+    known: &["dir", "key_file", "address"],
+    later: NONE,
+    aliases: &[("directory", "dir"), ("key", "key_file"), ("listen", "address"), ("port", "address")],
 };
 
 pub(in crate::config) static EDGE_TLS: Section = Section {

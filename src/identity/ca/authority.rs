@@ -172,6 +172,10 @@ impl Authority {
         copies.filter(|(path, content)| !is_content(path, content)).map(|(path, _)| path).collect()
     }
 
+    pub(super) fn state_file(&self) -> PathBuf {
+        self.directory.join(STATE)
+    }
+
     pub(super) fn directory(&self) -> &Path {
         &self.directory
     }

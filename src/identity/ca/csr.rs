@@ -1,10 +1,12 @@
 //! Certificate signing requests (RFC 2986): the public key in one, once its sender has shown to have the private key.
-//! What else a request asks for is not read.
+//! Of what else a
+//! request asks for, only a peer's identity is looked at, to refuse another one.
 
 use rcgen::SubjectPublicKeyInfo;
 use rustls::pki_types::{CertificateSigningRequestDer, pem::PemObject as _};
 use x509_parser::{
     certification_request::X509CertificationRequest,
+    extensions::{GeneralName, ParsedExtension},
     oid_registry::{
         OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_PKCS1_RSAENCRYPTION,
         OID_PKCS1_SHA1WITHRSA, OID_SHA1_WITH_RSA, OID_SIG_ED25519,
@@ -15,9 +17,29 @@ use x509_parser::{
 };
 
 use super::error::RequestError;
+use crate::types::SpiffeId;
 
 /// The public key of a request in PEM.
 pub(super) fn public_key(pem: &str) -> Result<SubjectPublicKeyInfo, RequestError> {
+    read(pem).map(|request| request.key)
+}
+
+/// The public key of a request that may ask for no identity but `identity`. It need not ask for any.
+pub(super) fn public_key_for(pem: &str, identity: &SpiffeId) -> Result<SubjectPublicKeyInfo, RequestError> {
+    let Request { key, uris } = read(pem)?;
+    if uris.iter().any(|uri| uri != identity.as_str()) {
+        return Err(RequestError::Identity);
+    }
+    Ok(key)
+}
+
+struct Request {
+    key: SubjectPublicKeyInfo,
+    /// What it asks for among the alternative names.
+    uris: Vec<String>,
+}
+
+fn read(pem: &str) -> Result<Request, RequestError> {
     if pem.len() > MAX_REQUEST {
         return Err(RequestError::TooLong);
     }
@@ -37,7 +59,17 @@ pub(super) fn public_key(pem: &str) -> Result<SubjectPublicKeyInfo, RequestError
         return Err(RequestError::Signature);
     }
     request.verify_signature().map_err(|_| RequestError::Signature)?;
-    SubjectPublicKeyInfo::from_der(key.raw).map_err(|_| RequestError::Key)
+    let uris = request.requested_extensions().into_iter().flatten().flat_map(uris).collect();
+    Ok(Request { key: SubjectPublicKeyInfo::from_der(key.raw).map_err(|_| RequestError::Key)?, uris })
+}
+
+fn uris(extension: &ParsedExtension<'_>) -> Vec<String> {
+    let ParsedExtension::SubjectAlternativeName(names) = extension else { return Vec::new() };
+    let uri = |name: &GeneralName<'_>| match name {
+        GeneralName::URI(uri) => Some((*uri).to_owned()),
+        _ => None,
+    };
+    names.general_names.iter().filter_map(uri).collect()
 }
 
 fn is_accepted(key: &x509::SubjectPublicKeyInfo<'_>) -> bool {

@@ -96,6 +96,12 @@ pub enum CaError {
     /// The old root cannot go yet. Each of these would be refused by everybody.
     #[error("the old root is still needed by {} certificate(s)", .0.len())]
     InTheWay(Vec<Leaf>),
+    /// The new root cannot sign yet. Each of these may refuse what it signs.
+    #[error("{} certificate(s) were handed out without the new root, and nobody has fetched it for them", .0.len())]
+    Unaware(Vec<Leaf>),
+    /// A certificate does not entitle to a new one.
+    #[error("the certificate is not renewed")]
+    Renewal(#[source] RenewalError),
     /// A join token was not accepted.
     #[error("the join token is refused")]
     Token(#[source] TokenError),
@@ -146,6 +152,26 @@ pub enum RequestError {
     /// Not of the kinds that are strong enough and that TLS uses.
     #[error("its key is none of ECDSA P-256, ECDSA P-384, Ed25519, RSA from 2048 to 8192 bits")]
     Key,
+    /// It asks for an identity that its sender is not entitled to.
+    #[error("it asks for another identity")]
+    Identity,
+}
+
+/// Why a certificate does not entitle its bearer to a new one. A peer is told only that it was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RenewalError {
+    /// The authority does not remember to have signed it, or not for this identity.
+    #[error("it is unknown to the authority")]
+    Unknown,
+    /// It was revoked.
+    #[error("it is revoked")]
+    Revoked,
+    /// Too late.
+    #[error("it has expired")]
+    Expired,
+    /// Its bearer asks again and again.
+    #[error("its instance has too many certificates that have not expired")]
+    TooMany,
 }
 
 /// Why a join token is refused. A peer is told only that it was.

@@ -13,7 +13,7 @@ use super::error::CaError;
 
 /// Who may read a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(in crate::identity) enum Mode {
     /// Its owner, who may also write it.
     Private,
     /// Everybody.
@@ -22,7 +22,7 @@ pub(super) enum Mode {
 
 /// Replaces a file: whoever reads it, and whoever finds it after a crash, sees the old content or the new one. Leaves
 /// the old one if it fails.
-pub(super) fn write(path: &Path, content: &[u8], mode: Mode) -> Result<(), CaError> {
+pub(in crate::identity) fn write(path: &Path, content: &[u8], mode: Mode) -> Result<(), CaError> {
     replace(path, content, mode).map_err(|source| failed("write", path, source))
 }
 
@@ -104,7 +104,7 @@ pub(super) fn mode(path: &Path) -> Result<u32, CaError> {
 }
 
 /// Makes a directory that only its owner can enter, and those above it that are missing.
-pub(super) fn make_directory(path: &Path) -> Result<(), CaError> {
+pub(in crate::identity) fn make_directory(path: &Path) -> Result<(), CaError> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -113,7 +113,7 @@ pub(super) fn make_directory(path: &Path) -> Result<(), CaError> {
 }
 
 /// The names in a directory.
-pub(super) fn names(path: &Path) -> Result<Vec<String>, CaError> {
+pub(in crate::identity) fn names(path: &Path) -> Result<Vec<String>, CaError> {
     let names = fs::read_dir(path).and_then(|entries| {
         entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
     });

@@ -55,7 +55,7 @@ pub struct Issued {
 }
 
 /// A private key in PKCS #8 as PEM. Shows itself in no output but on demand.
-pub struct PrivateKeyPem(String);
+pub struct PrivateKeyPem(pub(super) String);
 
 impl PrivateKeyPem {
     /// The text to write where only its owner can read it.
@@ -125,6 +125,7 @@ impl Authority {
             node: order.node.clone(),
             root: root.generation,
             newest_root: state.newest_root(),
+            unconfirmed: false,
             issued_at: now,
             not_after: now.plus(ttl).min(root.not_after),
             revoked: None,

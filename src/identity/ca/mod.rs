@@ -11,6 +11,8 @@ mod hex;
 mod issue;
 mod names;
 mod output;
+mod peers;
+mod request;
 mod root;
 mod rotate;
 mod seal;
@@ -20,10 +22,13 @@ mod status;
 mod token;
 
 pub use authority::{Authority, Params};
-pub use error::{CaError, RequestError, TokenError};
+pub use error::{CaError, RenewalError, RequestError, TokenError};
 pub use issue::{Issued, Order, PrivateKeyPem, Signed};
 pub use names::{Fingerprint, NameError, Node, Serial, TokenId};
 pub use output::{check_output, write_public};
+pub use peers::{Presented, Published, Version, Wish};
+pub use request::KeyRequest;
+pub use root::SKEW;
 pub use rotate::{Force, Rotation, Step};
 pub use seal::{KeyId, MasterKey};
 pub use stamp::Stamp;
@@ -31,6 +36,7 @@ pub use state::{Leaf, Phase, Reason, ReasonError, Revocation, Token};
 pub use status::{RootStatus, Status};
 pub use token::JoinToken;
 
+pub(in crate::identity) use files::{Mode, make_directory, names as names_in, write};
 pub(in crate::identity) use hex::encode as hex;
 
 #[cfg(test)]

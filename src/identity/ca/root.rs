@@ -58,5 +58,5 @@ pub(super) fn issuer(root: &Root, key: &[u8], path: &Path) -> Result<Issuer<'sta
     Issuer::from_ca_cert_der(&der, key).map_err(failed)
 }
 
-/// A clock of a peer may be late by so much, and the certificate is valid for it at once.
-pub(super) const SKEW: Duration = Duration::from_secs(300);
+/// How long before it was signed a certificate begins to be valid: a clock of a peer may be late by so much.
+pub const SKEW: Duration = Duration::from_secs(300);

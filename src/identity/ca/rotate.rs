@@ -33,12 +33,13 @@ impl Step {
     }
 }
 
-/// Whether a root is dropped that somebody still presents.
+/// Whether a step is taken for which somebody is not ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Force {
     /// It is not.
     No,
-    /// It is: those who present it are refused by everybody from then on.
+    /// It is: those who do not trust the new root refuse what it signs, and those who present the old one after it was
+    /// dropped are refused by everybody.
     Yes,
 }
 
@@ -51,11 +52,12 @@ pub struct Rotation {
     pub old: u32,
     /// Generation of the root that comes.
     pub new: u32,
-    /// Live certificates of the old root whose instance has no live one of the new root. While there are any, the old
-    /// root is not dropped.
+    /// Live certificates of the old root whose instance has no live one of the new root, or has not been seen to use it.
+    /// While there are any, the old root is not dropped.
     pub in_the_way: Vec<Leaf>,
-    /// Live certificates whose instance was never handed the new root, so that it may not trust it. As far as the
-    /// authority knows: bundles that were copied by hand it does not see. Empty while there is no new root.
+    /// Live certificates whose instance was never handed the new root, so that it may not trust it. While there are any,
+    /// the new root does not sign. As far as the authority knows: bundles that were copied by hand it does not see. Empty
+    /// while there is no new root.
     pub unaware: Vec<Leaf>,
     /// Join tokens that can still be used, but pin only the old root.
     pub stale_tokens: usize,
@@ -73,7 +75,8 @@ impl Authority {
     /// Takes the next step, and returns it. One that fails may be repeated.
     ///
     /// # Errors
-    /// [`CaError::InTheWay`] if the old root is still needed and nobody forces it, and as [`Authority::open`].
+    /// Unless forced: [`CaError::Unaware`] if the new root shall sign and is not known to everybody,
+    /// [`CaError::InTheWay`] if the old root is still needed. And as [`Authority::open`].
     pub fn rotate(&self, force: Force, now: SystemTime) -> Result<Rotation, CaError> {
         let now = Stamp::from(now);
         let (taken, _) = self.change(now, |state| {
@@ -82,6 +85,9 @@ impl Authority {
                 Step::Trust => {
                     let ttl = Duration::from_secs(state.root_ttl_s);
                     state.roots.push(self.make_root(rotation.new, ttl, now)?);
+                }
+                Step::Reissue if force == Force::No && !rotation.unaware.is_empty() => {
+                    return Err(CaError::Unaware(rotation.unaware));
                 }
                 Step::Reissue => state.signing = rotation.new,
                 Step::Drop if force == Force::No && !rotation.in_the_way.is_empty() => {

@@ -80,6 +80,9 @@ pub struct Leaf {
     pub root: u32,
     /// Generation of the newest root in the bundle that was handed out with it.
     pub newest_root: u32,
+    /// It was sent over the network, and nobody has used it since: it may never have arrived.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub unconfirmed: bool,
     /// When it was signed.
     #[serde(with = "text")]
     pub issued_at: Stamp,
@@ -98,7 +101,7 @@ impl Leaf {
         self.not_after > now && self.revoked.is_none()
     }
 
-    fn instance(&self) -> (&SpiffeId, Option<&Node>) {
+    pub(super) fn instance(&self) -> (&SpiffeId, Option<&Node>) {
         (&self.identity, self.node.as_ref())
     }
 }
@@ -261,7 +264,8 @@ impl State {
         is_new: impl Fn(&Leaf) -> bool,
     ) -> Vec<Leaf> {
         let live = || self.leaves.iter().filter(|leaf| leaf.is_live(now));
-        let moved: HashSet<_> = live().filter(|leaf| is_new(leaf)).map(Leaf::instance).collect();
+        let moved = live().filter(|leaf| is_new(leaf) && !leaf.unconfirmed);
+        let moved: HashSet<_> = moved.map(Leaf::instance).collect();
         let behind = live().filter(|leaf| is_old(leaf) && !moved.contains(&leaf.instance()));
         behind.cloned().collect()
     }
@@ -272,9 +276,14 @@ impl State {
         let generations: Vec<u32> = self.roots.iter().map(|root| root.generation).collect();
         self.leaves.retain(|leaf| leaf.not_after > kept_since && generations.contains(&leaf.root));
         self.tokens.retain(|token| token.expires_at > kept_since);
+        if self.leaves.len() > CROWDED {
+            self.leaves.retain(|leaf| leaf.not_after > now);
+        }
     }
 }
 
+/// Half of what an authority can keep: then room for what is to come counts more than what was yesterday.
+const CROWDED: usize = 50_000;
 /// For whoever looks what happened yesterday.
 const KEPT_AFTER_END: Duration = Duration::from_secs(24 * 3600);
 

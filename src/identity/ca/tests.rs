@@ -410,7 +410,15 @@ fn roots_change_in_three_steps() {
     assert_eq!(lists(&authority.crl(start() + HOUR).unwrap()).len(), 2, "one list for each root");
     let next = authority.rotation(start() + HOUR).unwrap();
     assert_eq!(next.step, Step::Reissue);
-    assert_eq!(next.unaware, [old.leaf], "it was handed out before there was a new root");
+    assert_eq!(
+        next.unaware,
+        std::slice::from_ref(&old.leaf),
+        "it was handed out before there was a new root"
+    );
+    match authority.rotate(Force::No, start() + HOUR) {
+        Err(CaError::Unaware(leaves)) => assert_eq!(leaves, [old.leaf]),
+        other => panic!("{other:?}"),
+    }
     let aware = authority.issue(&order("web", "1"), start() + HOUR).unwrap().signed;
     assert_eq!(aware.leaf.root, 1, "the old root signs still");
     assert!(authority.rotation(start() + HOUR).unwrap().unaware.is_empty());
@@ -452,7 +460,7 @@ fn an_old_root_stays_while_somebody_presents_a_certificate_of_it() {
     let revoked = leaf("web", "3", start());
     leaf("web", "4", start());
     authority.rotate(Force::No, start()).unwrap();
-    authority.rotate(Force::No, start()).unwrap();
+    authority.rotate(Force::Yes, start()).unwrap();
     leaf("web", "4", start());
     // The same node of another service is another instance.
     leaf("api", "1", start());
@@ -475,7 +483,7 @@ fn a_successor_that_is_revoked_itself_is_none() {
     let authority = place.init();
     authority.issue(&order("web", "1"), start()).unwrap();
     authority.rotate(Force::No, start()).unwrap();
-    authority.rotate(Force::No, start()).unwrap();
+    authority.rotate(Force::Yes, start()).unwrap();
     let successor = authority.issue(&order("web", "1"), start()).unwrap().signed.leaf;
     authority.revoke(successor.serial, Reason::KeyCompromise, start()).unwrap();
     assert!(matches!(authority.rotate(Force::No, start()), Err(CaError::InTheWay(_))));
@@ -507,9 +515,9 @@ fn a_token_lets_its_service_join_once() {
     let bearer: JoinToken = bearer.reveal().parse().unwrap();
     assert_eq!(bearer.pins(), [Fingerprint::of(&certificate(&authority.bundle().unwrap()))]);
     let csr = request(&CertificateParams::default());
-    let join = |at| authority.join(&csr, &bearer, None, at);
+    let join = |at| authority.join(&csr, &bearer, Wish::default(), at);
     assert!(matches!(
-        authority.join("no request", &bearer, None, start()),
+        authority.join("no request", &bearer, Wish::default(), start()),
         Err(CaError::Request(RequestError::Malformed))
     ));
     assert!(authority.tokens().unwrap()[0].is_usable(start().into()), "a refused request costs no token");
@@ -526,7 +534,7 @@ fn tokens_that_are_late_forged_or_taken_back_are_refused() {
     let authority = place.init();
     let (bearer, _) = authority.create_token(&identity("api"), HOUR, start()).unwrap();
     let csr = request(&CertificateParams::default());
-    let refusal = |bearer: &JoinToken, at| match authority.join(&csr, bearer, None, at) {
+    let refusal = |bearer: &JoinToken, at| match authority.join(&csr, bearer, Wish::default(), at) {
         Err(CaError::Token(why)) => why,
         other => panic!("{other:?}"),
     };
@@ -573,6 +581,86 @@ fn a_token_made_during_a_rotation_pins_both_roots_and_an_older_one_is_told() {
     assert_eq!(bearer.reveal().parse::<JoinToken>().unwrap(), bearer);
     assert_eq!(authority.rotation(start()).unwrap().stale_tokens, 1);
     assert_eq!(authority.rotation(start() + HOUR).unwrap().stale_tokens, 0);
+}
+
+#[test]
+fn a_request_for_another_identity_costs_no_token() {
+    let place = Place::new();
+    let authority = place.init();
+    let (bearer, _) = authority.create_token(&identity("api"), HOUR, start()).unwrap();
+    let join = |service: &str| {
+        let asked = KeyRequest::new(&identity(service)).unwrap();
+        authority.join(&asked.request, &bearer, Wish::default(), start())
+    };
+    assert!(matches!(join("web"), Err(CaError::Request(RequestError::Identity))));
+    assert!(authority.tokens().unwrap()[0].is_usable(start().into()));
+    assert_eq!(join("api").unwrap().leaf.identity, identity("api"));
+}
+
+/// What somebody has proved to hold.
+fn presented(leaf: &Leaf) -> Presented {
+    Presented::of(&crate::identity::Facts {
+        id: leaf.identity.clone(),
+        serial: leaf.serial.to_string(),
+        not_before: start(),
+        not_after: leaf.not_after.system_time(),
+    })
+    .unwrap()
+}
+
+#[test]
+fn a_certificate_is_renewed_for_its_own_identity_and_instance_while_it_is_good() {
+    let place = Place::new();
+    let authority = place.init();
+    let first = authority.issue(&order("web", "1"), start()).unwrap().signed.leaf;
+    let csr = KeyRequest::new(&identity("web")).unwrap().request;
+    let renew = |leaf: &Leaf, at| authority.renew(&csr, &presented(leaf), Some(HOUR), at);
+    let why = |outcome| match outcome {
+        Err(CaError::Renewal(why)) => why,
+        other => panic!("{other:?}"),
+    };
+    let second = renew(&first, start()).unwrap().leaf;
+    assert_eq!((&second.identity, &second.node), (&first.identity, &first.node));
+    assert_eq!(second.not_after, Stamp::from(start() + HOUR));
+    assert_eq!(why(renew(&second, start() + HOUR)), RenewalError::Expired);
+    let other = KeyRequest::new(&identity("api")).unwrap().request;
+    let stolen = authority.renew(&other, &presented(&first), None, start());
+    assert!(matches!(stolen, Err(CaError::Request(RequestError::Identity))));
+    let renamed = Leaf { identity: identity("api"), ..first.clone() };
+    assert_eq!(why(authority.renew(&other, &presented(&renamed), None, start())), RenewalError::Unknown);
+    authority.revoke(first.serial, Reason::KeyCompromise, start()).unwrap();
+    assert_eq!(why(renew(&first, start())), RenewalError::Revoked);
+    let mut last = second;
+    let refused = loop {
+        match renew(&last, start()) {
+            Ok(signed) => last = signed.leaf,
+            Err(error) => break why(Err(error)),
+        }
+    };
+    assert_eq!(refused, RenewalError::TooMany, "one instance does not fill the authority");
+}
+
+#[test]
+fn a_rotation_waits_until_a_peer_has_shown_that_it_uses_what_it_was_sent() {
+    let place = Place::new();
+    let authority = place.init();
+    let first = authority.issue(&order("web", "1"), start()).unwrap().signed.leaf;
+    let csr = KeyRequest::new(&identity("web")).unwrap().request;
+    authority.rotate(Force::No, start()).unwrap();
+    let lost = authority.renew(&csr, &presented(&first), None, start()).unwrap().leaf;
+    assert_eq!(lost.newest_root, 2);
+    let unaware = authority.rotation(start()).unwrap().unaware;
+    assert_eq!(unaware, std::slice::from_ref(&first), "the answer may be lost");
+    authority.acknowledge(&presented(&first), start()).unwrap();
+    assert!(authority.rotation(start()).unwrap().unaware.is_empty());
+
+    authority.rotate(Force::No, start()).unwrap();
+    let arrived = authority.renew(&csr, &presented(&first), None, start()).unwrap().leaf;
+    assert_eq!(arrived.root, 2);
+    assert!(matches!(authority.rotate(Force::No, start()), Err(CaError::InTheWay(_))));
+    authority.acknowledge(&presented(&arrived), start()).unwrap();
+    authority.rotate(Force::No, start()).unwrap();
+    assert_eq!(authority.published(start()).unwrap().phase, Phase::Steady);
 }
 
 #[test]

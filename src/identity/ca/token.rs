@@ -16,7 +16,8 @@ use super::{
     error::{CaError, TokenError},
     hex,
     issue::{Order, Signed, signed},
-    names::{Fingerprint, Node, TokenId, random, sha256},
+    names::{Fingerprint, TokenId, random, sha256},
+    peers::{Wish, unconfirmed},
     state::{State, Token},
 };
 use crate::types::SpiffeId;
@@ -139,7 +140,7 @@ impl Authority {
     }
 
     /// Signs the key of `request` for the identity that the token is for, and uses the token up. A request that is
-    /// refused leaves the token as it was.
+    /// refused, also because it asks for another identity, leaves the token as it was.
     ///
     /// # Errors
     /// [`CaError::Token`], and as [`Authority::sign`].
@@ -147,15 +148,19 @@ impl Authority {
         &self,
         request: &str,
         token: &JoinToken,
-        node: Option<Node>,
+        wish: Wish,
         now: SystemTime,
     ) -> Result<Signed, CaError> {
         let now = Stamp::from(now);
-        let key = csr::public_key(request).map_err(CaError::Request)?;
+        // Before the lock: whoever sends nonsense shall not keep others waiting.
+        csr::public_key(request).map_err(CaError::Request)?;
         let (made, state) = self.change(now, |state| {
             let identity = spend(state, token, now).map_err(CaError::Token)?;
-            let order = Order { identity, node, ttl: None };
-            self.add_leaf(state, &key, &order, now)
+            let key = csr::public_key_for(request, &identity).map_err(CaError::Request)?;
+            let Wish { node, ttl } = wish;
+            let order = Order { identity, node, ttl };
+            let made = self.add_leaf(state, &key, &order, now)?;
+            Ok(unconfirmed(state, made))
         })?;
         Ok(signed(made, &state))
     }

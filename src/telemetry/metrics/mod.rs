@@ -20,6 +20,7 @@ mod listener;
 mod passthrough;
 mod process;
 mod shield;
+mod signing;
 mod tcp;
 #[cfg(test)]
 mod tests;
@@ -50,6 +51,7 @@ pub use self::{
         ConcurrencyMetrics, FaultMetrics, LimitDecision, MirrorMetrics, MirrorOutcome, OverloadMetrics,
         RateLimitMetrics,
     },
+    signing::{CaMetrics, CaRequest, CaResult},
     tcp::{TcpMetrics, TcpResult},
     tls::{CertificateMetrics, TlsMetrics},
 };
@@ -96,7 +98,7 @@ impl Registry {
         let recorder = PrometheusBuilder::new().build_recorder();
         let shared = family::RECORDED.into_iter().chain(shield::RECORDED);
         let access = authz::RECORDED.into_iter().chain(jwt::RECORDED).chain(ext_authz::RECORDED);
-        let access = access.chain(admin::RECORDED);
+        let access = access.chain(admin::RECORDED).chain(signing::RECORDED);
         for family in shared.chain(tls::RECORDED).chain(access) {
             let (name, help) = (family.name.into(), family.help.into());
             match family.kind {

@@ -1,0 +1,15 @@
+//! Sidecars among each other, beside the requests of applications: certificates are asked for and signed here. Knows
+//! nothing of routes and services; what is done with a certificate is another's business.
+
+mod client;
+mod pace;
+mod protocol;
+mod schedule;
+mod server;
+mod source;
+
+pub use client::AskError;
+pub use protocol::{Bundle, MeshPhase};
+pub use schedule::{backoff, life, look_interval, renew_at};
+pub use server::{Service, ServiceError, ServiceParams};
+pub use source::{Obtained, Proof, Source, SourceError, Wanted};
