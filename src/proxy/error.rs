@@ -109,10 +109,11 @@ impl ProxyError {
 
     /// The exchange failed before a response head came; `unsent` if hyper gave the request back untouched.
     pub(crate) fn exchange(error: hyper::Error, unsent: bool, reused: bool) -> Self {
-        let failure = match unsent {
-            true => Failure::NothingSent,
-            false if is_refused_stream(&error) => Failure::Unprocessed,
-            false => Failure::NoResponseByte,
+        let refusal = refusal(&error);
+        let failure = match (unsent, refusal) {
+            (true, _) => Failure::NothingSent,
+            (false, Some(_)) => Failure::Unprocessed,
+            (false, None) => Failure::NoResponseByte,
         };
         let token = if error.is_parse() || error.is_parse_status() || error.is_parse_too_large() {
             "http_protocol_error"
@@ -122,7 +123,9 @@ impl ProxyError {
         // What came back and could not be read is an answer: the request has been processed.
         let failure = if token == "http_protocol_error" { FINAL } else { failure };
         let mut made = Self::new(Flag::UpstreamReset, StatusCode::BAD_GATEWAY, token, failure).because(error);
-        made.was_stale = unsent && reused;
+        // An endpoint that takes its leave is well: it may have renewed whom it trusts. What was on its way to it then is
+        // many requests at once, and all of them together must not open its circuit.
+        made.was_stale = reused && (unsent || refusal == Some(Refusal::Leaving));
         made
     }
 
@@ -202,16 +205,27 @@ impl fmt::Display for ProxyError {
     }
 }
 
-/// RST_STREAM with REFUSED_STREAM, or GOAWAY below the stream: the endpoint promises it processed nothing
-/// (RFC 9113 §8.7).
-fn is_refused_stream(error: &hyper::Error) -> bool {
+/// How an endpoint promises that it processed nothing of a request (RFC 9113 §8.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    /// It does not want this one: RST_STREAM with REFUSED_STREAM.
+    Stream,
+    /// It ends the connection in good order: GOAWAY below the stream, without an error.
+    Leaving,
+}
+
+fn refusal(error: &hyper::Error) -> Option<Refusal> {
     let mut cause = error.source();
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<h2::Error>() {
-            return error.reason() == Some(h2::Reason::REFUSED_STREAM)
-                || (error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR));
+            let is_leaving =
+                error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR);
+            return match error.reason() {
+                Some(h2::Reason::REFUSED_STREAM) => Some(Refusal::Stream),
+                _ => is_leaving.then_some(Refusal::Leaving),
+            };
         }
         cause = error.source();
     }
-    false
+    None
 }

@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use crate::support::{
-    App, Client, Sidecar, get,
+    App, Client, Sidecar,
+    frames::{END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, frame},
+    get,
     http2::{self, Answer, Http2, reply},
     ok,
     sidecar::{api, with},
@@ -349,4 +351,43 @@ async fn streams_that_an_abrupt_goaway_leaves_out_are_tried_again_on_another_con
     for _ in 0..3 {
         assert_eq!(client.get("h", "/").await.expect("an answer").data, b"served");
     }
+}
+
+#[tokio::test]
+async fn requests_that_an_orderly_goaway_leaves_out_do_not_count_against_the_endpoint() {
+    // Many more than open a circuit.
+    const TOGETHER: usize = 30;
+    // The first connection answers one request, and takes its leave below all that are on their way then.
+    let app = App::script(|connection| async move {
+        if connection.number > 0 {
+            http2::serve_all(connection, h2::server::Builder::new(), |_, mut respond| async move {
+                reply(&mut respond, "served");
+            })
+            .await;
+            return;
+        }
+        let Some(mut frames) = Frames::accept(connection, &[]).await else { return };
+        let first = frames.next_of(&[HEADERS]).await.expect("a request").stream;
+        // The first entry of HPACK's table with a status is 200 (RFC 7541, appendix A).
+        frames.send(frame(HEADERS, END_STREAM | END_HEADERS, first, &[0x88])).await;
+        for _ in 0..TOGETHER {
+            frames.next_of(&[HEADERS]).await.expect("a request");
+        }
+        let last_and_no_error = [first.to_be_bytes(), [0; 4]].concat();
+        frames.send(frame(GOAWAY, 0, 0, &last_and_no_error)).await;
+        frames.closed().await;
+    })
+    .await;
+    let sidecar = Sidecar::start(speaking_http2(&app)).await;
+    let client = Arc::new(Http2::connect(sidecar.outbound()).await);
+    assert_eq!(client.get("h", "/").await.expect("an answer").status, 200);
+    let mut together = tokio::task::JoinSet::new();
+    for _ in 0..TOGETHER {
+        let client = Arc::clone(&client);
+        together.spawn(async move { client.get("h", "/").await.expect("an answer").data });
+    }
+    for data in together.join_all().await {
+        assert_eq!(data, b"served");
+    }
+    assert_eq!(sidecar.metric("outrigger_circuit_breaker_transitions_total", &["to=\"open\""]).await, 0.0);
 }
