@@ -683,6 +683,49 @@ fn an_issuer_of_tokens_must_be_one_that_can_be_verified() {
 }
 
 #[test]
+fn what_is_demanded_of_requests_cannot_be_demanded_of_bytes() {
+    let text = "\
+version: 1
+service: { name: db, address: 127.0.0.1:5432, protocol: tcp }
+mtls: { mode: disabled }
+intentions:
+  jwt: [{ issuer: https://idp.example, audiences: [db], jwks_file: /etc/jwks.json }]
+  ext_authz: { service: authz }
+services: { authz: { endpoints: [127.0.0.1:9] } }
+";
+    let expected = "\
+error[OR241]: `intentions.jwt` is about requests, and the application takes bytes
+ --> outrigger.yaml:5:3
+  |
+2 | service: { name: db, address: 127.0.0.1:5432, protocol: tcp }
+  |                                                         --- so nobody reads what it is sent
+...
+5 |   jwt: [{ issuer: https://idp.example, audiences: [db], jwks_file: /etc/jwks.json }]
+  |   ^^^ cannot be enforced
+  |
+  = help: remove it, or say what the application speaks, if that is HTTP
+
+error[OR241]: `intentions.ext_authz` is about requests, and the application takes bytes
+ --> outrigger.yaml:6:3
+  |
+2 | service: { name: db, address: 127.0.0.1:5432, protocol: tcp }
+  |                                                         --- so nobody reads what it is sent
+...
+6 |   ext_authz: { service: authz }
+  |   ^^^^^^^^^ cannot be enforced
+  |
+  = help: remove it, or say what the application speaks, if that is HTTP
+
+outrigger.yaml: 2 errors
+";
+    let findings = parse(text).unwrap_err();
+    assert_eq!(findings.render_text(Style::Plain), expected);
+    for protocol in ["auto", "http1", "http2"] {
+        assert_eq!(found(&text.replace("protocol: tcp", &format!("protocol: {protocol}"))), [""; 0]);
+    }
+}
+
+#[test]
 fn a_service_that_is_asked_must_be_one_that_can_answer() {
     let services =
         "services: { db: { endpoints: [127.0.0.1:9], protocol: tcp }, api: { endpoints: [127.0.0.1:8] } }";

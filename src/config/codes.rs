@@ -117,6 +117,10 @@ codes! {
         timeouts of its own. Correct the name, or the `protocol` of the service.";
     UNKNOWN_ROLE = "OR240", "A rule of `intentions` names a role that is not under `intentions.roles`. What it may do is \
         unknown, so it could neither allow nor deny anything. Define the role, or correct the name.";
+    UNREAD = "OR241", "The application speaks `protocol: tcp`: its connections are passed on as bytes that nobody reads, so \
+        there is no token to verify (`intentions.jwt`) and no request to ask another service about \
+        (`intentions.ext_authz`). Rules about callers hold for connections, too. Set `service.protocol` to what the \
+        application speaks, or remove the key.";
     YAML_WORD = "OR301", "YAML 1.1 readers take this unquoted word for a truth value or a number (`on`, `yes`, `012`, \
         `22:22`), YAML 1.2 readers take it for text. Outrigger takes it for text; other tools that read this file may \
         not. Quote it.";

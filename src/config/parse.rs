@@ -18,10 +18,14 @@ use super::{
     },
     source,
     span::Span,
-    tree::Node,
+    tree::{Content, Node},
     yaml,
 };
-use crate::{directory::DirectoryParams, snapshot::EndpointSource, types::EndpointAddress};
+use crate::{
+    directory::{DirectoryParams, LocalServiceParams},
+    snapshot::{EndpointSource, Protocol},
+    types::EndpointAddress,
+};
 
 /// As [`parse`], for bytes that may not even be text.
 ///
@@ -109,6 +113,7 @@ fn bundle(root: &Node, masked: Vec<String>, report: &mut Report) -> Option<Bundl
     routes.check_subsets(&services.read, report);
     lint::shadowed_routes(&routes, report);
     if let Some((local, span)) = &local {
+        check_unread(local, &fields, report);
         check_loop(&local.address, *span, &bound, report);
     }
     for service in &services.read {
@@ -145,6 +150,29 @@ fn check_endpoints(service: &services::Service, bound: &[Bound], report: &mut Re
         bound.iter().filter(|bound| bound.name == "listeners.outbound").copied().collect();
     for (endpoint, span) in endpoints.iter().zip(&service.endpoints) {
         check_loop(&endpoint.address, *span, &outbound, report);
+    }
+}
+
+/// Bytes carry no token that could be looked at, and nothing by which another service could decide.
+fn check_unread(local: &LocalServiceParams, root: &Fields<'_>, report: &mut Report) {
+    if local.protocol != Protocol::Tcp {
+        return;
+    }
+    let within = |section: &str, key: &str| match &root.get(section)?.content {
+        Content::Map(entries) => entries.iter().find(|entry| entry.key == key),
+        Content::Scalar(_) | Content::List(_) => None,
+    };
+    let protocol = within("service", "protocol");
+    for key in ["jwt", "ext_authz"] {
+        let Some(entry) = within("intentions", key) else { continue };
+        let what = format!("`intentions.{key}` is about requests, and the application takes bytes");
+        let mut finding = error(codes::UNREAD, entry.key_span, what)
+            .label("cannot be enforced")
+            .help("remove it, or say what the application speaks, if that is HTTP");
+        if let Some(protocol) = protocol {
+            finding = finding.also(protocol.value.span, "so nobody reads what it is sent");
+        }
+        report.add::<()>(finding);
     }
 }
 

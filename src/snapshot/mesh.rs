@@ -83,6 +83,15 @@ pub struct InboundApp {
     pub callers: Policy,
 }
 
+impl InboundApp {
+    /// Whether it may be reached by connections whose bytes nobody reads. Not if there is something that every request
+    /// must have: there is no way to find out.
+    #[must_use]
+    pub fn takes_unread(&self) -> bool {
+        self.ext_authz.is_none() && !self.jwt.as_ref().is_some_and(|verifier| verifier.is_required())
+    }
+}
+
 impl MeshSnapshot {
     /// All services, the local application included.
     pub fn all_clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {

@@ -90,6 +90,8 @@ mod tcp_origin;
 #[cfg(test)]
 mod transparent;
 #[cfg(test)]
+mod unread;
+#[cfg(test)]
 mod websocket_h2;
 #[cfg(test)]
 mod windows;

@@ -198,6 +198,12 @@ impl Verifier {
         &self.issuers
     }
 
+    /// Whether every request must have a token.
+    #[must_use]
+    pub fn is_required(&self) -> bool {
+        self.required
+    }
+
     /// Headers that nobody but us may set.
     #[must_use]
     pub fn reserved(&self) -> &[HeaderName] {

@@ -8,6 +8,7 @@ use tokio::{io::AsyncReadExt, net::TcpStream};
 use super::{
     TcpListenerParams,
     client_hello::HelloReader,
+    screen::Content,
     server_names::ServerNames,
     session::{self, Arrival},
 };
@@ -85,6 +86,7 @@ impl TcpListener {
             started: clock::now(),
             early: b"",
             idle_timeout: self.params.idle_timeout,
+            content: Content::Any,
         };
         let patience = worker.limits.peek().header_timeout;
         if self.params.requires_proxy_header {
@@ -196,6 +198,11 @@ impl Inbound {
         origin: Origin,
         caller: Option<Rc<Caller>>,
     ) {
+        let snapshot = worker.snapshot.load();
+        let application = &snapshot.inbound;
+        // An application of which nobody said that it speaks no HTTP may speak it, and what comes this way is held to
+        // none of the rules for requests.
+        let is_declared = application.cluster.params.protocol == Protocol::Tcp;
         let arrival = Arrival {
             direction: Direction::Inbound,
             listener: INBOUND,
@@ -205,13 +212,13 @@ impl Inbound {
             started: clock::now(),
             early: b"",
             idle_timeout: worker.limits.peek().tcp_idle_timeout,
+            content: if is_declared { Content::Any } else { Content::NoHttp },
         };
-        let snapshot = worker.snapshot.load();
-        if !authz::may_connect(&worker, &snapshot.inbound.callers, caller.as_deref().map(|caller| &caller.id))
-        {
+        let caller_id = caller.as_deref().map(|caller| &caller.id);
+        if !application.takes_unread() || !authz::may_connect(&worker, &application.callers, caller_id) {
             return session::refuse(&worker, arrival, &self.metrics, TcpResult::Denied);
         }
-        let cluster = Arc::clone(&snapshot.inbound.cluster);
+        let cluster = Arc::clone(&application.cluster);
         drop(snapshot);
         session::serve(&worker, arrival, stream, Some(cluster), &self.metrics).await;
     }

@@ -1,6 +1,6 @@
 //! Connections that are passed on as bytes: services of protocol `tcp`, behind listeners of their own or behind the
 //! inbound one. Who accepts is `listener`, one connection from accept to close is `session`, the copying is `relay`.
-//! Nothing in here knows HTTP.
+//! Nothing in here knows HTTP but by its first bytes (`detect`), to keep it out (`screen`).
 
 pub mod client_hello;
 
@@ -8,6 +8,7 @@ mod detect;
 mod listener;
 mod params;
 mod relay;
+mod screen;
 mod server_names;
 mod session;
 

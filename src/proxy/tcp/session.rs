@@ -4,7 +4,10 @@ use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use http::{HeaderMap, Method};
 
-use super::relay::{Broken, Flow, relay};
+use super::{
+    relay::{Broken, Flow, relay},
+    screen::{Content, Screened},
+};
 use crate::{
     identity::Alpn,
     net::{
@@ -47,6 +50,8 @@ pub(crate) struct Arrival<'a> {
     pub(crate) early: &'a [u8],
     /// A connection on which nothing moves for this long is closed.
     pub(crate) idle_timeout: Duration,
+    /// What the client may send.
+    pub(crate) content: Content,
 }
 
 /// What is remembered of a connection, and written down exactly once, when it is dropped.
@@ -150,8 +155,14 @@ pub(crate) async fn serve(
     record.up.begin_with(preamble(&cluster, &arrival, &client.stream), arrival.early);
     let flows = (&mut record.up, &mut record.down);
     let idle = arrival.idle_timeout;
-    let copied = relay(&mut client.stream, &mut endpoint.stream, flows, idle, &worker.clock).await;
+    let mut screened = Screened::new(&mut client.stream, arrival.content);
+    let copied = relay(&mut screened, &mut endpoint.stream, flows, idle, &worker.clock).await;
+    let was_http = screened.was_http();
     record.result = match copied {
+        Err(Broken::Client(_)) if was_http => {
+            tracing::debug!(peer = %arrival.origin.source, "HTTP on a connection that was to be anything else");
+            TcpResult::Http
+        }
         Ok(()) => TcpResult::Closed,
         Err(Broken::Idle) => TcpResult::Idle,
         Err(Broken::Client(error)) => {

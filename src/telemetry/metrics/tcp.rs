@@ -41,12 +41,14 @@ pub enum TcpResult {
     DownstreamTimeout,
     /// The caller may not connect.
     Denied,
+    /// The client spoke HTTP where the application takes it only as such, and not as bytes.
+    Http,
     /// The sidecar ended before the connection did.
     Draining,
 }
 
 impl TcpResult {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Closed,
         Self::Idle,
         Self::DownstreamReset,
@@ -59,6 +61,7 @@ impl TcpResult {
         Self::BadRequest,
         Self::DownstreamTimeout,
         Self::Denied,
+        Self::Http,
         Self::Draining,
     ];
 
@@ -78,6 +81,7 @@ impl TcpResult {
             Self::BadRequest => "bad_request",
             Self::DownstreamTimeout => "downstream_timeout",
             Self::Denied => "denied",
+            Self::Http => "http",
             Self::Draining => "draining",
         }
     }
