@@ -15,7 +15,7 @@ use super::{
     deadline::{Deadline, Limits, SpareTimer},
     error::ProxyError,
     headers::{self, RequestFacts},
-    jwt, limits,
+    limits,
     record::RequestRecord,
     reply::{self, Reason},
 };
@@ -54,7 +54,7 @@ pub(super) async fn check(
     let Some(authz) = authz else { return Ok(record) };
     let answered = ask(downstream, authz, head, facts).await;
     // Also if the service says nothing: what the client sent is not what the service said.
-    jwt::drop_reserved(&mut head.headers, &authz.params.upstream_headers);
+    headers::remove_alike(&mut head.headers, &authz.params.upstream_headers);
     match answered {
         Ok(Verdict::Allow(said)) => {
             authz.metrics.checked(ExtAuthzResult::Allow);

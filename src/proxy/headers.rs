@@ -20,7 +20,7 @@ use super::{
     upgrade::Upgrade,
 };
 use crate::{
-    policy::{deadline, fault::AskedFault},
+    policy::{authz::reads_as, deadline, fault::AskedFault},
     types::Priority,
 };
 
@@ -109,15 +109,11 @@ fn look(headers: &HeaderMap) -> Found {
     found
 }
 
-/// Whether only sidecars may set a field of this name, also for a reader who takes `_` for `-`, as CGI and its heirs do.
+/// Whether only sidecars may set a field of this name, also for a reader who takes `_` for `-`.
 fn is_reserved(name: &str) -> bool {
-    let dash = |byte: u8| if byte == b'_' { b'-' } else { byte };
-    let begins_with = |reserved: &str| {
-        name.len() >= reserved.len()
-            && name.bytes().map(dash).zip(reserved.bytes()).all(|(one, other)| one == other)
-    };
-    let is = |reserved: &str| name.len() == reserved.len() && begins_with(reserved);
-    begins_with(RESERVED_PREFIX) || is(FORWARDED_CLIENT_CERT.as_str())
+    let start = name.get(..RESERVED_PREFIX.len());
+    start.is_some_and(|start| reads_as(start, RESERVED_PREFIX))
+        || reads_as(name, FORWARDED_CLIENT_CERT.as_str())
 }
 
 /// Cleans a request head in place and finds its authority. Afterwards `uri` holds only path and query, and there
@@ -392,6 +388,11 @@ pub(crate) fn announce_deadline(headers: &mut HeaderMap, left: Duration, grpc: b
 fn drop_reserved(headers: &mut HeaderMap) {
     let ours = |name: &&HeaderName| is_reserved(name.as_str()) && **name != shed::PRIORITY;
     remove_all(headers, ours);
+}
+
+/// Takes away what only we may say, also under a name that some read as one of `names`.
+pub(super) fn remove_alike(headers: &mut HeaderMap, names: &[HeaderName]) {
+    remove_all(headers, |name| names.iter().any(|one| reads_as(name.as_str(), one.as_str())));
 }
 
 fn remove_all(headers: &mut HeaderMap, which: impl FnMut(&&HeaderName) -> bool) {

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, request::Parts};
 use http_body::Frame;
 
-use super::{body::ResponseBody, connection::Downstream, limits, record::RequestRecord, reply::Reason};
+use super::{
+    body::ResponseBody, connection::Downstream, headers, limits, record::RequestRecord, reply::Reason,
+};
 use crate::{
     identity::jwt::{Refusal, Verified},
     snapshot::MeshSnapshot,
@@ -28,7 +30,7 @@ pub(super) fn authenticate(
     else {
         return Ok(None);
     };
-    drop_reserved(&mut head.headers, verifier.reserved());
+    headers::remove_alike(&mut head.headers, verifier.reserved());
     let now = downstream.worker.wall_at(record.started());
     let verified = verifier.verify(bearer(&head.headers), now)?;
     if let Some(verified) = &verified {
@@ -86,30 +88,12 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&[u8]>, Refusal> {
 
 const SCHEME: &[u8] = b"Bearer";
 
-/// Takes away what only others than the client may say, also under a name that CGI and its heirs take for the same.
-pub(super) fn drop_reserved(headers: &mut HeaderMap, reserved: &[HeaderName]) {
-    for name in reserved {
-        headers.remove(name);
-    }
-    let is_alike = |name: &HeaderName| {
-        name.as_str().contains('_') && reserved.iter().any(|reserved| reads_as(name, reserved))
-    };
-    while let Some(alike) = headers.keys().find(|name| is_alike(name)).cloned() {
-        headers.remove(alike);
-    }
-}
-
-/// The same for trailers.
+/// Takes out of trailers what only others than the client may say.
 pub(super) fn clean_trailers(mut frame: Frame<Bytes>, reserved: &[HeaderName]) -> Frame<Bytes> {
     if let Some(trailers) = frame.trailers_mut().filter(|_| !reserved.is_empty()) {
-        drop_reserved(trailers, reserved);
+        headers::remove_alike(trailers, reserved);
     }
     frame
-}
-
-fn reads_as(one: &HeaderName, other: &HeaderName) -> bool {
-    let dash = |byte: u8| if byte == b'_' { b'-' } else { byte };
-    one.as_str().bytes().map(dash).eq(other.as_str().bytes().map(dash))
 }
 
 #[cfg(test)]
@@ -147,12 +131,5 @@ mod tests {
             assert!(matches!(bearer(&fields), Err(Refusal::Malformed(_))), "{second}");
         }
         assert!(matches!(bearer(&headers(&[("authorization", "Bearer")])), Err(Refusal::Malformed(_))));
-    }
-
-    #[test]
-    fn underscores_read_as_dashes() {
-        let name = |text: &str| text.parse::<HeaderName>().unwrap();
-        assert!(reads_as(&name("x_user"), &name("x-user")) && reads_as(&name("x-user"), &name("x_user")));
-        assert!(!reads_as(&name("x_users"), &name("x-user")));
     }
 }

@@ -74,8 +74,10 @@ async fn what_the_service_does_not_say_the_client_cannot_say_either() {
     let app = App::saying("hello").await;
     let authz = App::answering(|_: &Seen| saying("204 No Content", "", "")).await;
     let sidecar = sidecar(&app, &authz, json!({})).await;
-    assert_eq!(post(&sidecar, "x-team: admin\r\n").await.status, 200);
-    assert_eq!(app.only_request().field("x-team"), None);
+    // `X_Team` is `x-team` to an application behind CGI.
+    assert_eq!(post(&sidecar, "x-team: admin\r\nX_Team: admin\r\nx-teams: 1\r\n").await.status, 200);
+    let request = app.only_request();
+    assert_eq!(["x-team", "x_team", "x-teams"].map(|name| request.field(name)), [None, None, Some("1")]);
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Decides whether one rule matches one request. Where it can be doubted what a request means to the application, a
 //! rule that allows matches only if every meaning fits, and a rule that denies as soon as one does.
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderValue, Method};
 use regex::Regex;
 
 use super::{Action, ClaimMatch, Permission, Request, RuleParams, Scope, reading};
@@ -150,9 +150,19 @@ fn is_method(wanted: &Method, method: &Method, action: Action) -> bool {
     wanted == method || (action == Action::Deny && wanted.as_str().eq_ignore_ascii_case(method.as_str()))
 }
 
-/// An application may take the first, the last, or all of several fields of one name.
+/// An application may take the first, the last, or all of several fields of one name, and may take fields for ones of
+/// that name which are not.
 fn header_holds(header: &HeaderMatch, headers: &HeaderMap, action: Action) -> bool {
-    let single =
-        || headers.get_all(&header.name).iter().any(|value| value_holds(&header.value, value.as_bytes()));
-    field_holds(header, headers) || (action == Action::Deny && single())
+    let holds = |value: &HeaderValue| value_holds(&header.value, value.as_bytes());
+    let mut alike = headers
+        .iter()
+        .filter(|(name, _)| **name != header.name && reading::reads_as(name.as_str(), header.name.as_str()));
+    match action {
+        Action::Allow => field_holds(header, headers) && alike.all(|(_, value)| holds(value)),
+        Action::Deny => {
+            field_holds(header, headers)
+                || headers.get_all(&header.name).iter().any(holds)
+                || alike.any(|(_, value)| holds(value))
+        }
+    }
 }

@@ -7,7 +7,7 @@ mod reading;
 mod shadow;
 mod table;
 
-pub use self::{shadow::never_deciding, table::Policy};
+pub use self::{reading::reads_as, shadow::never_deciding, table::Policy};
 
 use std::sync::Arc;
 

@@ -1,8 +1,16 @@
 //! What a path means to a server that is free with paths: it decodes percent-escapes, ignores path parameters
 //! (`;v=1`), takes slashes in a row, and backslashes, for one slash. Other servers take the path as it stands, and a
-//! sidecar cannot know which kind it stands beside, so a rule is held against all readings.
+//! sidecar cannot know which kind it stands beside, so a rule is held against all readings. Names of fields have two
+//! kinds of readers as well.
 
 use std::{borrow::Cow, cell::OnceCell};
+
+/// Whether two names of fields, in lower case, are one to a reader who takes `_` for `-`, as CGI and its heirs do.
+#[must_use]
+pub fn reads_as(one: &str, other: &str) -> bool {
+    let dash = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    one.len() == other.len() && one.bytes().map(dash).eq(other.bytes().map(dash))
+}
 
 /// A path in all its readings.
 pub(super) struct Readings<'a> {

@@ -218,6 +218,51 @@ fn of_a_field_that_comes_twice_one_value_is_enough_to_deny_and_all_are_needed_to
 }
 
 #[test]
+fn a_field_that_some_read_as_the_one_of_the_rule_denies_and_does_not_allow() {
+    let rule_of = |name: &'static str, action, value| {
+        let header = HeaderMatch { name: HeaderName::from_static(name), value };
+        let scope = permission(&[], PathPattern::Any, vec![header]);
+        let default = if action == Action::Deny { Action::Allow } else { Action::Deny };
+        with(default, vec![rule("web", action, scope)])
+    };
+    let asked = |fields: &[(&'static str, &'static str)]| {
+        let mut asked = get("/");
+        for (name, value) in fields {
+            asked.headers.append(*name, HeaderValue::from_static(value));
+        }
+        asked
+    };
+    let prod = || ValueMatch::Exact("prod".into());
+    for (fields, is_allowed, is_denied) in [
+        (&[("x_user_env", "prod")][..], false, true),
+        (&[("x-user_env", "prod")], false, true),
+        (&[("x-user-env", "prod"), ("x_user_env", "test")], false, true),
+        (&[("x-user-env", "test"), ("x_user_env", "prod")], false, true),
+        (&[("x-user-env", "prod"), ("x_user_env", "prod")], true, true),
+        (&[("x_user_env", "test")], false, false),
+        (&[("x_user_envy", "prod"), ("x_user", "prod")], false, false),
+    ] {
+        let asked = asked(fields);
+        let allowed = rule_of("x-user-env", Action::Allow, prod());
+        assert_eq!(passes(&allowed, "web", &asked), is_allowed, "{fields:?}");
+        let denied = rule_of("x-user-env", Action::Deny, prod());
+        assert_eq!(!passes(&denied, "web", &asked), is_denied, "{fields:?}");
+    }
+    // A rule may have the underscore as well.
+    assert!(!passes(&rule_of("x_env", Action::Deny, prod()), "web", &asked(&[("x-env", "prod")])));
+    // What may be taken for there is not surely absent.
+    let absent = || ValueMatch::Present(false);
+    assert!(!passes(&rule_of("x-env", Action::Allow, absent()), "web", &asked(&[("x_env", "1")])));
+    assert!(!passes(&rule_of("x-env", Action::Deny, absent()), "web", &asked(&[("x_env", "1")])));
+}
+
+#[test]
+fn underscores_read_as_dashes() {
+    assert!(reads_as("x_user", "x-user") && reads_as("x-user", "x_user") && reads_as("x-user", "x-user"));
+    assert!(!reads_as("x_users", "x-user") && !reads_as("x_use", "x-user"));
+}
+
+#[test]
 fn all_claims_must_have_one_of_their_values() {
     let mut wanted = allow("web");
     wanted.claims = vec![claim("role", &["admin", "owner"]), claim("team", &["pay"])];
