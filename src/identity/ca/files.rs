@@ -3,13 +3,14 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, ErrorKind, Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     thread,
     time::Duration,
 };
 
 use super::error::CaError;
+use crate::identity::bounded_file;
 
 /// Who may read a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +69,17 @@ pub(super) fn create(path: &Path, content: &[u8]) -> Result<(), CaError> {
 
 /// The content of a file of at most `most` bytes.
 pub(super) fn read(path: &Path, most: u64) -> Result<Vec<u8>, CaError> {
-    let file = File::open(path).map_err(|source| failed("read", path, source))?;
+    let (file, _) = open(path)?;
+    read_open(file, path, most)
+}
+
+/// A file that is there, and its permission bits.
+pub(super) fn open(path: &Path) -> Result<(File, u32), CaError> {
+    bounded_file::open(path).map_err(|source| failed("read", path, source))
+}
+
+/// The content of an open file of at most `most` bytes. `path` is for the error.
+pub(super) fn read_open(file: File, path: &Path, most: u64) -> Result<Vec<u8>, CaError> {
     let mut content = Vec::new();
     file.take(most + 1).read_to_end(&mut content).map_err(|source| failed("read", path, source))?;
     if content.len() as u64 > most {
@@ -95,12 +106,6 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         result => result,
     }
-}
-
-/// The permission bits of a file.
-pub(super) fn mode(path: &Path) -> Result<u32, CaError> {
-    let metadata = fs::metadata(path).map_err(|source| failed("read", path, source))?;
-    Ok(metadata.permissions().mode() & 0o7777)
 }
 
 /// Makes a directory that only its owner can enter, and those above it that are missing.

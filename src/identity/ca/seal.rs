@@ -39,11 +39,11 @@ impl MasterKey {
     /// # Errors
     /// [`CaError::KeyExposed`], [`CaError::KeyText`], [`CaError::File`].
     pub fn read(path: &Path) -> Result<Self, CaError> {
-        let mode = files::mode(path)?;
+        let (file, mode) = files::open(path)?;
         if mode & 0o077 != 0 {
             return Err(CaError::KeyExposed { path: path.to_owned(), mode });
         }
-        let bytes = files::read(path, MAX_KEY_FILE)?;
+        let bytes = files::read_open(file, path, MAX_KEY_FILE)?;
         Self::from_hex(&String::from_utf8_lossy(&bytes), &path.display().to_string())
     }
 

@@ -5,7 +5,12 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
+    process::Command,
+    sync::{
+        atomic::{AtomicU32, Ordering},
+        mpsc,
+    },
+    thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -335,6 +340,19 @@ fn a_key_file_that_others_can_read_is_refused() {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
     fs::write(&file, "07").unwrap();
     assert!(matches!(MasterKey::read(&file), Err(CaError::KeyText { .. })));
+}
+
+#[test]
+fn a_pipe_in_the_place_of_the_key_file_is_refused_and_not_waited_for() {
+    let place = Place::new();
+    fs::create_dir(&place.0).unwrap();
+    let pipe = place.file("ca.key");
+    assert!(Command::new("mkfifo").args(["-m", "600"]).arg(&pipe).status().unwrap().success());
+    let (send, receive) = mpsc::channel();
+    // Past the end of the test if it waits after all.
+    thread::spawn(move || send.send(MasterKey::read(&pipe).map(|_| ())));
+    let refused = receive.recv_timeout(Duration::from_secs(30)).unwrap().unwrap_err();
+    assert!(matches!(refused, CaError::File { .. }), "{refused}");
 }
 
 #[test]
