@@ -265,7 +265,8 @@ fn mtls_is_strict_unless_the_file_says_otherwise_and_needs_all_three_files() {
 fn the_built_in_authority_is_held_or_asked() {
     let with = |more: &str| {
         let service = "version: 1\nservice: { name: web, address: 127.0.0.1:8080 }\n";
-        format!("{service}mtls: {{ ca: {{ mode: builtin, {more} }} }}\n")
+        let anybody = "intentions: { rules: [{ source: '*', action: allow }] }";
+        format!("{service}mtls: {{ ca: {{ mode: builtin, {more} }} }}\n{anybody}\n")
     };
     for good in [
         "servers: ['10.0.0.1:15012', '[::1]:15012'], token_file: /t, node: web-1",
@@ -284,21 +285,20 @@ fn the_built_in_authority_is_held_or_asked() {
     assert_eq!(diff.restart_required, ["mtls.ca.leaf_ttl"]);
     let cases = [
         ("node: web-1", "OR114 3:13"),
-        ("servers: []", "OR106 3:38"),
-        ("servers: ['ca:15012']", "OR107 3:39"),
-        ("servers: ['10.0.0.1:1'], authority: {}", "OR114 3:54"),
-        ("authority: { file: /x }", "OR104 3:42"),
-        ("authority: {}, token_file: /t", "OR304 3:56"),
-        ("authority: {}, leaf_ttl: 30s", "OR111 3:54"),
-        ("authority: {}, node: a b", "OR107 3:50"),
-        ("authority: {}, cert_file: /a", "OR114 3:55"),
+        ("servers: []", "OR106 3:39"),
+        ("servers: ['ca:15012']", "OR112 3:40"),
+        ("servers: ['10.0.0.1:1'], authority: {}", "OR114 3:30"),
+        ("authority: { file: /x }", "OR104 3:43"),
+        ("authority: {}, token_file: /t", "OR304 3:57"),
+        ("authority: {}, leaf_ttl: 30s", "OR111 3:55"),
+        ("authority: {}, node: a b", "OR112 3:51"),
+        ("authority: {}, cert_file: /a", "OR114 3:56"),
     ];
-    for (more, finding) in cases {
-        assert_eq!(found(&with(more)), [finding], "{more}");
-    }
+    let found_each = cases.map(|(more, _)| (more, found(&with(more))));
+    assert_eq!(found_each, cases.map(|(more, finding)| (more, vec![finding.to_owned()])));
     let files = "cert_file: /a, key_file: /b, ca_file: /c";
     let text = with("").replace("mode: builtin, ", &format!("{files}, servers: ['10.0.0.1:1']"));
-    assert_eq!(found(&text), ["OR114 3:64"]);
+    assert_eq!(found(&text), ["OR114 3:66"]);
 }
 
 #[test]

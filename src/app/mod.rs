@@ -1,5 +1,6 @@
 //! The composition root: the only place where modules are wired together.
 
+mod admin_sockets;
 mod backend;
 mod certificates;
 pub mod demo;

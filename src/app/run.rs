@@ -4,12 +4,12 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use sd_notify::NotifyState;
 use tokio::{
-    net::{TcpListener, UnixListener},
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
 };
 
 use super::{
+    admin_sockets::AdminSockets,
     backend::AppBackend,
     certificates::{self, RenewHandle},
     edge,
@@ -20,20 +20,19 @@ use super::{
     waiting::WaitingBackend,
 };
 use crate::{
-    admin::{self, Access, Listener, Scope, Serving},
+    admin,
     config::{self, Bundle, FileSource, Fingerprint, ProcessEnvironment, Style},
     directory::{Directory, Publisher, dns::Resolver},
     identity::{IdentitySource, edge::EdgeTls},
-    net::{self, UnixPlace},
     proxy::{DataPlane, PlaneParams, health, jwks},
     rt::{Drain, Phase, ShutdownParams, Tasks, clock, random},
     snapshot::SnapshotCell,
     telemetry::{
         access_log::{AccessLog, AccessLogOwner},
         log::{self, LogHandle},
-        metrics::{AdminMetrics, ConfigMetrics, Registry, ReloadOutcome, ReloadTrigger},
+        metrics::{ConfigMetrics, Registry, ReloadOutcome, ReloadTrigger},
     },
-    types::{EndpointAddress, Live},
+    types::Live,
 };
 
 /// How long workers may take to end once everything is cut.
@@ -77,7 +76,7 @@ pub enum RunError {
 }
 
 impl RunError {
-    fn start<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+    pub(super) fn start<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
         what: &'static str,
     ) -> impl FnOnce(E) -> Self {
         move |source| Self::Start { what, source: source.into() }
@@ -336,84 +335,6 @@ async fn start_control(
     let watching = health::watch_outliers(Arc::clone(&cell), drain.watch(), random::seeded(u64::MAX - 2));
     tasks.spawn("outliers", watching);
     Ok(Control { cell, publisher })
-}
-
-/// The socket of the admin API, of either kind.
-enum AdminSocket {
-    Tcp(std::net::TcpListener),
-    Unix(std::os::unix::net::UnixListener, Arc<UnixPlace>),
-}
-
-/// Sockets of the admin API and of the metrics, bound before anything serves.
-struct AdminSockets {
-    admin: AdminSocket,
-    metrics: Option<std::net::TcpListener>,
-}
-
-impl AdminSockets {
-    fn bind(bundle: &Bundle) -> Result<Self, RunError> {
-        let one = |address| {
-            net::bind(address, 1)
-                .map(|mut sockets| sockets.remove(0))
-                .map_err(RunError::start("cannot open the admin listener"))
-        };
-        let admin = match &bundle.admin.address {
-            EndpointAddress::Tcp(address) => AdminSocket::Tcp(one(*address)?),
-            EndpointAddress::Unix(path) => {
-                let bound =
-                    net::bind_unix(path).map_err(RunError::start("cannot open the admin listener"))?;
-                AdminSocket::Unix(bound.0, Arc::new(bound.1))
-            }
-        };
-        let metrics = bundle.admin.metrics_address.map(one).transpose()?;
-        Ok(Self { admin, metrics })
-    }
-
-    /// The same sockets once more.
-    fn twin(&self) -> Result<Self, RunError> {
-        let failed = RunError::start("cannot open the admin listener");
-        let admin = match &self.admin {
-            AdminSocket::Tcp(socket) => socket.try_clone().map(AdminSocket::Tcp),
-            AdminSocket::Unix(socket, place) => {
-                socket.try_clone().map(|socket| AdminSocket::Unix(socket, Arc::clone(place)))
-            }
-        };
-        let metrics = self.metrics.as_ref().map(std::net::TcpListener::try_clone).transpose();
-        match (admin, metrics) {
-            (Ok(admin), Ok(metrics)) => Ok(Self { admin, metrics }),
-            (Err(error), _) | (_, Err(error)) => Err(failed(error)),
-        }
-    }
-
-    fn serve(
-        self,
-        backend: &Arc<dyn admin::Backend>,
-        access: &Access,
-        registry: &Arc<Registry>,
-        closes: &watch::Receiver<bool>,
-        tasks: &mut Tasks,
-    ) -> Result<(), RunError> {
-        let tcp = |socket| TcpListener::from_std(socket).map(Listener::Tcp);
-        let admin = match self.admin {
-            AdminSocket::Tcp(socket) => tcp(socket),
-            AdminSocket::Unix(socket, place) => {
-                UnixListener::from_std(socket).map(|listener| Listener::Unix(listener, place))
-            }
-        };
-        let sockets = [(Some(admin), Scope::Full), (self.metrics.map(tcp), Scope::MetricsOnly)];
-        for (listener, scope) in sockets {
-            let Some(listener) = listener else { continue };
-            let listener = listener.map_err(RunError::start("cannot open the admin listener"))?;
-            let serving = Serving {
-                backend: Arc::clone(backend),
-                scope,
-                access: access.clone(),
-                metrics: AdminMetrics::resolve(registry),
-            };
-            tasks.spawn("admin", admin::serve(listener, serving, closes.clone()));
-        }
-        Ok(())
-    }
 }
 
 /// The signals that the process listens to.
