@@ -91,6 +91,9 @@ fn shortly(seconds: u64) -> String {
 }
 
 fn text(status: &Value) -> String {
+    if status["state"] == "waiting" {
+        return waiting(status);
+    }
     let config = &status["config"];
     let reload = match &config["last_reload"] {
         Value::Null => "none since the start".to_owned(),
@@ -102,7 +105,6 @@ fn text(status: &Value) -> String {
             last["error"].as_str().unwrap_or("")
         ),
     };
-    let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     let lines = [
         ("state", word(&status["state"])),
         ("service", word(&status["service"])),
@@ -116,6 +118,26 @@ fn text(status: &Value) -> String {
         ("config", format!("{} (generation {})", word(&config["hash"]), config["generation"])),
         ("last reload", reload),
     ];
+    table(&lines)
+}
+
+/// A sidecar that has no certificate yet has nothing else to tell of.
+fn waiting(status: &Value) -> String {
+    table(&[
+        ("state", word(&status["state"])),
+        ("reason", word(&status["reason"])),
+        ("service", word(&status["service"])),
+        ("version", word(&status["version"])),
+        ("started", word(&status["started_at"])),
+        ("config", word(&status["config"]["hash"])),
+    ])
+}
+
+fn word(value: &Value) -> String {
+    value.as_str().unwrap_or("-").to_owned()
+}
+
+fn table(lines: &[(&str, String)]) -> String {
     let lines: Vec<String> = lines.iter().map(|(name, value)| format!("{name:<12} {value}")).collect();
     lines.join("\n")
 }
@@ -136,6 +158,16 @@ mod tests {
             "spiffe://m/service/web (EXPIRED)\nPROBLEM      since 2026-01-01T00:00:00Z: half a file";
         assert_eq!(identity(&told), expected);
         assert_eq!(identity(&Value::Null), "none (mTLS is disabled)");
+    }
+
+    #[test]
+    fn a_sidecar_that_waits_says_what_for_and_nothing_that_it_does_not_know() {
+        let told = text(&json!({ "state": "waiting", "reason": "no token", "service": "web" }));
+        assert!(
+            told.starts_with("state        waiting\nreason       no token\nservice      web\n"),
+            "{told}"
+        );
+        assert!(!told.contains("identity") && !told.contains("null"), "{told}");
     }
 
     #[test]
