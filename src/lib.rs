@@ -17,6 +17,7 @@ pub mod net;
 
 pub mod peer;
 
+pub mod membership;
 pub mod proxy;
 
 pub mod directory;

@@ -310,15 +310,42 @@ pub(crate) const MODULES: &[(&str, &[&str])] = &[
     // rank 4
     ("peer", &["types", "rt", "telemetry", "identity", "net"]),
     // rank 5
+    ("membership", &["types", "rt", "telemetry", "identity", "net"]),
     ("proxy", &["types", "rt", "policy", "telemetry", "identity", "snapshot", "net"]),
     // rank 6
-    ("directory", &["types", "rt", "policy", "telemetry", "identity", "snapshot"]),
+    ("directory", &["types", "rt", "policy", "telemetry", "identity", "snapshot", "membership"]),
     // rank 7
-    ("admin", &["types", "rt", "policy", "telemetry", "identity", "snapshot", "net", "proxy", "directory"]),
+    (
+        "admin",
+        &[
+            "types",
+            "rt",
+            "policy",
+            "telemetry",
+            "identity",
+            "snapshot",
+            "net",
+            "membership",
+            "proxy",
+            "directory",
+        ],
+    ),
     // rank 8
     (
         "config",
-        &["types", "rt", "policy", "telemetry", "identity", "snapshot", "net", "proxy", "directory", "admin"],
+        &[
+            "types",
+            "rt",
+            "policy",
+            "telemetry",
+            "identity",
+            "snapshot",
+            "net",
+            "membership",
+            "proxy",
+            "directory",
+            "admin",
+        ],
     ),
     // rank 9
     (
@@ -332,6 +359,7 @@ pub(crate) const MODULES: &[(&str, &[&str])] = &[
             "snapshot",
             "net",
             "peer",
+            "membership",
             "proxy",
             "directory",
             "admin",
@@ -339,13 +367,19 @@ pub(crate) const MODULES: &[(&str, &[&str])] = &[
         ],
     ),
     // rank 10
-    ("cli", &["types", "rt", "telemetry", "identity", "admin", "config", "app"]),
+    ("cli", &["types", "rt", "telemetry", "identity", "membership", "admin", "config", "app"]),
     ("main", &["telemetry", "config", "app", "cli"]),
 ];
 
 /// Where time and chance are arguments.
-const PURE: &[&str] =
-    &["src/types/", "src/policy/", "src/directory/build.rs", "src/directory/build/", "src/config/diff.rs"];
+const PURE: &[&str] = &[
+    "src/types/",
+    "src/policy/",
+    "src/membership/core/",
+    "src/directory/build.rs",
+    "src/directory/build/",
+    "src/config/diff.rs",
+];
 
 const IMPURE_PATHS: &[&[&str]] = &[
     &["tokio"],
@@ -413,7 +447,9 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ),
     ("x509_parser", &["src/identity/"]),
     ("jsonwebtoken", &["src/identity/jwt/"]),
-    ("aws_lc_rs", &["src/identity/", "src/types/secret.rs"]),
+    ("aws_lc_rs", &["src/identity/", "src/types/secret.rs", "src/membership/core/envelope.rs"]),
+    ("foca", &["src/membership/core/machine"]),
+    ("postcard", &["src/membership/core/"]),
     ("metrics_exporter_prometheus", &["src/telemetry/"]),
     ("tracing_subscriber", &["src/telemetry/"]),
     ("clap", &["src/cli/", "src/main.rs"]),
