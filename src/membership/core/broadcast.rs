@@ -1,0 +1,122 @@
+//! News that travel along with whatever is sent: each is sent on a bounded number of times, the least sent first, and newer
+//! news about the same thing take its place. (SWIM §4.1; memberlist's transmit-limited queue.)
+
+use super::packet::{Item, Topic};
+
+/// News that are kept to be sent; the one that was sent most goes when there are more. A push/pull mends what is lost.
+const MAX_ITEMS: usize = 2048;
+
+/// Pieces of news, each with how often it was sent.
+#[derive(Debug, Default)]
+pub struct Broadcasts {
+    queue: Vec<Entry>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    sent: u8,
+    /// Later news first among those that were sent as often.
+    order: u64,
+    topic: Topic,
+    bytes: Vec<u8>,
+}
+
+impl Broadcasts {
+    /// Whether nothing is left to be sent.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Adds `item`; what is in the queue about its topic is forgotten.
+    pub fn add(&mut self, item: &Item) {
+        let topic = item.topic();
+        self.queue.retain(|entry| entry.topic != topic);
+        if self.queue.len() >= MAX_ITEMS
+            && let Some(most) = (0..self.queue.len()).max_by_key(|at| self.queue[*at].sent)
+        {
+            self.queue.swap_remove(most);
+        }
+        self.next += 1;
+        self.queue.push(Entry { sent: 0, order: self.next, topic, bytes: item.encode() });
+    }
+
+    /// Appends to `out` as many as `room` bytes take, and counts them as sent; those that were sent `limit` times are
+    /// forgotten.
+    pub fn fill(&mut self, out: &mut Vec<u8>, room: usize, limit: u8) {
+        if self.queue.is_empty() {
+            return;
+        }
+        self.queue.sort_unstable_by(|one, other| one.sent.cmp(&other.sent).then(other.order.cmp(&one.order)));
+        let mut left = room;
+        for entry in &mut self.queue {
+            if entry.bytes.len() <= left {
+                out.extend_from_slice(&entry.bytes);
+                left -= entry.bytes.len();
+                entry.sent += 1;
+            }
+        }
+        self.queue.retain(|entry| entry.sent < limit);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::membership::core::{packet::Accusation, view::MemberId};
+
+    fn item(target: u64, incarnation: u16) -> Item {
+        Item::Accusation(Accusation {
+            accuser: MemberId(1),
+            target: MemberId(target),
+            generation: 1,
+            incarnation,
+        })
+    }
+
+    fn sent(broadcasts: &mut Broadcasts, room: usize) -> usize {
+        let mut out = Vec::new();
+        broadcasts.fill(&mut out, room, 3);
+        out.len()
+    }
+
+    #[test]
+    fn each_piece_of_news_is_sent_a_bounded_number_of_times() {
+        let mut broadcasts = Broadcasts::default();
+        broadcasts.add(&item(2, 0));
+        let sizes: Vec<usize> = (0..4).map(|_| sent(&mut broadcasts, 1000)).collect();
+        assert!(sizes[..3].iter().all(|size| *size > 0) && sizes[3] == 0, "{sizes:?}");
+        assert!(broadcasts.is_empty());
+    }
+
+    #[test]
+    fn newer_news_take_the_place_of_older_about_the_same() {
+        let mut broadcasts = Broadcasts::default();
+        broadcasts.add(&item(2, 0));
+        let one = sent(&mut broadcasts, 1000);
+        broadcasts.add(&item(2, 1));
+        assert_eq!(sent(&mut broadcasts, 1000), one);
+        broadcasts.add(&item(3, 0));
+        assert_eq!(sent(&mut broadcasts, 1000), 2 * one);
+    }
+
+    #[test]
+    fn the_least_sent_goes_first_when_room_is_short() {
+        let mut broadcasts = Broadcasts::default();
+        broadcasts.add(&item(2, 0));
+        let one = sent(&mut broadcasts, 1000);
+        broadcasts.add(&item(3, 0));
+        // Each of both is sent three times in all: one is on its second already.
+        let rounds =
+            std::iter::repeat_with(|| sent(&mut broadcasts, one)).take_while(|size| *size > 0).count();
+        assert_eq!(rounds, 5);
+    }
+
+    #[test]
+    fn the_queue_is_bounded() {
+        let mut broadcasts = Broadcasts::default();
+        (0..MAX_ITEMS as u64 + 10).for_each(|target| broadcasts.add(&item(target, 0)));
+        assert_eq!(broadcasts.queue.len(), MAX_ITEMS);
+    }
+}
