@@ -35,6 +35,11 @@ impl Problem {
         self
     }
 
+    /// The sentence for people.
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     pub(super) fn answer(&self) -> Answer {
         let mut members = self.more.clone();
         members.insert("type".into(), "about:blank".into());

@@ -5,6 +5,7 @@ use http::{Method, Request};
 
 use super::{
     answer::{Answer, Detail},
+    dispatch::KEYRING,
     server::Caller,
 };
 use crate::telemetry::{log::AUDIT, metrics::AdminResult};
@@ -22,7 +23,11 @@ pub(super) struct Audit {
 
 impl Audit {
     pub(super) fn begin<B>(caller: &Caller, request: &Request<B>) -> Self {
-        let target = request.uri().path_and_query().map_or("", |target| target.as_str());
+        let target = match request.uri().path() {
+            // Nobody should put a key into a query, and whoever does shall not find it in the log.
+            KEYRING => KEYRING,
+            _ => request.uri().path_and_query().map_or("", |target| target.as_str()),
+        };
         Self {
             who: caller.to_string(),
             method: request.method().clone(),

@@ -14,7 +14,7 @@ use super::{
     answer::{self, Answer, Detail},
     audit::Audit,
     gate::Gate,
-    guard,
+    guard, keyring,
     server::Caller,
 };
 use crate::telemetry::metrics::{AdminMetrics, AdminResult};
@@ -37,13 +37,15 @@ enum Endpoint {
     Services,
     Routes,
     Certificates,
+    Members,
+    Keyring,
     Reload,
     Renew,
     Log,
 }
 
 /// Path, meaning, methods (GET includes HEAD), the smallest scope that has it, purpose.
-const ENDPOINTS: [(&str, Endpoint, &str, Scope, &str); 12] = [
+const ENDPOINTS: [(&str, Endpoint, &str, Scope, &str); 14] = [
     ("/", Endpoint::Index, "GET, HEAD", Scope::MetricsOnly, "this list"),
     (
         "/livez",
@@ -65,6 +67,14 @@ const ENDPOINTS: [(&str, Endpoint, &str, Scope, &str); 12] = [
         Scope::Full,
         "its certificates in PEM, without the key",
     ),
+    ("/v1/members", Endpoint::Members, "GET, HEAD", Scope::Full, "who is in the mesh"),
+    (
+        KEYRING,
+        Endpoint::Keyring,
+        "GET, HEAD, POST",
+        Scope::Full,
+        "the keys of the gossip, by their marks; POST {\"install\": key}, {\"use\": mark} or {\"remove\": mark}",
+    ),
     ("/v1/reload", Endpoint::Reload, "POST", Scope::Full, "reads the configuration again; ?dry_run"),
     (
         "/v1/certificates/renew",
@@ -81,6 +91,9 @@ const ENDPOINTS: [(&str, Endpoint, &str, Scope, &str); 12] = [
         "the level of the log; PUT {\"level\": \"debug\"}",
     ),
 ];
+
+/// Where a key travels in the body.
+pub(super) const KEYRING: &str = "/v1/keyring";
 
 /// A listener as its requests see it.
 pub(super) struct Context {
@@ -143,6 +156,9 @@ async fn route(context: &Context, caller: &Caller, request: Request<Incoming>) -
         Endpoint::Services => Ok(ok(&backend.services())),
         Endpoint::Routes => Ok(ok(&backend.routes())),
         Endpoint::Certificates => backend.certificates().map(|told| ok(&told)),
+        Endpoint::Members => backend.members().map(|told| ok(&told)),
+        Endpoint::Keyring if guard::is_change(request.method()) => keyring_order(backend, request).await,
+        Endpoint::Keyring => backend.keyring().map(|told| ok(&told)),
         Endpoint::Reload => reload(backend, request).await,
         Endpoint::Renew => renew(backend, request).await,
         Endpoint::Log if guard::is_change(request.method()) => set_log_level(backend, request).await,
@@ -192,6 +208,25 @@ async fn renew(backend: &Arc<dyn Backend>, request: Request<Incoming>) -> Result
     // A task of its own: a token is good for one time, and what it was spent for must be taken up.
     let renewal = tokio::spawn(Arc::clone(backend).renew());
     renewal.await.map_err(|error| internal("renewal", &error))?.map(|report| ok(&report))
+}
+
+async fn keyring_order(backend: &Arc<dyn Backend>, request: Request<Incoming>) -> Result<Answer, Problem> {
+    if request.uri().query().is_some() {
+        return Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "there is no query here; the body says what to do",
+        ));
+    }
+    let order = keyring::order(&body(request).await?)?;
+    let named = keyring::named(&order);
+    // A task of its own: an order that was half given must not depend on whoever gave it.
+    let ordered = tokio::spawn(Arc::clone(backend).keyring_order(order));
+    let (mut answer, came) = match ordered.await.map_err(|error| internal("keyring order", &error))? {
+        Ok(report) => (ok(&report), keyring::outcome(&report)),
+        Err(problem) => (problem.answer(), problem.detail().to_owned()),
+    };
+    answer.extensions_mut().insert(Detail(format!("{named}: {came}")));
+    Ok(answer)
 }
 
 #[derive(Deserialize)]

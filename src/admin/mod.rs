@@ -6,6 +6,8 @@ mod audit;
 mod dispatch;
 mod gate;
 mod guard;
+mod keyring;
+mod members;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -16,9 +18,17 @@ use serde_json::Value;
 
 pub use self::{
     answer::Problem,
+    keyring::{key_list, keyring_report, order_mark},
+    members::{member_list, member_summary},
     server::{Listener, Serving, serve},
 };
-use crate::types::{EndpointAddress, Secret};
+use crate::{
+    membership::KeyringOrder,
+    types::{EndpointAddress, Secret},
+};
+
+/// Version of the shape of everything that is told.
+pub const API: &str = "v1";
 
 /// Where the admin API and the metrics listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +79,7 @@ pub enum ReloadMode {
     DryRun,
 }
 
-/// The outcome of a reload or a renewal: a report, or why what is in force goes on.
+/// The outcome of a reload, a renewal or an order to the keyring: a report, or why what is in force goes on.
 pub type ReloadFuture = Pin<Box<dyn Future<Output = Result<Value, Problem>> + Send>>;
 
 /// What the admin API tells and does; the composition root implements it.
@@ -96,6 +106,18 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// It has none.
     fn certificates(&self) -> Result<Value, Problem>;
+    /// The members of the mesh.
+    ///
+    /// # Errors
+    /// It is in no mesh.
+    fn members(&self) -> Result<Value, Problem>;
+    /// The keys that the gossip is sealed with, by their marks.
+    ///
+    /// # Errors
+    /// It is in no mesh.
+    fn keyring(&self) -> Result<Value, Problem>;
+    /// Has all members change their keyrings. Runs to its end even if whoever asked for it goes away.
+    fn keyring_order(self: Arc<Self>, order: KeyringOrder) -> ReloadFuture;
     /// Reads the configuration again. Runs to its end even if whoever asked for it goes away.
     fn reload(self: Arc<Self>, mode: ReloadMode) -> ReloadFuture;
     /// Gets new certificates, or looks at their files now. Runs to its end even if whoever asked for it goes away.

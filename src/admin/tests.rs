@@ -19,6 +19,7 @@ use tokio::{
 
 use super::{server::serve_within, *};
 use crate::{
+    membership::{KeyringError, KeyringReport},
     net::bind_unix,
     telemetry::metrics::{AdminMetrics, Registry},
 };
@@ -34,6 +35,16 @@ struct Fake {
     go_on: Notify,
     waiting: Notify,
     slow: AtomicBool,
+    /// In no mesh.
+    alone: AtomicBool,
+    orders: Mutex<Vec<KeyringOrder>>,
+}
+
+impl Fake {
+    fn meshed(&self, told: Value) -> Result<Value, Problem> {
+        let none = || Problem::new(StatusCode::NOT_FOUND, "the sidecar is in no mesh");
+        if self.alone.load(Ordering::Relaxed) { Err(none()) } else { Ok(told) }
+    }
 }
 
 impl Backend for Fake {
@@ -68,6 +79,27 @@ impl Backend for Fake {
 
     fn certificates(&self) -> Result<Value, Problem> {
         Ok(json!({ "chain_pem": "" }))
+    }
+
+    fn members(&self) -> Result<Value, Problem> {
+        self.meshed(json!({ "kind": "MemberList" }))
+    }
+
+    fn keyring(&self) -> Result<Value, Problem> {
+        self.meshed(json!({ "kind": "KeyList" }))
+    }
+
+    fn keyring_order(self: Arc<Self>, order: KeyringOrder) -> ReloadFuture {
+        Box::pin(async move {
+            let mark = order_mark(&order);
+            self.orders.lock().unwrap().push(order.clone());
+            match order {
+                KeyringOrder::Remove(mark) => Err(KeyringError::InUse { mark, names: "web-1".into() }.into()),
+                KeyringOrder::Install(_) | KeyringOrder::Use(_) => {
+                    self.meshed(keyring_report(mark, &KeyringReport::default()))
+                }
+            }
+        })
     }
 
     fn reload(self: Arc<Self>, mode: ReloadMode) -> ReloadFuture {
@@ -199,7 +231,7 @@ async fn every_listed_path_answers() {
     let api = start(Scope::Full).await;
     let index = api.get("/").await.json();
     let listed = index["endpoints"].as_array().unwrap();
-    assert_eq!(listed.len(), 12);
+    assert_eq!(listed.len(), 14);
     for endpoint in listed {
         if endpoint["methods"].as_array().unwrap().contains(&json!("GET")) {
             let reply = api.get(endpoint["path"].as_str().unwrap()).await;
@@ -416,6 +448,75 @@ async fn a_unix_socket_asks_for_no_token_and_goes_with_its_server() {
     tokio::time::timeout(SOON, server).await.expect("the server ends").unwrap();
     assert!(!path.exists());
     std::fs::remove_dir(&folder).unwrap();
+}
+
+#[tokio::test]
+async fn without_a_mesh_there_are_neither_members_nor_keys() {
+    let api = start(Scope::Full).await;
+    api.backend.alone.store(true, Ordering::Relaxed);
+    for path in ["/v1/members", "/v1/keyring"] {
+        let reply = api.get(path).await;
+        assert_eq!(
+            (reply.status, &reply.json()["detail"]),
+            (404, &json!("the sidecar is in no mesh")),
+            "{path}"
+        );
+    }
+    let order = api.send("POST /v1/keyring", JSON, r#"{"use":"0a1b2c3d"}"#).await;
+    assert_eq!(order.status, 404);
+}
+
+const JSON: &str = "Content-Type: application/json\r\n";
+
+#[tokio::test]
+async fn an_order_to_the_keyring_is_given_and_told_of_by_its_mark() {
+    let api = start(Scope::Full).await;
+    let key = "0f".repeat(32);
+    let body = json!({ "install": key }).to_string();
+    let reply = api.send("POST /v1/keyring", JSON, &body).await;
+    let order = api.backend.orders.lock().unwrap().pop().expect("an order");
+    assert_eq!((reply.status, &reply.json()["mark"]), (200, &json!(order_mark(&order).to_string())));
+    assert!(matches!(&order, KeyringOrder::Install(installed) if installed.expose() == key));
+    assert!(!reply.body.contains(&key), "{}", reply.body);
+
+    let refused = api.send("POST /v1/keyring", JSON, r#"{"remove":"0a1b2c3d"}"#).await;
+    assert_eq!(refused.status, 409);
+    assert!(refused.body.contains("web-1"), "{}", refused.body);
+}
+
+#[tokio::test]
+async fn what_is_no_order_to_the_keyring_is_none() {
+    let api = start(Scope::Full).await;
+    for (body, status) in
+        [("", 400), (r#"{"use":1}"#, 400), (r#"{"use":"x"}"#, 422), (r#"{"install":"ab"}"#, 422)]
+    {
+        assert_eq!(api.send("POST /v1/keyring", JSON, body).await.status, status, "{body}");
+    }
+    assert_eq!(api.send("POST /v1/keyring?use=0a1b2c3d", JSON, r#"{"use":"0a1b2c3d"}"#).await.status, 400);
+    let long = format!("{{\"use\":\"{}\"}}", "0".repeat(1 << 20));
+    assert_eq!(api.send("POST /v1/keyring", JSON, &long).await.status, 413);
+    assert_eq!(*api.backend.orders.lock().unwrap(), []);
+}
+
+#[tokio::test]
+async fn the_keyring_is_guarded_like_everything_that_changes() {
+    let api = start_guarded(Scope::Full).await;
+    let bearer = format!("Authorization: Bearer {TOKEN}\r\n");
+    let order = r#"{"use":"0a1b2c3d"}"#;
+    let statuses = [
+        (JSON.to_owned(), 401),
+        (format!("{bearer}Content-Type: text/plain\r\n"), 415),
+        (format!("{bearer}{JSON}Origin: http://evil.example\r\n"), 403),
+    ];
+    for (fields, status) in statuses {
+        assert_eq!(api.send("POST /v1/keyring", &fields, order).await.status, status, "{fields}");
+    }
+    assert_eq!(*api.backend.orders.lock().unwrap(), []);
+    for path in ["/v1/members", "/v1/keyring"] {
+        assert_eq!(api.get(path).await.status, 401, "{path}");
+    }
+    assert_eq!(api.send("POST /v1/keyring", &format!("{bearer}{JSON}"), order).await.status, 200);
+    assert_eq!(start(Scope::MetricsOnly).await.get("/v1/members").await.status, 404);
 }
 
 #[tokio::test]

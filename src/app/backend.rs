@@ -15,8 +15,9 @@ use super::{
     state::ProcessState,
 };
 use crate::{
-    admin::{Backend, Check, Problem, ReloadFuture, ReloadMode},
+    admin::{self, API, Backend, Check, Problem, ReloadFuture, ReloadMode},
     config,
+    membership::{self, KeyringOrder},
     rt::clock,
     snapshot::{Cluster, Endpoint, Group, Route, RouteAction, Selection, SnapshotCell},
     telemetry::{
@@ -25,9 +26,6 @@ use crate::{
     },
     types::{EndpointState, Mono},
 };
-
-/// Version of the shape of everything in here.
-pub(super) const API: &str = "v1";
 
 /// The composition root as the admin API sees it.
 pub(crate) struct AppBackend {
@@ -39,6 +37,8 @@ pub(crate) struct AppBackend {
     /// `None` without mTLS.
     pub(crate) identity: Option<Identity>,
     pub(crate) renewal: RenewHandle,
+    /// `None` if it is in no mesh.
+    pub(crate) membership: Option<membership::Handle>,
 }
 
 impl Backend for AppBackend {
@@ -117,6 +117,7 @@ impl Backend for AppBackend {
             "services": snapshot.clusters.len(),
             "routes": snapshot.routes.len(),
             "endpoints": endpoints,
+            "members": self.membership.as_ref().map(|handle| admin::member_summary(&handle.view())),
         })
     }
 
@@ -153,6 +154,22 @@ impl Backend for AppBackend {
         let none = "the sidecar has no certificates: mTLS is disabled";
         let identity = self.identity.as_ref().ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, none))?;
         Ok(identity.certificates())
+    }
+
+    fn members(&self) -> Result<Value, Problem> {
+        Ok(admin::member_list(&self.membership()?.view(), clock::now()))
+    }
+
+    fn keyring(&self) -> Result<Value, Problem> {
+        Ok(admin::key_list(&self.membership()?.keys()))
+    }
+
+    fn keyring_order(self: Arc<Self>, order: KeyringOrder) -> ReloadFuture {
+        Box::pin(async move {
+            let mark = admin::order_mark(&order);
+            let report = self.membership()?.keyring(order).await?;
+            Ok(admin::keyring_report(mark, &report))
+        })
     }
 
     fn reload(self: Arc<Self>, mode: ReloadMode) -> ReloadFuture {
@@ -193,6 +210,13 @@ impl Backend for AppBackend {
 
     fn set_log_level(&self, level: &str) -> Result<(), String> {
         self.log.set(level).map_err(|error| error.to_string())
+    }
+}
+
+impl AppBackend {
+    fn membership(&self) -> Result<&membership::Handle, Problem> {
+        let none = "the sidecar is in no mesh: its configuration has no `mesh`";
+        self.membership.as_ref().ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, none))
     }
 }
 

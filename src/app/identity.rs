@@ -8,8 +8,9 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::backend::{API, rfc3339};
+use super::backend::rfc3339;
 use crate::{
+    admin::API,
     identity::{Facts, MeshTls, ca::Fingerprint, certificate_pem},
     proxy::MtlsMode,
 };

@@ -178,7 +178,6 @@ async fn serve(loaded: Loaded, log: Arc<LogHandle>) -> Result<(), RunError> {
     })
     .map_err(RunError::start("cannot start the data plane"))?;
 
-    let metrics = started_with(&hash, &bundle, &registry);
     let (reloader, reload) = Reloader::new(ReloaderParts {
         source,
         state: Arc::clone(&state),
@@ -186,7 +185,7 @@ async fn serve(loaded: Loaded, log: Arc<LogHandle>) -> Result<(), RunError> {
         limits,
         access_log,
         log: Arc::clone(&log),
-        metrics,
+        metrics: started_with(&hash, &bundle, &registry),
         in_force: fingerprint,
     });
     tasks.spawn("reload", reloader.run(drain.watch()));
@@ -198,6 +197,7 @@ async fn serve(loaded: Loaded, log: Arc<LogHandle>) -> Result<(), RunError> {
         log,
         identity,
         renewal,
+        membership: None,
     });
     let (admin_open, admin_closes) = watch::channel(false);
     admin_sockets.serve(&backend, &bundle.admin.access, &registry, &admin_closes, &mut tasks)?;

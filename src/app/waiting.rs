@@ -5,10 +5,11 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::{backend::API, state::ProcessState};
+use super::state::ProcessState;
 use crate::{
-    admin::{Backend, Check, Problem, ReloadFuture, ReloadMode},
+    admin::{API, Backend, Check, Problem, ReloadFuture, ReloadMode},
     config,
+    membership::KeyringOrder,
     rt::clock,
     telemetry::{log::LogHandle, metrics::Registry},
     types::Live,
@@ -64,6 +65,18 @@ impl Backend for WaitingBackend {
 
     fn certificates(&self) -> Result<Value, Problem> {
         Err(self.not_yet())
+    }
+
+    fn members(&self) -> Result<Value, Problem> {
+        Err(self.not_yet())
+    }
+
+    fn keyring(&self) -> Result<Value, Problem> {
+        Err(self.not_yet())
+    }
+
+    fn keyring_order(self: Arc<Self>, _: KeyringOrder) -> ReloadFuture {
+        Box::pin(async move { Err(self.not_yet()) })
     }
 
     fn reload(self: Arc<Self>, _: ReloadMode) -> ReloadFuture {

@@ -21,8 +21,8 @@ use crate::{rt::clock, types::Mono};
 const USUAL_SOCKET: &str = "/run/outrigger/admin.sock";
 /// Where the API is if there is none.
 const USUAL_AUTHORITY: &str = "127.0.0.1:15000";
-/// Largest answer that is read.
-const MAX_ANSWER: u64 = 4 * 1024 * 1024;
+/// Largest answer that is read: thousands of members with all their tags.
+const MAX_ANSWER: u64 = 32 * 1024 * 1024;
 /// Longest file that holds a token.
 const MAX_TOKEN: u64 = 4 * 1024;
 
@@ -87,6 +87,13 @@ impl fmt::Display for Place {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
+}
+
+/// What is asked.
+struct Asked<'a> {
+    method: &'a str,
+    path: &'a str,
+    body: String,
 }
 
 /// Why there is no answer, or not the one that was wanted.
@@ -164,7 +171,7 @@ impl AdminArgs {
     /// # Errors
     /// See [`AskError`].
     pub(super) fn get(&self, path: &str) -> Result<Value, AskError> {
-        self.ask("GET", path)
+        self.ask(&Asked { method: "GET", path, body: String::new() })
     }
 
     /// Has something done.
@@ -172,15 +179,23 @@ impl AdminArgs {
     /// # Errors
     /// See [`AskError`]. Without an answer it may have been done.
     pub(super) fn post(&self, path: &str) -> Result<Value, AskError> {
-        self.ask("POST", path)
+        self.ask(&Asked { method: "POST", path, body: String::new() })
     }
 
-    fn ask(&self, method: &str, path: &str) -> Result<Value, AskError> {
+    /// Has done what `body` says.
+    ///
+    /// # Errors
+    /// See [`AskError`]. Without an answer it may have been done.
+    pub(super) fn order(&self, path: &str, body: &Value) -> Result<Value, AskError> {
+        self.ask(&Asked { method: "POST", path, body: body.to_string() })
+    }
+
+    fn ask(&self, asked: &Asked<'_>) -> Result<Value, AskError> {
         let place = self.admin.clone().unwrap_or_else(usual);
         let token = self.token_file.as_deref().filter(|file| !file.as_os_str().is_empty());
         let token = token.map(read_token).transpose()?;
         let deadline = clock::now().after(self.timeout);
-        let answer = exchange(&place, (method, path), token.as_deref(), deadline).map_err(|error| {
+        let answer = exchange(&place, asked, token.as_deref(), deadline).map_err(|error| {
             let is_socket = matches!(place, Place::Unix(_));
             match error.kind() {
                 ErrorKind::PermissionDenied if is_socket => AskError::Closed(place.to_string()),
@@ -215,35 +230,32 @@ fn read_token(file: &Path) -> Result<String, AskError> {
 }
 
 /// One request over HTTP/1.0: the answer is everything until the close.
-fn exchange(
-    place: &Place,
-    (method, path): (&str, &str),
-    token: Option<&str>,
-    deadline: Mono,
-) -> io::Result<Vec<u8>> {
+fn exchange(place: &Place, asked: &Asked<'_>, token: Option<&str>, deadline: Mono) -> io::Result<Vec<u8>> {
     let host = match place {
         Place::Http(authority) => authority.as_str(),
         Place::Unix(_) => "localhost",
     };
-    let mut head = format!("{method} {path} HTTP/1.0\r\nHost: {host}\r\nConnection: close\r\n");
-    if method != "GET" {
+    let Asked { method, path, body } = asked;
+    let mut request = format!("{method} {path} HTTP/1.0\r\nHost: {host}\r\nConnection: close\r\n");
+    if *method != "GET" {
         // What a page of somebody else cannot make a browser send.
-        head.push_str("X-Outrigger: 1\r\nContent-Length: 0\r\n");
+        request.push_str(&format!("X-Outrigger: 1\r\nContent-Length: {}\r\n", body.len()));
     }
     if let Some(token) = token {
-        head.push_str(&format!("Authorization: Bearer {token}\r\n"));
+        request.push_str(&format!("Authorization: Bearer {token}\r\n"));
     }
-    head.push_str("\r\n");
+    request.push_str("\r\n");
+    request.push_str(body);
     match place {
         Place::Http(authority) => {
             let mut stream = connect(authority, deadline)?;
-            converse(&mut stream, &head, deadline, |stream, left| {
+            converse(&mut stream, &request, deadline, |stream, left| {
                 stream.set_read_timeout(Some(left)).and_then(|()| stream.set_write_timeout(Some(left)))
             })
         }
         Place::Unix(path) => {
             let mut stream = UnixStream::connect(path)?;
-            converse(&mut stream, &head, deadline, |stream, left| {
+            converse(&mut stream, &request, deadline, |stream, left| {
                 stream.set_read_timeout(Some(left)).and_then(|()| stream.set_write_timeout(Some(left)))
             })
         }
@@ -264,12 +276,12 @@ fn connect(authority: &str, deadline: Mono) -> io::Result<TcpStream> {
 /// Sends the request and reads the answer; `limit` bounds the next step.
 fn converse<S: Read + Write>(
     stream: &mut S,
-    head: &str,
+    request: &str,
     deadline: Mono,
     limit: impl Fn(&S, Duration) -> io::Result<()>,
 ) -> io::Result<Vec<u8>> {
     limit(stream, left(deadline)?)?;
-    stream.write_all(head.as_bytes())?;
+    stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     let mut chunk = [0; 16 * 1024];
     loop {
@@ -283,7 +295,7 @@ fn converse<S: Read + Write>(
             Err(error) => return Err(error),
         }
         if answer.len() as u64 > MAX_ANSWER {
-            return Err(io::Error::new(ErrorKind::FileTooLarge, "the answer is larger than 4 MiB"));
+            return Err(io::Error::new(ErrorKind::FileTooLarge, "the answer is larger than 32 MiB"));
         }
     }
 }
@@ -318,7 +330,7 @@ fn read_answer(answer: &[u8], place: &Place) -> Result<Value, AskError> {
 }
 
 /// What answers may be anybody; a terminal must not take its words for commands.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).take(1000).collect()
 }
 

@@ -4,8 +4,11 @@ mod admin;
 mod ca;
 mod cert;
 mod check;
+mod columns;
 mod demo;
 mod iptables;
+mod keyring;
+mod members;
 mod run;
 mod status;
 
@@ -30,6 +33,10 @@ enum Verb {
     Check(check::CheckArgs),
     /// Tell how a running sidecar is
     Status(status::StatusArgs),
+    /// Tell who is in the mesh
+    Members(members::MembersArgs),
+    /// List and change the keys that the gossip is sealed with
+    Keyring(keyring::KeyringArgs),
     /// Redirect the connections of an unmodified application through the sidecar
     Iptables(iptables::IptablesArgs),
     /// Issue certificates for the mesh, renew its roots, revoke
@@ -79,6 +86,8 @@ pub fn main() -> ExitCode {
         Verb::Run(args) => run::run(&args),
         Verb::Check(args) => check::check(&args),
         Verb::Status(args) => status::status(&args),
+        Verb::Members(args) => members::members(&args),
+        Verb::Keyring(args) => keyring::keyring(&args),
         Verb::Iptables(args) => iptables::iptables(&args),
         Verb::Ca(args) => ca::ca(&args),
         Verb::Cert(args) => cert::cert(&args),

@@ -76,8 +76,21 @@ fn identity(identity: &Value) -> String {
     }
 }
 
+/// `5 alive, 1 suspect`: the living ones, and what else there is; and if the sidecar takes itself for cut off.
+fn members(counts: &Value) -> String {
+    let others = ["suspect", "dead"];
+    let mut text = format!("{} alive", counts["alive"]);
+    for state in others.into_iter().filter(|state| counts[state].as_u64().is_some_and(|count| count > 0)) {
+        text.push_str(&format!(", {} {state}", counts[state]));
+    }
+    if counts["isolated"] == true {
+        text.push_str("\nPROBLEM      most members were lost at once: the sidecar may be cut off itself");
+    }
+    text
+}
+
 /// A time in its largest unit, rounded down: what people want to know of an expiry.
-fn shortly(seconds: u64) -> String {
+pub(super) fn shortly(seconds: u64) -> String {
     const MINUTE: u64 = 60;
     const HOUR: u64 = 60 * MINUTE;
     const DAY: u64 = 24 * HOUR;
@@ -105,7 +118,7 @@ fn text(status: &Value) -> String {
             last["error"].as_str().unwrap_or("")
         ),
     };
-    let lines = [
+    let mut lines = vec![
         ("state", word(&status["state"])),
         ("service", word(&status["service"])),
         ("identity", identity(&status["identity"])),
@@ -115,9 +128,14 @@ fn text(status: &Value) -> String {
         ("outbound", word(&status["listeners"]["outbound"])),
         ("routes", status["routes"].to_string()),
         ("endpoints", endpoints(&status["endpoints"])),
+    ];
+    if status["members"].is_object() {
+        lines.push(("members", members(&status["members"])));
+    }
+    lines.extend([
         ("config", format!("{} (generation {})", word(&config["hash"]), config["generation"])),
         ("last reload", reload),
-    ];
+    ]);
     table(&lines)
 }
 
@@ -168,6 +186,18 @@ mod tests {
             "{told}"
         );
         assert!(!told.contains("identity") && !told.contains("null"), "{told}");
+    }
+
+    #[test]
+    fn members_are_counted_where_there_is_a_mesh() {
+        let mut counts = json!({ "alive": 5, "suspect": 0, "dead": 2, "left": 1, "isolated": false });
+        assert_eq!(members(&counts), "5 alive, 2 dead");
+        counts["isolated"] = true.into();
+        assert!(members(&counts).starts_with("5 alive, 2 dead\nPROBLEM      most members"));
+        let with = text(&json!({ "members": counts }));
+        let lines: Vec<&str> = with.lines().filter_map(|line| line.split(' ').next()).collect();
+        assert_eq!(lines[8..12], ["endpoints", "members", "PROBLEM", "config"], "{with}");
+        assert!(!text(&json!({ "members": null })).contains("members"));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod bounded_file;
 pub mod ca;
 mod certificate;
+mod chance;
 pub mod edge;
 pub mod external;
 pub mod inspect;
@@ -25,6 +26,7 @@ mod verify;
 
 pub use bounded_file::FileError;
 pub use certificate::{CertificateError, Facts, fingerprint};
+pub use chance::{NoChance, unforeseeable};
 pub use kept::Kept;
 pub use material::{Leaf, Material, MaterialError, NewTrust, PemFiles, PemPart};
 pub use mesh::{Alpn, InboundTls, MeshTls, PeerError, PeerTls, TlsVersion};

@@ -3,6 +3,8 @@
 //! another's business: `directory` makes endpoints of them.
 
 pub mod core;
+mod handle;
+mod mark;
 mod order;
 mod params;
 
@@ -11,6 +13,7 @@ pub use self::{
         fact::{Facts, Health, Speaks},
         view::{Member, MemberId, MemberState, MembershipView, Routable},
     },
-    order::{KeyHolders, KeyMark, KeyringError, KeyringOrder, KeyringReport},
+    handle::{AskedOrder, Handle},
+    order::{KeyHolders, KeyMark, KeyMarkError, KeyringError, KeyringOrder, KeyringReport},
     params::{GossipKey, GossipKeyError, Params, Profile, Seed},
 };

@@ -14,11 +14,19 @@ impl fmt::Display for KeyMark {
     }
 }
 
-impl std::str::FromStr for KeyMark {
-    type Err = std::num::ParseIntError;
+/// A text is no mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the mark of a key is 8 hexadecimal digits: `outrigger keyring ls` shows those that there are")]
+pub struct KeyMarkError;
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        u32::from_str_radix(text, 16).map(Self)
+impl std::str::FromStr for KeyMark {
+    type Err = KeyMarkError;
+
+    fn from_str(text: &str) -> Result<Self, KeyMarkError> {
+        // The length first: whoever gives a key instead shall not have its beginning taken for a mark.
+        let is_mark = text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let number = u32::from_str_radix(text, 16).map_err(|_| KeyMarkError)?;
+        if is_mark { Ok(Self(number)) } else { Err(KeyMarkError) }
     }
 }
 
@@ -88,4 +96,18 @@ pub enum KeyringError {
     /// The process ends.
     #[error("the process is leaving")]
     Leaving,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_read_as_it_is_shown() {
+        let mark = KeyMark(0x0a1b_2c3d);
+        assert_eq!((mark.to_string().as_str(), mark.to_string().parse()), ("0a1b2c3d", Ok(mark)));
+        for wrong in ["", "a1b2c3d", "0a1b2c3d4", "+a1b2c3d", "0a1b2c3g"] {
+            assert_eq!(wrong.parse::<KeyMark>(), Err(KeyMarkError), "{wrong}");
+        }
+    }
 }

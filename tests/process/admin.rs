@@ -322,3 +322,48 @@ async fn a_sidecar_whose_certificate_has_expired_is_not_ready_and_says_why() {
     assert!(code == Some(0) && status.contains("(EXPIRED)"), "{status}");
     assert_eq!(told(&["status", "-a", &place, "--fail", "-q"]).0, Some(9));
 }
+
+#[tokio::test]
+async fn a_sidecar_in_no_mesh_says_so() {
+    let sidecar = Sidecar::start(json!({})).await;
+    let place = sidecar.admin().to_string();
+    for verb in
+        [&["members"][..], &["members", "--watch"], &["keyring", "ls"], &["keyring", "use", "0a1b2c3d"]]
+    {
+        let (code, complaint) = told(&[verb, &["-a", &place]].concat());
+        assert_eq!(code, Some(5), "{verb:?}: {complaint}");
+        assert!(complaint.contains("in no mesh"), "{verb:?}: {complaint}");
+    }
+    assert_eq!(sidecar.status().await["members"], Value::Null);
+}
+
+#[tokio::test]
+async fn a_key_of_the_gossip_is_never_written_down() {
+    let sidecar = Sidecar::start(json!({})).await;
+    let (code, key) = told(&["keyring", "generate"]);
+    let key = key.trim();
+    assert!(code == Some(0) && key.len() == 64 && key.bytes().all(|byte| byte.is_ascii_hexdigit()), "{key}");
+    let folder = Directory::new();
+    let file = folder.0.join("key");
+    fs::write(&file, key).expect("the directory is ours");
+    let place = sidecar.admin().to_string();
+    let (code, complaint) = told(&["keyring", "install", "--file", shown(&file), "-a", &place]);
+    assert_eq!(code, Some(5), "{complaint}");
+    // Where it does not belong.
+    let target = format!("/v1/keyring?install={key}");
+    assert_eq!(sidecar.ask("POST", &target, &json!(key).to_string()).await.expect("an answer").status, 400);
+    let lines = eventually("both orders are written down", async || {
+        let lines = audited(&sidecar);
+        (lines.len() == 2).then_some(lines)
+    })
+    .await;
+    assert_eq!((&lines[0]["what"], &lines[1]["what"]), (&json!("/v1/keyring"), &json!("/v1/keyring")));
+    let detail = lines[0]["detail"].as_str().expect("text");
+    assert!(detail.starts_with("install ") && detail.ends_with("no `mesh`"), "{detail}");
+    assert!(!sidecar.log().contains(key));
+
+    fs::write(&file, "no key").expect("the directory is ours");
+    let (code, complaint) = told(&["keyring", "install", "--file", shown(&file), "-a", &place]);
+    assert_eq!(code, Some(1), "{complaint}");
+    assert!(complaint.contains("64 hexadecimal digits"), "{complaint}");
+}

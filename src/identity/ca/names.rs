@@ -2,9 +2,10 @@
 
 use std::{fmt, str::FromStr};
 
-use aws_lc_rs::{digest, rand};
+use aws_lc_rs::digest;
 
 use super::{error::CaError, hex};
+use crate::identity::unforeseeable;
 
 /// The number of a certificate: positive and of 128 bits, 126 of them drawn at random, so that nobody can foresee one
 /// and no two are equal (RFC 5280 §4.1.2.2).
@@ -147,9 +148,7 @@ impl FromStr for Node {
 
 /// Bytes that nobody can foresee.
 pub(super) fn random<const N: usize>() -> Result<[u8; N], CaError> {
-    let mut bytes = [0; N];
-    rand::fill(&mut bytes).map_err(|_| CaError::NoChance)?;
-    Ok(bytes)
+    unforeseeable().map_err(|_| CaError::NoChance)
 }
 
 /// SHA-256.

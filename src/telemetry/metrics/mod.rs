@@ -12,6 +12,7 @@ mod control;
 mod exposition;
 mod ext_authz;
 mod family;
+mod gossip;
 mod hot;
 mod http;
 mod jwt;
@@ -41,6 +42,7 @@ pub use self::{
     cluster::{ClusterMetrics, ConnectResult, ConnectionState, HedgeOutcome, LimitKind},
     control::{ConfigMetrics, ReloadOutcome, ReloadTrigger},
     ext_authz::{ExtAuthzMetrics, ExtAuthzResult},
+    gossip::{GossipDrop, GossipKind, GossipMetrics, GossipSide, JoinResult, MemberCounts, PushPullResult},
     hot::{HistogramSnapshot, HotCounter, HotGauge, HotHistogram},
     http::{HttpMetrics, InFlight, RequestOutcome, RetryReason},
     jwt::{JwksMetrics, JwtMetrics, JwtResult, RefreshOutcome},
@@ -98,7 +100,7 @@ impl Registry {
         let recorder = PrometheusBuilder::new().build_recorder();
         let shared = family::RECORDED.into_iter().chain(shield::RECORDED);
         let access = authz::RECORDED.into_iter().chain(jwt::RECORDED).chain(ext_authz::RECORDED);
-        let access = access.chain(admin::RECORDED).chain(signing::RECORDED);
+        let access = access.chain(admin::RECORDED).chain(signing::RECORDED).chain(gossip::RECORDED);
         for family in shared.chain(tls::RECORDED).chain(access) {
             let (name, help) = (family.name.into(), family.help.into());
             match family.kind {

@@ -76,6 +76,7 @@ fn full_registry() -> Arc<Registry> {
     config.reloaded(ReloadTrigger::Start, ReloadOutcome::Success, noon);
     config.reloaded(ReloadTrigger::Signal, ReloadOutcome::Failure, noon + MINUTE);
     config.published(Duration::from_millis(2));
+    GossipMetrics::resolve(&registry).probed(Duration::from_millis(2));
     registry
 }
 
