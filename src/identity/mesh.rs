@@ -160,6 +160,24 @@ pub struct PeerTls {
     generation: Arc<AtomicU64>,
 }
 
+/// How any member of the mesh is called.
+#[derive(Clone, Debug)]
+pub struct AnyoneTls(Arc<ClientConfig>);
+
+impl AnyoneTls {
+    /// For rustls.
+    #[must_use]
+    pub fn config(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.0)
+    }
+
+    /// No name is asked for.
+    #[must_use]
+    pub fn server_name(&self) -> ServerName<'static> {
+        no_name()
+    }
+}
+
 /// Configurations of one generation of the material, with the sessions that were made in it.
 #[derive(Debug)]
 struct Configs {
@@ -310,6 +328,25 @@ impl MeshTls {
         self.material.load().trust.judge(leaf, intermediates, unix(now), Purpose::Client).is_ok()
     }
 
+    /// How any member of the mesh is called, to be told who it is: for what members say to each other, as bytes.
+    ///
+    /// # Errors
+    /// As [`MeshTls::new`].
+    pub fn anyone(&self) -> Result<AnyoneTls, rustls::Error> {
+        let called = Arc::new(Called { material: Arc::clone(&self.material), expected: None });
+        let ours = Arc::new(Ours { material: Arc::clone(&self.material), names: Vec::new() });
+        let mut config = ClientConfig::builder_with_provider(Arc::clone(provider()))
+            .with_protocol_versions(self.version.spoken())?
+            .dangerous()
+            .with_custom_certificate_verifier(called)
+            .with_client_cert_resolver(ours);
+        config.alpn_protocols = vec![Alpn::Bytes.as_bytes().to_vec()];
+        // Who it is must be proved each time.
+        config.resumption = Resumption::disabled();
+        config.enable_sni = false;
+        Ok(AnyoneTls(Arc::new(config)))
+    }
+
     /// How the service `name` of the mesh is called.
     ///
     /// # Errors
@@ -318,7 +355,8 @@ impl MeshTls {
         let expected = self.domain.service(name)?;
         let generation = self.generation.load(Acquire);
         let sessions = Arc::new(ClientSessions::default());
-        let called = Arc::new(Called { material: Arc::clone(&self.material), expected: expected.clone() });
+        let called =
+            Arc::new(Called { material: Arc::clone(&self.material), expected: Some(expected.clone()) });
         let ours = Arc::new(Ours { material: Arc::clone(&self.material), names: Vec::new() });
         let server_name = server_name(&expected);
         let config = |alpn: Alpn| {

@@ -29,7 +29,7 @@ pub use certificate::{CertificateError, Facts, fingerprint};
 pub use chance::{NoChance, unforeseeable};
 pub use kept::Kept;
 pub use material::{Leaf, Material, MaterialError, NewTrust, PemFiles, PemPart};
-pub use mesh::{Alpn, InboundTls, MeshTls, PeerError, PeerTls, TlsVersion};
+pub use mesh::{Alpn, AnyoneTls, InboundTls, MeshTls, PeerError, PeerTls, TlsVersion};
 pub use params::{AuthorityPlace, Builtin, IdentityFiles, IdentityParams, IdentitySource, TokenFileError};
 pub use pem::certificate_pem;
 pub use refusal::{TlsRefusal, told_plainly};

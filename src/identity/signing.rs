@@ -132,7 +132,7 @@ impl AuthorityCall {
         let expected = material.trust.domain().authority();
         let material = Arc::new(Live::new(Arc::clone(material)));
         let ours = Arc::new(Ours { material: Arc::clone(&material), names: Vec::new() });
-        let called = Arc::new(Called { material, expected });
+        let called = Arc::new(Called { material, expected: Some(expected) });
         let config = builder()?.with_custom_certificate_verifier(called).with_client_cert_resolver(ours);
         Ok(Self::with(config))
     }

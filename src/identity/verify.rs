@@ -67,11 +67,12 @@ impl ClientCertVerifier for Callers {
     }
 }
 
-/// Believes one service of the mesh, and nobody else.
+/// Believes one service of the mesh, and nobody else; or any member of it.
 #[derive(Debug)]
 pub(super) struct Called {
     pub(super) material: Arc<Live<Material>>,
-    pub(super) expected: SpiffeId,
+    /// Whom it must be; `None` takes anybody of the mesh.
+    pub(super) expected: Option<SpiffeId>,
 }
 
 impl ServerCertVerifier for Called {
@@ -88,10 +89,10 @@ impl ServerCertVerifier for Called {
             .trust
             .judge(end_entity, intermediates, now, Purpose::Server)
             .map_err(|distrust| to_tls(&distrust))?;
-        if facts.id != self.expected {
+        if let Some(expected) = self.expected.as_ref().filter(|expected| facts.id != **expected) {
             // The identity counts, not a name in DNS: whoever answers at this address may be anybody.
             return Err(Error::InvalidCertificate(Tls::NotValidForNameContext {
-                expected: ServerName::try_from(self.expected.service().unwrap_or("service").to_owned())
+                expected: ServerName::try_from(expected.service().unwrap_or("service").to_owned())
                     .unwrap_or_else(|_| super::mesh::no_name()),
                 presented: vec![facts.id.to_string()],
             }));

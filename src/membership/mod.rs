@@ -2,18 +2,27 @@
 //! itself, and notice who is gone. `core` decides and is pure; the rest moves bytes. What is done with the members is
 //! another's business: `directory` makes endpoints of them.
 
+mod call;
 pub mod core;
+mod driver;
+mod errands;
 mod handle;
-mod mark;
+mod home;
+mod journal;
 mod order;
 mod params;
+mod rotation;
+mod sockets;
 
 pub use self::{
     core::{
         fact::{Facts, Health, Speaks},
         view::{Member, MemberId, MemberState, MembershipView, Routable},
     },
+    driver::{Membership, StartError},
+    errands::Lookup,
     handle::{AskedOrder, Handle},
+    home::HomeError,
     order::{KeyHolders, KeyMark, KeyMarkError, KeyringError, KeyringOrder, KeyringReport},
     params::{GossipKey, GossipKeyError, Params, Profile, Seed},
 };

@@ -175,9 +175,9 @@ fn what_a_member_says_about_itself_reaches_all() {
         let mut mesh = Mesh::formed(size(seed) * 2, Layer::On, lossy(0.3), seed);
         mesh.say(1, 77);
         let took = mesh.run_until(STEP, 60 * SECOND, |mesh| {
-            mesh.up().filter(|node| *node != 1).all(|node| {
-                mesh.facts(node, 1).is_some_and(|facts| facts.weight == 77)
-            })
+            mesh.up()
+                .filter(|node| *node != 1)
+                .all(|node| mesh.facts(node, 1).is_some_and(|facts| facts.weight == 77))
         });
         assert!(took.is_some(), "not everybody has heard");
     });

@@ -325,51 +325,54 @@ pub enum Way {
     Answer,
 }
 
-/// Seals a message on a connection whose both sides have drawn half of `chance`: the key is for this message alone.
+/// One message on a connection whose both sides have drawn half of `chance`: its key is for it alone.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// Drawn by both.
+    pub chance: &'a [u8; 32],
+    /// Which way it goes.
+    pub way: Way,
+    /// The how-manieth it is on its way.
+    pub number: u8,
+    /// Name of the mesh.
+    pub cluster: &'a str,
+}
+
+impl Place<'_> {
+    fn key(&self, master: &GossipKey) -> Option<LessSafeKey> {
+        let way: &[u8] = match self.way {
+            Way::Question => b"question",
+            Way::Answer => b"answer",
+        };
+        expand(master, &[way, &[self.number], self.chance])
+    }
+}
+
+/// Seals a message for its place; `None` never happens with messages of a length that is sent.
 #[must_use]
-pub fn seal_message(
-    message: &[u8],
-    way: Way,
-    chance: &[u8; 32],
-    cluster: &str,
-    keyring: &Keyring,
-) -> Option<Vec<u8>> {
+pub fn seal_message(message: &[u8], place: Place<'_>, keyring: &Keyring) -> Option<Vec<u8>> {
     let mark = keyring.primary();
-    let key = message_key(&keyring.0[0].key, way, chance)?;
+    let key = place.key(&keyring.0[0].key)?;
     let mut sealed = message.to_vec();
-    key.seal_in_place_append_tag(nonce(0), Aad::from(cluster.as_bytes()), &mut sealed).ok()?;
+    key.seal_in_place_append_tag(nonce(0), Aad::from(place.cluster.as_bytes()), &mut sealed).ok()?;
     Some([&mark.0.to_be_bytes()[..], &sealed].concat())
 }
 
-/// Opens what [`seal_message`] has sealed with any key of `keyring`.
+/// Opens what [`seal_message`] has sealed for this place with any key of `keyring`.
 ///
 /// # Errors
 /// As [`Opener::open`].
-pub fn open_message(
-    sealed: &[u8],
-    way: Way,
-    chance: &[u8; 32],
-    cluster: &str,
-    keyring: &Keyring,
-) -> Result<Vec<u8>, Refused> {
+pub fn open_message(sealed: &[u8], place: Place<'_>, keyring: &Keyring) -> Result<Vec<u8>, Refused> {
     let (mark, body) = sealed.split_first_chunk::<4>().ok_or(Refused::Size)?;
     let master = keyring.find(KeyMark(u32::from_be_bytes(*mark))).ok_or(Refused::Key)?;
-    let key = message_key(master, way, chance).ok_or(Refused::Seal)?;
+    let key = place.key(master).ok_or(Refused::Seal)?;
     let mut body = body.to_vec();
     let opened = key
-        .open_in_place(nonce(0), Aad::from(cluster.as_bytes()), &mut body)
+        .open_in_place(nonce(0), Aad::from(place.cluster.as_bytes()), &mut body)
         .map_err(|_| Refused::Seal)?
         .len();
     body.truncate(opened);
     Ok(body)
-}
-
-fn message_key(master: &GossipKey, way: Way, chance: &[u8; 32]) -> Option<LessSafeKey> {
-    let way: &[u8] = match way {
-        Way::Question => b"question",
-        Way::Answer => b"answer",
-    };
-    expand(master, &[way, chance])
 }
 
 #[cfg(test)]

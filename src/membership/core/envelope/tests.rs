@@ -86,15 +86,20 @@ fn the_key_that_is_sealed_with_stays_and_the_ring_is_bounded() {
 }
 
 #[test]
-fn a_message_is_opened_only_on_its_connection_and_its_way() {
-    let chance = [1; 32];
-    let sealed = seal_message(b"all", Way::Question, &chance, "mesh", &ring()).unwrap();
-    let open = |way, chance, cluster| open_message(&sealed, way, chance, cluster, &ring());
-    assert_eq!(open(Way::Question, &chance, "mesh").unwrap(), b"all");
-    assert_eq!(open(Way::Answer, &chance, "mesh"), Err(Refused::Seal));
-    assert_eq!(open(Way::Question, &[2; 32], "mesh"), Err(Refused::Seal));
-    assert_eq!(open(Way::Question, &chance, "other"), Err(Refused::Seal));
-    assert_eq!(open_message(&sealed[..3], Way::Question, &chance, "mesh", &ring()), Err(Refused::Size));
+fn a_message_is_opened_only_in_its_place() {
+    let place = Place { chance: &[1; 32], way: Way::Question, number: 0, cluster: "mesh" };
+    let sealed = seal_message(b"all", place, &ring()).unwrap();
+    assert_eq!(open_message(&sealed, place, &ring()).unwrap(), b"all");
+    for other in [
+        Place { way: Way::Answer, ..place },
+        Place { chance: &[2; 32], ..place },
+        Place { number: 1, ..place },
+        Place { cluster: "other", ..place },
+    ] {
+        assert_eq!(open_message(&sealed, other, &ring()), Err(Refused::Seal), "{other:?}");
+    }
+    assert_eq!(open_message(&sealed[..3], place, &ring()), Err(Refused::Size));
+    assert_eq!(open_message(&sealed, place, &Keyring::new(key("b"))), Err(Refused::Key));
 }
 
 proptest! {
@@ -121,4 +126,10 @@ proptest! {
         }
         prop_assert!(opened.iter().all(|times| *times <= 1));
     }
+}
+
+#[test]
+fn a_mark_is_the_beginning_of_the_sha_256_of_the_key() {
+    let key = GossipKey::parse(&"00".repeat(32)).unwrap();
+    assert_eq!(KeyMark::of(&key).to_string(), "66687aad");
 }

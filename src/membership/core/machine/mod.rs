@@ -226,6 +226,17 @@ impl Machine {
         self.whisper();
     }
 
+    /// How often this node spoke up in this life.
+    #[must_use]
+    pub fn incarnation(&self) -> u16 {
+        self.hooks.own_incarnation
+    }
+
+    /// Where those gossip that are not gone.
+    pub fn living(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.swim.iter_members().map(|member| member.id().address)
+    }
+
     /// How many others there are that are not gone.
     #[must_use]
     pub fn others(&self) -> usize {

@@ -1,0 +1,244 @@
+//! What a member keeps over restarts, in its data directory: who it is, which start this is, and its keyring. Two processes
+//! cannot use one directory at a time.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    GossipKey, MemberId,
+    core::envelope::{Keyring, MAX_KEYS},
+};
+
+const LOCK: &str = "lock";
+const NODE: &str = "node";
+const KEYS: &str = "keyring";
+/// Longest file that is read.
+const LONGEST: u64 = 4096;
+
+/// The data directory cannot be used; nothing in it has changed.
+#[derive(Debug, thiserror::Error)]
+pub enum HomeError {
+    /// Somebody else uses it.
+    #[error("{0} is in use by another process: each sidecar needs a `mesh.data_dir` of its own")]
+    InUse(PathBuf),
+    /// It cannot be read or written.
+    #[error("cannot use {path}")]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file in it is not what was written there.
+    #[error("{0} is damaged: remove it, and this node begins as a new one")]
+    Damaged(PathBuf),
+}
+
+/// Where a member keeps what it is, if anywhere.
+#[derive(Debug)]
+pub(super) struct Home(Option<Kept>);
+
+#[derive(Debug)]
+struct Kept {
+    directory: PathBuf,
+    /// Held as long as this lives.
+    _lock: File,
+}
+
+/// Who it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Node {
+    pub(super) id: MemberId,
+    pub(super) generation: u64,
+}
+
+impl Home {
+    /// Takes `directory`, and makes it if it is not there. Blocks.
+    pub(super) fn open(directory: Option<&Path>) -> Result<Self, HomeError> {
+        let Some(directory) = directory else { return Ok(Self(None)) };
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| HomeError::File { path, source }
+        };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed(directory))?;
+        let path = directory.join(LOCK);
+        let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let lock = lock.map_err(failed(&path))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self(Some(Kept { directory: directory.to_owned(), _lock: lock }))),
+            Err(fs::TryLockError::WouldBlock) => Err(HomeError::InUse(directory.to_owned())),
+            Err(fs::TryLockError::Error(source)) => Err(HomeError::File { path, source }),
+        }
+    }
+
+    /// Who this is: as before if that was kept, with a start later than all before; else somebody new, who is `fresh`.
+    /// `now` is the time in microseconds since 1970. Blocks.
+    pub(super) fn node(&self, fresh: MemberId, now: u64) -> Result<Node, HomeError> {
+        let Some(kept) = &self.0 else { return Ok(Node { id: fresh, generation: now }) };
+        let path = kept.directory.join(NODE);
+        let node = match read(&path)? {
+            Some(text) => {
+                let mut words = text.split_whitespace();
+                let id = words.next().and_then(|word| u64::from_str_radix(word, 16).ok());
+                let last = words.next().and_then(|word| word.parse::<u64>().ok());
+                let (Some(id), Some(last)) = (id, last) else { return Err(HomeError::Damaged(path)) };
+                Node { id: MemberId(id), generation: now.max(last.saturating_add(1)) }
+            }
+            None => Node { id: fresh, generation: now },
+        };
+        self.remember(node)?;
+        Ok(node)
+    }
+
+    /// Keeps which life it is. Blocks.
+    pub(super) fn remember(&self, node: Node) -> Result<(), HomeError> {
+        let Some(kept) = &self.0 else { return Ok(()) };
+        replace(&kept.directory.join(NODE), &format!("{} {}\n", node.id, node.generation))
+    }
+
+    /// The keyring: as it was kept, with `configured` in it as long as there is room; else `configured` alone. Blocks.
+    pub(super) fn keyring(&self, configured: &GossipKey) -> Result<Keyring, HomeError> {
+        let Some(kept) = &self.0 else { return Ok(Keyring::new(configured.clone())) };
+        let path = kept.directory.join(KEYS);
+        let Some(text) = read(&path)? else { return Ok(Keyring::new(configured.clone())) };
+        let keys: Result<Vec<GossipKey>, _> = text.lines().map(GossipKey::parse).collect();
+        let keys = keys.map_err(|_| HomeError::Damaged(path.clone()))?;
+        let (first, rest) = keys.split_first().ok_or_else(|| HomeError::Damaged(path.clone()))?;
+        if rest.len() >= MAX_KEYS {
+            return Err(HomeError::Damaged(path));
+        }
+        let mut keyring = Keyring::new(first.clone());
+        rest.iter().for_each(|key| {
+            keyring.install(key);
+        });
+        Ok(keyring)
+    }
+
+    /// Keeps the keyring; says whether there is anywhere to keep it. Blocks.
+    pub(super) fn keep(&self, keyring: &Keyring) -> Result<bool, HomeError> {
+        let Some(kept) = &self.0 else { return Ok(false) };
+        let text: String = keyring.keys().map(|(_, key)| format!("{}\n", key.expose())).collect();
+        replace(&kept.directory.join(KEYS), &text).map(|()| true)
+    }
+}
+
+fn read(path: &Path) -> Result<Option<String>, HomeError> {
+    let failed = |source| HomeError::File { path: path.to_owned(), source };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let mode = file.metadata().map_err(failed)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        let exposed = io::Error::other("others than its owner can read it (chmod 600)");
+        return Err(failed(exposed));
+    }
+    let mut text = String::new();
+    file.take(LONGEST).read_to_string(&mut text).map_err(|_| HomeError::Damaged(path.to_owned()))?;
+    Ok(Some(text))
+}
+
+/// Replaces a file as a whole: a crash leaves the old one or the new one.
+fn replace(path: &Path, text: &str) -> Result<(), HomeError> {
+    let failed = |source| HomeError::File { path: path.to_owned(), source };
+    let draft = path.with_extension("draft");
+    match fs::remove_file(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).map_err(failed)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+    fs::rename(&draft, path).map_err(failed)?;
+    let parent = path.parent().unwrap_or(Path::new("."));
+    File::open(parent).and_then(|directory| directory.sync_all()).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("outrigger-home-{}-{name}", std::process::id()));
+            let _ = fs::remove_dir_all(&path);
+            Self(path)
+        }
+
+        fn open(&self) -> Home {
+            Home::open(Some(&self.0)).unwrap()
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn key(digit: &str) -> GossipKey {
+        GossipKey::parse(&digit.repeat(64)).unwrap()
+    }
+
+    #[test]
+    fn a_node_stays_who_it_is_and_each_start_is_later_even_if_the_clock_goes_back() {
+        let directory = Directory::new("node");
+        let first = directory.open().node(MemberId(1), 100).unwrap();
+        let second = directory.open().node(MemberId(2), 50).unwrap();
+        let third = directory.open().node(MemberId(3), 1000).unwrap();
+        assert_eq!((first.id, second.id, third.id), (MemberId(1), MemberId(1), MemberId(1)));
+        assert_eq!((first.generation, second.generation, third.generation), (100, 101, 1000));
+    }
+
+    #[test]
+    fn without_a_directory_each_start_is_somebody_new() {
+        let home = Home::open(None).unwrap();
+        assert_eq!(home.node(MemberId(1), 5).unwrap(), Node { id: MemberId(1), generation: 5 });
+        assert!(!home.keep(&Keyring::new(key("a"))).unwrap());
+    }
+
+    #[test]
+    fn one_directory_is_for_one_process() {
+        let directory = Directory::new("lock");
+        let _home = directory.open();
+        assert!(matches!(Home::open(Some(&directory.0)), Err(HomeError::InUse(_))));
+    }
+
+    #[test]
+    fn a_kept_keyring_wins_over_the_configured_key() {
+        let directory = Directory::new("keys");
+        let home = directory.open();
+        let mut keyring = home.keyring(&key("a")).unwrap();
+        assert!(keyring.install(&key("b")) && keyring.promote(super::super::KeyMark::of(&key("b"))));
+        assert!(home.keep(&keyring).unwrap());
+        let marks = |keyring: &Keyring| keyring.keys().map(|(mark, _)| mark).collect::<Vec<_>>();
+        assert_eq!(marks(&home.keyring(&key("a")).unwrap()), marks(&keyring));
+        let mode = fs::metadata(directory.0.join(KEYS)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn what_is_damaged_or_open_to_all_is_refused() {
+        let directory = Directory::new("damaged");
+        let home = directory.open();
+        for text in ["", "zz 1", "12", "12 x"] {
+            replace(&directory.0.join(NODE), text).unwrap();
+            assert!(matches!(home.node(MemberId(1), 1), Err(HomeError::Damaged(_))), "{text}");
+        }
+        for text in ["", "abc\n", &format!("{}\n", "a".repeat(63))] {
+            replace(&directory.0.join(KEYS), text).unwrap();
+            assert!(matches!(home.keyring(&key("a")), Err(HomeError::Damaged(_))), "{text}");
+        }
+        replace(&directory.0.join(KEYS), &"a".repeat(64)).unwrap();
+        fs::set_permissions(directory.0.join(KEYS), fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(home.keyring(&key("a")), Err(HomeError::File { .. })));
+    }
+}
