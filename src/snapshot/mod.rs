@@ -3,6 +3,7 @@
 
 mod adaptive;
 mod admission;
+mod census;
 mod cluster;
 mod endpoint;
 mod ext_authz;
