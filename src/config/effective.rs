@@ -354,6 +354,7 @@ fn cluster(cluster: &ClusterParams) -> Value {
             put(&mut fields, "dns", Some(name));
             put(&mut fields, "dns_refresh", Some(show_duration(*min_refresh)));
         }
+        EndpointSource::Mesh => {}
     }
     put(&mut fields, "session_affinity", affinity.as_ref().map(locality::affinity));
     put(&mut fields, "health_check", check.as_ref().map(health_check));

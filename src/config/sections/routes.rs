@@ -373,6 +373,8 @@ impl Routes {
                     "give endpoints their tags: `{ address: 10.0.0.1:80, tags: { version: v2 } }`",
                 ),
                 EndpointSource::Dns { .. } => (false, "endpoints found by DNS have no tags"),
+                // Who has which tags is known when they come.
+                EndpointSource::Mesh => continue,
             };
             if !members {
                 report.add::<()>(

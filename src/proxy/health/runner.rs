@@ -113,7 +113,7 @@ async fn check_for_ever(
         let reason = checked.err().map(|failure| failure.to_string());
         match state.observe(result) {
             Some(Transition::BecameHealthy) => {
-                if !endpoint.live.is_healthy() {
+                if !endpoint.live.passes_checks() {
                     tracing::info!(%service, endpoint = %endpoint.label, "endpoint is healthy again");
                 }
                 endpoint.live.judge(true, None, clock::wall());
