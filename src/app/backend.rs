@@ -226,7 +226,9 @@ fn problem(error: ReloadError) -> Problem {
             Problem::new(StatusCode::UNPROCESSABLE_ENTITY, rendered).with("findings", findings)
         }
         ReloadError::Unreadable(detail) => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail),
-        switch @ ReloadError::Switch => Problem::new(StatusCode::CONFLICT, switch.to_string()),
+        switch @ (ReloadError::Switch | ReloadError::Mesh) => {
+            Problem::new(StatusCode::CONFLICT, switch.to_string())
+        }
         ReloadError::Leaving => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the sidecar is shutting down"),
     }
 }

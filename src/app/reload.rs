@@ -52,6 +52,9 @@ pub(crate) enum ReloadError {
     /// Half of the mesh would be taken by surprise: connections and pools are of one kind or the other.
     #[error("mTLS is switched on or off with a restart only; use `mode: permissive` to move a running mesh")]
     Switch,
+    /// Services without addresses would have nobody until the restart.
+    #[error("`mesh` is added or removed with a restart only")]
+    Mesh,
     /// The process is leaving.
     #[error("the sidecar is shutting down")]
     Leaving,
@@ -178,6 +181,9 @@ impl Reloader {
             })?;
         if running.identity.is_some() != file.identity.is_some() {
             return Err(ReloadError::Switch);
+        }
+        if running.mesh.is_some() != file.mesh.is_some() {
+            return Err(ReloadError::Mesh);
         }
         let diff = Diff::between(&running, &file);
         let warnings = if findings.is_empty() { String::new() } else { findings.render_text(Style::Plain) };

@@ -315,6 +315,7 @@ async fn start_control(
         Arc::clone(registry),
         Arc::new(resolver),
         identity.map(|identity| Arc::clone(&identity.mesh)),
+        None,
         random::seeded(u64::MAX).u64(..),
     )
     .await;

@@ -139,6 +139,10 @@ codes! {
     ADMIN_PLAINTEXT = "OR306", "The admin API speaks no TLS, so whoever is on the way to this address can read the token, \
         and use it. Listen on loopback or on a Unix socket, and come in by what is encrypted (an SSH tunnel, `kubectl \
         port-forward`), or keep the address to a network that is trusted.";
+    FORGETFUL = "OR307", "Without `mesh.data_dir` a sidecar does not remember who it was: after each start it is another \
+        member, and the one it was before counts as dead until it is forgotten. Nor does it remember the keyring: once \
+        `outrigger keyring rm` has taken away the key that stands in the file, it cannot come back. Name a directory that \
+        outlives the process, or write `data_dir: none`.";
     SHADOWED = "OR310", "No request can reach this route: an earlier route with the same precedence takes every request \
         that it would match. Delete one of them, or make its match narrower.";
     EMPTY_SUBSET = "OR311", "A route asks for endpoints with tags that no endpoint of the service has. Its requests fail, \

@@ -39,6 +39,10 @@ pub(super) const LEAF_TTL: Duration = Duration::from_secs(24 * 3600);
 pub(super) const IDENTITY_DIR: &str = "/var/lib/outrigger/identity";
 pub(super) const AUTHORITY_DIR: &str = "/var/lib/outrigger/ca";
 pub(super) const AUTHORITY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 15012);
+/// serf's port, which Consul has as well.
+pub(super) const MESH_BIND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 7946);
+pub(super) const MESH_CLUSTER: &str = "default";
+pub(super) const MESH_WEIGHT: u16 = 1;
 /// What RFC 7519 §4.1.4 calls "no more than a few minutes".
 pub(super) const JWT_LEEWAY: Duration = Duration::from_secs(60);
 /// Twice what web servers take as one header.

@@ -3,10 +3,12 @@
 use serde_json::Value;
 
 use super::{Bundle, effective::document};
+use crate::membership;
 
 /// Keys that are read once, when the process starts.
-const RESTART: [&str; 14] = [
+const RESTART: [&str; 15] = [
     "workers",
+    "mesh",
     "mtls.trust_domain",
     "mtls.ca",
     "mtls.min_version",
@@ -21,6 +23,9 @@ const RESTART: [&str; 14] = [
     "telemetry.access_log.format",
     "telemetry.metrics",
 ];
+
+/// Keys within those of [`RESTART`] that are taken up at once.
+const HOT: [&str; 1] = ["mesh.weight"];
 
 /// Key paths that differ. Values are not in it: they may be secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,6 +60,10 @@ impl Bundle {
     pub fn with_restart_keys_of(mut self, running: &Self) -> Self {
         self.workers = running.workers;
         self.identity.clone_from(&running.identity);
+        self.mesh = match (&running.mesh, self.mesh) {
+            (Some(running), Some(new)) => Some(membership::Params { weight: new.weight, ..running.clone() }),
+            (running, _) => running.clone(),
+        };
         self.listeners.mtls.max_handshakes = running.listeners.mtls.max_handshakes;
         self.listeners.inbound.clone_from(&running.listeners.inbound);
         self.listeners.outbound.clone_from(&running.listeners.outbound);
@@ -73,9 +82,11 @@ impl Bundle {
 }
 
 fn needs_restart(path: &str) -> bool {
-    RESTART
-        .iter()
-        .any(|key| path.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+    let is_in = |keys: &[&str]| {
+        keys.iter()
+            .any(|key| path.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+    };
+    is_in(&RESTART) && !is_in(&HOT)
 }
 
 fn compare(path: &str, old: &Value, new: &Value, changed: &mut Vec<String>) {

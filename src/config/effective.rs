@@ -8,6 +8,7 @@ mod intentions;
 mod listeners;
 mod load_balancer;
 mod locality;
+mod mesh;
 mod mtls;
 mod resilience;
 mod retry;
@@ -42,6 +43,7 @@ pub fn effective_json(bundle: &Bundle) -> Value {
     mask::secret_headers(&mut document);
     // Also if it stands in the file itself.
     mask::value(&mut document, "/admin/token");
+    mask::value(&mut document, "/mesh/gossip_key");
     document
 }
 
@@ -59,6 +61,7 @@ pub(super) fn document(bundle: &Bundle) -> Value {
     let Bundle {
         workers,
         identity,
+        mesh,
         listeners,
         directory,
         admin,
@@ -100,6 +103,7 @@ pub(super) fn document(bundle: &Bundle) -> Value {
         "shutdown": { "grace": show_duration(*grace), "drain_timeout": show_duration(*drain_timeout) },
     }));
     put(&mut root, "workers", *workers);
+    put(&mut root, "mesh", mesh.as_ref().map(mesh::section));
     put(&mut root, "intentions", access::intentions(intentions, jwt.as_ref(), ext_authz.as_ref()));
     Value::Object(root)
 }
@@ -354,6 +358,7 @@ fn cluster(cluster: &ClusterParams) -> Value {
             put(&mut fields, "dns", Some(name));
             put(&mut fields, "dns_refresh", Some(show_duration(*min_refresh)));
         }
+        EndpointSource::Mesh => {}
     }
     put(&mut fields, "session_affinity", affinity.as_ref().map(locality::affinity));
     put(&mut fields, "health_check", check.as_ref().map(health_check));

@@ -41,6 +41,11 @@ impl<'n> Fields<'n> {
         Some(fields)
     }
 
+    /// A mapping without keys, that what is named at `span` stands for.
+    pub(super) fn empty(section: &'static Section, span: Span) -> Self {
+        Self { entries: &[], section, span }
+    }
+
     /// What to say about a key that may not stand here.
     fn refusal(&self, entry: &Entry) -> Finding {
         let Section { name, known, later, aliases, .. } = self.section;

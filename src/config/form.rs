@@ -90,6 +90,16 @@ pub(super) fn service_name(node: &Node, report: &mut Report) -> Option<Arc<str>>
     name(node, "service", "", report)
 }
 
+/// The name of a node of the mesh.
+pub(super) fn node_name(node: &Node, report: &mut Report) -> Option<Arc<str>> {
+    name(node, "node", "", report)
+}
+
+/// The name of a mesh.
+pub(super) fn mesh_name(node: &Node, report: &mut Report) -> Option<Arc<str>> {
+    name(node, "mesh", "", report)
+}
+
 /// The name of a listener.
 pub(super) fn listener_name(node: &Node, report: &mut Report) -> Option<Arc<str>> {
     name(node, "listener", "", report)

@@ -43,6 +43,8 @@ pub struct Bundle {
     pub workers: Option<usize>,
     /// Who the sidecar is, and what it proves that with; `None` without mTLS.
     pub identity: Option<crate::identity::IdentityParams>,
+    /// How it takes part in the gossip of the mesh; `None` takes no part.
+    pub mesh: Option<crate::membership::Params>,
     /// Listeners.
     pub listeners: crate::proxy::ListenersParams,
     /// Routes and services.

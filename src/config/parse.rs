@@ -14,7 +14,10 @@ use super::{
     sections::{
         admin, ext_authz, intentions, jwt,
         listeners::{self, Bound},
-        mtls, process, routes, services, tcp_listeners, telemetry, traffic,
+        mesh, mtls, process, routes,
+        services::{self, Discovery},
+        tcp_listeners::{self, Forwards},
+        telemetry, traffic,
     },
     source,
     span::Span,
@@ -67,7 +70,7 @@ pub fn parse(file: &str, text: &str, environment: &dyn Environment) -> Result<(B
     };
     lint::yaml_words(&root, &mut report);
     let masked = environment::substitute(&mut root, environment, &mut report);
-    let bundle = bundle(&root, masked, &mut report);
+    let bundle = bundle(&root, masked, environment, &mut report);
     let failed = report.failed();
     let findings = Findings::new(file, text, Some(&root), report);
     match bundle {
@@ -76,7 +79,12 @@ pub fn parse(file: &str, text: &str, environment: &dyn Environment) -> Result<(B
     }
 }
 
-fn bundle(root: &Node, masked: Vec<String>, report: &mut Report) -> Option<Bundle> {
+fn bundle(
+    root: &Node,
+    masked: Vec<String>,
+    environment: &dyn Environment,
+    report: &mut Report,
+) -> Option<Bundle> {
     let fields = Fields::open(root, &schema::ROOT, report)?;
     process::version(&fields, report);
     let mtls = mtls::read(&fields, report);
@@ -88,7 +96,10 @@ fn bundle(root: &Node, masked: Vec<String>, report: &mut Report) -> Option<Bundl
     let mut listeners = listeners::read(&fields, &mut bound, &mut forwards, report);
     listeners.mtls = mtls.listener.clone();
     let admin = admin::read(&fields, &mut bound, report);
-    let services = services::read(&fields, &inherited, report);
+    let mesh = mesh::read(&fields, listeners.inbound.is_some(), environment, &mut bound, report);
+    // Also if something about the section is wrong: one mistake is not to look like many.
+    let discovery = fields.get("mesh").map_or(Discovery::None, |_| Discovery::Mesh);
+    let mut services = services::read(&fields, &inherited, discovery, report);
     let intentions =
         fields.optional("intentions", report, |node, report| Fields::open(node, &schema::INTENTIONS, report));
     let jwt = intentions.as_ref().and_then(|fields| fields.optional("jwt", report, jwt::read));
@@ -103,6 +114,11 @@ fn bundle(root: &Node, masked: Vec<String>, report: &mut Report) -> Option<Bundl
     let overload = traffic::overload(&fields, report);
     let shutdown = process::shutdown(&fields, report);
 
+    if discovery == Discovery::Mesh {
+        let asked = ext_authz.iter().map(|(params, span)| ext_authz::named(params, *span));
+        let named = routes.named().chain(forwards.iter().map(Forwards::named)).chain(asked);
+        services.discover(named, &inherited, report);
+    }
     listeners::check_clashes(&bound, report);
     routes.check_references(&services.names, report);
     tcp_listeners::check(&forwards, &services, report);
@@ -123,6 +139,7 @@ fn bundle(root: &Node, masked: Vec<String>, report: &mut Report) -> Option<Bundl
     Some(Bundle {
         workers,
         identity: mtls.identity(&local.name),
+        mesh,
         directory: DirectoryParams {
             local,
             intentions: rules,

@@ -3,6 +3,7 @@
 mod access;
 mod intentions;
 mod locality;
+mod mesh;
 mod mtls;
 mod resilience;
 mod traffic;
@@ -10,6 +11,7 @@ mod traffic;
 pub(super) use access::*;
 pub(super) use intentions::*;
 pub(super) use locality::*;
+pub(super) use mesh::*;
 pub(super) use mtls::*;
 pub(super) use resilience::*;
 pub(super) use traffic::*;
@@ -45,13 +47,14 @@ pub(super) static ROOT: Section = Section {
         "services",
         "mtls",
         "intentions",
+        "mesh",
         "admin",
         "telemetry",
         "reload",
         "overload",
         "shutdown",
     ],
-    later: &["mesh", "store", "rate_limits"],
+    later: &["store", "rate_limits"],
     aliases: &[
         ("clusters", "services"),
         ("upstreams", "services"),
@@ -62,6 +65,9 @@ pub(super) static ROOT: Section = Section {
         ("logging", "telemetry"),
         ("virtual_hosts", "routes"),
         ("app", "service"),
+        ("gossip", "mesh"),
+        ("membership", "mesh"),
+        ("serf", "mesh"),
         ("rbac", "intentions"),
         ("authorization", "intentions"),
     ],
@@ -492,7 +498,7 @@ pub(super) static SHUTDOWN: Section = Section {
 mod tests {
     use super::*;
 
-    const ALL: [&Section; 59] = [
+    const ALL: [&Section; 60] = [
         &ROOT,
         &SERVICE,
         &HEALTH_CHECK,
@@ -552,6 +558,7 @@ mod tests {
         &PERMISSION,
         &JWT,
         &EXT_AUTHZ,
+        &MESH,
     ];
 
     #[test]

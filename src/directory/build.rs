@@ -1,5 +1,6 @@
 //! Builds a snapshot. Pure: the same inputs give the same snapshot, and nothing is read, waited for or started.
 
+pub(super) mod members;
 mod traffic;
 
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 use http::HeaderName;
 use rustc_hash::FxHashMap;
 
+use self::members::Instances;
 use super::{DirectoryParams, LiveTable};
 use crate::{
     identity::MeshTls,
@@ -44,6 +46,8 @@ pub struct Inputs<'a> {
     pub params: &'a DirectoryParams,
     /// What name look-ups found, by service.
     pub resolved: &'a FxHashMap<Arc<str>, Vec<EndpointParams>>,
+    /// What the members of the mesh are, by service.
+    pub members: &'a FxHashMap<Arc<str>, Instances>,
     /// Trace headers.
     pub propagation: &'a [Propagation],
     /// The mesh, in which services prove who they are; `None` if its traffic is plaintext.
@@ -104,11 +108,15 @@ impl Builder<'_> {
         let mut found: Vec<EndpointParams> = match &params.source {
             EndpointSource::Static(endpoints) => endpoints.clone(),
             EndpointSource::Dns { .. } => self.inputs.resolved.get(&params.name).cloned().unwrap_or_default(),
+            EndpointSource::Mesh => {
+                let known = self.inputs.members.get(&params.name);
+                known.map(|known| known.endpoints.clone()).unwrap_or_default()
+            }
         };
         found.sort_by(|one, other| one.address.cmp(&other.address));
         found.dedup_by(|one, other| one.address == other.address);
         let alternates = match &params.source {
-            EndpointSource::Static(_) => vec![None; found.len()],
+            EndpointSource::Static(_) | EndpointSource::Mesh => vec![None; found.len()],
             EndpointSource::Dns { .. } => alternates(&found),
         };
         let metrics = ClusterMetrics::resolve(self.registry, &params.name);

@@ -11,10 +11,12 @@ use tokio::{
 use super::{
     DirectoryParams, Inputs, LiveTable,
     build::{self, build},
+    discovery::{Discovery, Seen},
     dns::{Answer, DnsError, Resolver},
 };
 use crate::{
     identity::MeshTls,
+    membership::MembershipView,
     rt::{DrainWatch, Phase, clock},
     snapshot::{ClusterParams, EndpointParams, EndpointSource, SnapshotCell},
     telemetry::{
@@ -75,6 +77,7 @@ pub struct Directory {
     params: DirectoryParams,
     propagation: Vec<Propagation>,
     resolved: FxHashMap<Arc<str>, Vec<EndpointParams>>,
+    discovery: Discovery,
     live: LiveTable,
     registry: Arc<Registry>,
     metrics: ConfigMetrics,
@@ -90,27 +93,34 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Services of the `mesh` prove who they are. Resolves the names of `params` (waiting a few seconds at most) and publishes the first snapshot.
+    /// Services of the `mesh` prove who they are. Resolves the names of `params` (waiting a few seconds at most) and
+    /// publishes the first snapshot. `members` tells who is in the mesh; `None` if nobody is to be found there.
     pub async fn start(
         params: DirectoryParams,
         propagation: Vec<Propagation>,
         registry: Arc<Registry>,
         resolver: Arc<Resolver>,
         mesh: Option<Arc<MeshTls>>,
+        members: Option<watch::Receiver<Arc<MembershipView>>>,
         seed: u64,
     ) -> (Self, SnapshotCell, Publisher) {
         let resolved = first_look_up(&params.clusters, &resolver).await;
+        // After the names: what is known of the members by now is in the first snapshot.
+        let discovery = Discovery::new(members, &params.clusters);
         let mut live = LiveTable::default();
         live.read_external(&params.clusters);
         let inputs = Inputs {
             params: &params,
             resolved: &resolved,
+            members: discovery.instances(),
             propagation: &propagation,
             mesh: mesh.as_deref(),
             seed,
             found: None,
         };
-        let cell: SnapshotCell = Arc::new(Live::new(Arc::new(build(&inputs, 1, &mut live, &registry))));
+        let snapshot = build(&inputs, 1, &mut live, &registry);
+        discovery.apply(&snapshot, clock::now());
+        let cell: SnapshotCell = Arc::new(Live::new(Arc::new(snapshot)));
         let (sender, changes) = mpsc::channel(QUEUE);
         let (published, watch) = watch::channel(1);
         let publisher = Publisher { changes: sender.clone(), published: watch };
@@ -119,6 +129,7 @@ impl Directory {
             params,
             propagation,
             resolved,
+            discovery,
             live,
             metrics,
             registry,
@@ -141,6 +152,10 @@ impl Directory {
         loop {
             let change = tokio::select! {
                 () = drain.reached(Phase::Stopped) => return,
+                () = self.discovery.changed() => {
+                    self.look_at_members();
+                    continue;
+                }
                 change = self.changes.recv() => change,
             };
             let Some(change) = change else { return };
@@ -151,6 +166,7 @@ impl Directory {
                     self.propagation = propagation;
                     self.keep_resolving();
                     self.look_up_new().await;
+                    self.discovery.look(&self.params.clusters);
                     self.publish();
                     self.metrics.published(clock::now().since(noticed));
                     // Nobody waits any more: the configuration is live all the same.
@@ -169,17 +185,29 @@ impl Directory {
         }
     }
 
+    fn look_at_members(&mut self) {
+        match self.discovery.look(&self.params.clusters) {
+            Seen::Nothing => {}
+            Seen::Standings => self.discovery.apply(&self.cell.load(), clock::now()),
+            Seen::Endpoints => self.publish(),
+        }
+    }
+
     fn publish(&mut self) {
         self.generation += 1;
         let inputs = Inputs {
             params: &self.params,
             resolved: &self.resolved,
+            members: self.discovery.instances(),
             propagation: &self.propagation,
             mesh: self.mesh.as_deref(),
             seed: self.seed,
             found: Some(clock::now()),
         };
         let snapshot = build(&inputs, self.generation, &mut self.live, &self.registry);
+        // Before it is used: nobody who is known to be sick is to get a first request.
+        self.discovery.apply(&snapshot, clock::now());
+        self.discovery.published(clock::now());
         self.registry.retain(&labels(&self.params), clock::now());
         // Requests hold what they use of the old one; the rest is freed here, not on a worker.
         drop(self.cell.swap(Arc::new(snapshot)));
@@ -261,7 +289,7 @@ fn asks_the_same(one: &EndpointSource, other: &EndpointSource) -> bool {
 
 async fn look_up(resolver: &Resolver, source: &EndpointSource) -> Option<Result<Answer, DnsError>> {
     match source {
-        EndpointSource::Static(_) => None,
+        EndpointSource::Static(_) | EndpointSource::Mesh => None,
         EndpointSource::Dns { name, port, .. } => Some(resolver.resolve(name, *port).await),
     }
 }
@@ -367,3 +395,6 @@ fn labels(params: &DirectoryParams) -> LiveLabels {
     services.extend(params.clusters.iter().map(|cluster| Arc::clone(&cluster.name)));
     LiveLabels { routes, services }
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,7 +32,12 @@ pub struct EndpointId(pub u64);
 #[derive(Debug)]
 pub struct EndpointLive {
     id: EndpointId,
+    /// Whether the checks of this sidecar find it well.
     healthy: AtomicBool,
+    /// Whether the checks of its own sidecar do not.
+    reported_unhealthy: AtomicBool,
+    /// Whether some member of the mesh got no answer from its sidecar.
+    suspected: AtomicBool,
     /// Why the outlier detection put it out, plus one; 0 while it did not.
     ejected: AtomicU8,
     /// Whether it is still getting its share little by little, and since when; 0 if not.
@@ -48,10 +53,27 @@ pub struct EndpointLive {
     outcomes: [AtomicU64; Outcome::ALL.len()],
     latency: PeakEwma,
     /// For people; never read by requests.
-    verdict: Mutex<Verdict>,
+    verdicts: Mutex<Verdicts>,
 }
 
-/// What the active checks last decided.
+/// What the mesh says of an endpoint, beside its address and weight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Its own sidecar finds the application unhealthy.
+    pub is_unhealthy: bool,
+    /// Its sidecar did not answer some member, and has not spoken up yet.
+    pub is_suspected: bool,
+}
+
+/// Who decided what.
+#[derive(Debug, Default)]
+struct Verdicts {
+    own: Verdict,
+    /// Since when its own sidecar finds it unhealthy.
+    reported_since: Option<SystemTime>,
+}
+
+/// What checks last decided.
 #[derive(Clone, Debug, Default)]
 pub struct Verdict {
     /// Why the endpoint is unhealthy.
@@ -70,6 +92,8 @@ impl EndpointLive {
         Self {
             id,
             healthy: AtomicBool::new(healthy),
+            reported_unhealthy: AtomicBool::new(false),
+            suspected: AtomicBool::new(false),
             ejected: AtomicU8::new(0),
             warming_since: AtomicU64::new(0),
             breaker: Breaker::new(seed ^ id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
@@ -79,7 +103,7 @@ impl EndpointLive {
             in_flight: AtomicU32::new(0),
             outcomes: Default::default(),
             latency: PeakEwma::default(),
-            verdict: Mutex::default(),
+            verdicts: Mutex::default(),
         }
     }
 
@@ -89,33 +113,65 @@ impl EndpointLive {
         self.id
     }
 
-    /// Whether active checks find it well.
+    /// Whether all active checks find it well: those of this sidecar, and those of its own.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
+        self.passes_checks() && !self.reported_unhealthy.load(Relaxed)
+    }
+
+    /// Whether the active checks of this sidecar find it well.
+    #[must_use]
+    pub fn passes_checks(&self) -> bool {
         self.healthy.load(Relaxed)
     }
 
-    /// Records the verdict of the active checks, made at `at`.
-    pub fn judge(&self, healthy: bool, reason: Option<String>, at: SystemTime) {
-        self.healthy.store(healthy, Relaxed);
-        *self.lock() = Verdict { reason, since: Some(at) };
+    /// Whether its sidecar owes some member of the mesh an answer.
+    #[must_use]
+    pub fn is_suspected(&self) -> bool {
+        self.suspected.load(Relaxed)
     }
 
-    /// Nobody checks the endpoint any more: it counts as healthy.
+    /// Records the verdict of the active checks of this sidecar, made at `at`.
+    pub fn judge(&self, healthy: bool, reason: Option<String>, at: SystemTime) {
+        self.healthy.store(healthy, Relaxed);
+        self.lock().own = Verdict { reason, since: Some(at) };
+    }
+
+    /// This sidecar does not check the endpoint any more: as far as it is concerned, it counts as healthy.
     pub fn trust(&self) {
         if !self.healthy.swap(true, Relaxed) {
-            *self.lock() = Verdict::default();
+            self.lock().own = Verdict::default();
         }
     }
 
-    /// What the checks last decided, for people.
-    #[must_use]
-    pub fn verdict(&self) -> Verdict {
-        self.lock().clone()
+    /// Records what the mesh says of it since `at`; returns what it said before.
+    pub fn heed(&self, standing: Standing, at: SystemTime) -> Standing {
+        let Standing { is_unhealthy, is_suspected } = standing;
+        let before = Standing {
+            is_unhealthy: self.reported_unhealthy.swap(is_unhealthy, Relaxed),
+            is_suspected: self.suspected.swap(is_suspected, Relaxed),
+        };
+        if before.is_unhealthy != is_unhealthy {
+            self.lock().reported_since = is_unhealthy.then_some(at);
+        }
+        before
     }
 
-    fn lock(&self) -> MutexGuard<'_, Verdict> {
-        self.verdict.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What checks last decided, for people: those of this sidecar, or where these have nothing against it, those of
+    /// its own.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        let verdicts = self.lock();
+        match verdicts.reported_since {
+            Some(since) if verdicts.own.reason.is_none() => {
+                Verdict { reason: Some(REPORTED.to_owned()), since: Some(since) }
+            }
+            _ => verdicts.own.clone(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Verdicts> {
+        self.verdicts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the endpoint left the configuration.
@@ -245,6 +301,11 @@ pub struct Safeguards {
 
 /// How long an endpoint that was kept out takes to get its full share, where no slow start is configured.
 const RECOVERY: Duration = Duration::from_secs(10);
+/// Share of the traffic for one that is suspected: as much as slow start begins with. Most that are suspected live, and
+/// what is sent there and fails is sent again elsewhere.
+const SUSPECTED: f32 = 0.1;
+/// Why an endpoint is unhealthy that this sidecar has nothing against.
+const REPORTED: &str = "its own sidecar finds it unhealthy";
 
 impl Endpoint {
     /// Lets an attempt in, which began at `now`, and counts it as in flight until the admission is dropped.
@@ -348,6 +409,14 @@ impl Candidate for Arc<Endpoint> {
     }
 
     fn ramp(&self, now: Mono) -> f32 {
+        let share = self.warmth(now);
+        if self.live.is_suspected() { share.min(SUSPECTED) } else { share }
+    }
+}
+
+impl Endpoint {
+    /// Share of its usual traffic that it is given while it warms up, above 0 and at most 1.
+    fn warmth(&self, now: Mono) -> f32 {
         let since = self.live.warming_since.load(Relaxed);
         if since == 0 {
             return 1.0;

@@ -3,6 +3,7 @@
 
 mod adaptive;
 mod admission;
+mod census;
 mod cluster;
 mod endpoint;
 mod ext_authz;
@@ -18,7 +19,7 @@ mod upstream_tls;
 pub use adaptive::{AdaptiveLimiter, AdaptiveLive, ConcurrencySlot};
 pub use admission::Admission;
 pub use cluster::{ActiveRequest, Changes, Cluster, ClusterLive, Retrying, Selections};
-pub use endpoint::{Endpoint, EndpointId, EndpointLive, Safeguards, Verdict};
+pub use endpoint::{Endpoint, EndpointId, EndpointLive, Safeguards, Standing, Verdict};
 pub use ext_authz::{ExtAuthz, ExtAuthzParams};
 pub use limiter::{KeyStore, Limited, RateLimiter};
 pub use mesh::{Destination, Forward, InboundApp, MeshSnapshot, Route, RouteAction, SnapshotCell, Unrouted};

@@ -90,6 +90,8 @@ pub enum EndpointSource {
         /// At least this long between look-ups, however short the TTL is.
         min_refresh: Duration,
     },
+    /// Whoever in the mesh says to stand beside an instance of the service.
+    Mesh,
 }
 
 /// One endpoint, as listed or found.

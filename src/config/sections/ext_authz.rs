@@ -1,10 +1,13 @@
 //! `intentions.ext_authz`: which service is asked whether a request may pass, and what the two tell each other.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderName, header};
 
-use super::{http_edits, services::Services};
+use super::{
+    http_edits,
+    services::{Named, Services},
+};
 use crate::{
     config::{
         codes, defaults,
@@ -48,6 +51,11 @@ pub(in crate::config) fn read(node: &Node, report: &mut Report) -> Option<(ExtAu
     Some((params, service_node.map_or(node.span, |node| node.span)))
 }
 
+/// The service that is asked.
+pub(in crate::config) fn named(params: &ExtAuthzParams, span: Span) -> Named {
+    Named { service: Arc::clone(&params.service), span, is_tcp: false }
+}
+
 fn names(node: &Node, report: &mut Report) -> Option<Vec<HeaderName>> {
     each(node, "names of headers", report, |node, report| {
         let name = form::header_name(node, report)?;
@@ -64,12 +72,12 @@ fn names(node: &Node, report: &mut Report) -> Option<Vec<HeaderName>> {
 pub(in crate::config) fn check(
     params: &ExtAuthzParams,
     span: Span,
-    services: &Services<'_>,
+    services: &Services,
     report: &mut Report,
 ) {
     let service = &params.service;
-    if !services.names.contains_key(&**service) {
-        let mut names: Vec<&str> = services.names.keys().copied().collect();
+    if !services.names.contains_key(service) {
+        let mut names: Vec<&str> = services.names.keys().map(|name| &**name).collect();
         names.sort_unstable();
         report.add::<()>(
             error(

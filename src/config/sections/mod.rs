@@ -10,6 +10,7 @@ pub(super) mod jwt;
 pub(super) mod listeners;
 pub(super) mod load_balancer;
 pub(super) mod locality;
+pub(super) mod mesh;
 pub(super) mod mtls;
 pub(super) mod process;
 pub(super) mod resilience;

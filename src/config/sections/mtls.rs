@@ -226,7 +226,7 @@ fn authority(node: &Node, report: &mut Report) -> Option<AuthorityPlace> {
     })
 }
 
-fn path(node: &Node, report: &mut Report) -> Option<PathBuf> {
+pub(super) fn path(node: &Node, report: &mut Report) -> Option<PathBuf> {
     let text = value::text(node, report)?;
     if text.is_empty() || text.contains('\0') {
         return report

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use http::{Method, StatusCode};
 
-use super::{http_edits, load_balancer, locality, retry, route_match, services::Service, traffic};
+use super::{http_edits, load_balancer, locality, retry, route_match, services, services::Service, traffic};
 use crate::{
     config::{
         codes,
@@ -334,12 +334,22 @@ fn status(
 }
 
 impl Routes {
+    /// Every service that a route names.
+    pub(in crate::config) fn named(&self) -> impl Iterator<Item = services::Named> {
+        // What takes nothing but CONNECT leads to bytes.
+        self.references.iter().map(|Reference { service, span, connects, .. }| services::Named {
+            service: Arc::clone(service),
+            span: *span,
+            is_tcp: *connects,
+        })
+    }
+
     /// Reports every service that a route names and nobody defines; `defined` are the services with the places
     /// of their names.
-    pub(in crate::config) fn check_references(&self, defined: &HashMap<&str, Span>, report: &mut Report) {
-        let mut names: Vec<&str> = defined.keys().copied().collect();
+    pub(in crate::config) fn check_references(&self, defined: &HashMap<Arc<str>, Span>, report: &mut Report) {
+        let mut names: Vec<&str> = defined.keys().map(|name| &**name).collect();
         names.sort_unstable();
-        for reference in self.references.iter().filter(|reference| !defined.contains_key(&*reference.service))
+        for reference in self.references.iter().filter(|reference| !defined.contains_key(&reference.service))
         {
             report.add_with(Severity::Error, || reference.unknown(&names, defined));
         }
@@ -373,6 +383,8 @@ impl Routes {
                     "give endpoints their tags: `{ address: 10.0.0.1:80, tags: { version: v2 } }`",
                 ),
                 EndpointSource::Dns { .. } => (false, "endpoints found by DNS have no tags"),
+                // Who has which tags is known when they come.
+                EndpointSource::Mesh => continue,
             };
             if !members {
                 report.add::<()>(
@@ -391,7 +403,7 @@ impl Routes {
 
 impl Reference {
     /// The finding that nobody defines the service.
-    fn unknown(&self, names: &[&str], defined: &HashMap<&str, Span>) -> Finding {
+    fn unknown(&self, names: &[&str], defined: &HashMap<Arc<str>, Span>) -> Finding {
         // Comparing with all of a great many names, for each of many routes, would keep a reload waiting.
         const MOST_COMPARED: usize = 1000;
         let Self { service, subset: _, span, secret, connects: _ } = self;

@@ -19,11 +19,13 @@ use crate::{
     },
     directory::LocalServiceParams,
     policy::{balance::BalanceParams, locality::MAX_PRIORITY, traffic::TrafficParams},
-    snapshot::{ClusterParams, EndpointParams, EndpointSource, Limits, Protocol, SubsetFallback},
+    snapshot::{
+        ClusterParams, EndpointParams, EndpointSource, Limits, Protocol, SubsetFallback, UpstreamTlsParams,
+    },
     types::{EndpointAddress, ProxyVersion, Tags},
 };
 
-const MAX_WEIGHT: u32 = 1000;
+pub(super) const MAX_WEIGHT: u32 = 1000;
 const MAX_LIMIT: u32 = 1_000_000;
 const PROTOCOLS: [(&str, Protocol); 4] = [
     ("auto", Protocol::Auto),
@@ -44,34 +46,95 @@ pub(in crate::config) struct Service {
 
 /// The services that could be read, and the names of all of them.
 #[derive(Debug, Default)]
-pub(in crate::config) struct Services<'n> {
+pub(in crate::config) struct Services {
     pub(in crate::config) read: Vec<Service>,
     /// Those that have mistakes as well, so that routes to them are not reported too.
-    pub(in crate::config) names: HashMap<&'n str, Span>,
+    pub(in crate::config) names: HashMap<Arc<str>, Span>,
 }
 
-pub(in crate::config) fn read<'n>(
-    root: &Fields<'n>,
+/// Where services without addresses have their endpoints from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::config) enum Discovery {
+    /// Nowhere: each needs some.
+    None,
+    /// The mesh.
+    Mesh,
+}
+
+/// A service that something else in the file names, where all members of the mesh can be named.
+#[derive(Clone, Debug)]
+pub(in crate::config) struct Named {
+    pub(in crate::config) service: Arc<str>,
+    pub(in crate::config) span: Span,
+    /// What it is named for is bytes.
+    pub(in crate::config) is_tcp: bool,
+}
+
+pub(in crate::config) fn read(
+    root: &Fields<'_>,
     inherited: &Inherited,
+    discovery: Discovery,
     report: &mut Report,
-) -> Services<'n> {
+) -> Services {
     let mut services = Services::default();
     let entries =
         root.optional("services", report, |node, report| named(node, "service names to services", report));
     for entry in entries.unwrap_or_default() {
-        services.names.entry(&entry.key).or_insert(entry.key_span);
+        services.names.entry(entry.key.as_str().into()).or_insert(entry.key_span);
         if !form::is_name(&entry.key, "") {
             report.add::<()>(form::bad_name(entry.key_span, "service", ""));
         }
-        services.read.extend(service(entry, inherited, report));
+        services.read.extend(service(entry, inherited, discovery, report));
     }
     services
 }
 
-fn service(entry: &Entry, inherited: &Inherited, report: &mut Report) -> Option<Service> {
+impl Services {
+    /// Adds each of `named` that the file says nothing about, as if it said `NAME: {}`, or where nothing but bytes goes
+    /// there, `NAME: { protocol: tcp }`.
+    pub(in crate::config) fn discover(
+        &mut self,
+        named: impl Iterator<Item = Named>,
+        inherited: &Inherited,
+        report: &mut Report,
+    ) {
+        let mut unsaid: Vec<Named> = Vec::new();
+        for one in named.filter(|one| !self.names.contains_key(&one.service)) {
+            match unsaid.iter_mut().find(|known| known.service == one.service) {
+                Some(known) => known.is_tcp &= one.is_tcp,
+                None => unsaid.push(one),
+            }
+        }
+        for Named { service, span, is_tcp } in unsaid {
+            let usual = if is_tcp { Protocol::Tcp } else { Protocol::Auto };
+            let fields = Fields::empty(&schema::CLUSTER, span);
+            self.read.extend(described(&service, &fields, usual, inherited, Discovery::Mesh, report));
+            self.names.insert(service, span);
+        }
+    }
+}
+
+fn service(
+    entry: &Entry,
+    inherited: &Inherited,
+    discovery: Discovery,
+    report: &mut Report,
+) -> Option<Service> {
     let fields = Fields::open(&entry.value, &schema::CLUSTER, report)?;
-    let source = source(&fields, report);
-    let protocol = fields.or("protocol", Protocol::Auto, report, protocol);
+    described(&entry.key, &fields, Protocol::Auto, inherited, discovery, report)
+}
+
+/// The service `name` as `fields` describe it.
+fn described(
+    name: &str,
+    fields: &Fields<'_>,
+    usual: Protocol,
+    inherited: &Inherited,
+    discovery: Discovery,
+    report: &mut Report,
+) -> Option<Service> {
+    let source = source(fields, discovery, report);
+    let protocol = fields.or("protocol", usual, report, protocol);
     // A connection that stays open for hours has no latency to go by.
     let usual = match protocol {
         Protocol::Tcp => BalanceParams::LeastRequest { full_scan: false },
@@ -118,8 +181,16 @@ fn service(entry: &Entry, inherited: &Inherited, report: &mut Report) -> Option<
         report.add::<()>(error(codes::CHOICE, node.span, message).label("there are no cookies"));
     }
     let (source, endpoints) = source?;
+    if let (EndpointSource::Mesh, UpstreamTlsParams::External(_)) = (&source, &tls) {
+        let span = fields.get("tls").map_or(fields.span, |node| node.span);
+        report.add::<()>(
+            error(codes::CHOICE, span, "members of the mesh speak no TLS to the outside")
+                .label("only for `endpoints` and `dns`")
+                .help("they speak the mutual TLS of the mesh, as `mtls` says"),
+        );
+    }
     let params = ClusterParams {
-        name: entry.key.as_str().into(),
+        name: name.into(),
         tls: upstream_tls::with_name_of(&source, tls),
         source,
         protocol,
@@ -145,22 +216,34 @@ fn protocol(node: &Node, report: &mut Report) -> Option<Protocol> {
     value::word(node, &PROTOCOLS, &[], report)
 }
 
-fn source(fields: &Fields<'_>, report: &mut Report) -> Option<(EndpointSource, Vec<Span>)> {
+fn source(
+    fields: &Fields<'_>,
+    discovery: Discovery,
+    report: &mut Report,
+) -> Option<(EndpointSource, Vec<Span>)> {
     let refresh = fields.optional("dns_refresh", report, value::wait);
-    let (key, node) = fields.one_of(&["endpoints", "dns"], MayLack::No, report)?;
+    let may_lack = match discovery {
+        Discovery::None => MayLack::No,
+        Discovery::Mesh => MayLack::Yes,
+    };
+    let Some((key, node)) = fields.one_of(&["endpoints", "dns"], may_lack, report) else {
+        refuse_refresh(fields, "without `dns`", report);
+        return (discovery == Discovery::Mesh).then(|| (EndpointSource::Mesh, Vec::new()));
+    };
     if key == "dns" {
         let (name, port) = dns_name(node, report)?;
         let min_refresh = refresh.unwrap_or(defaults::DNS_REFRESH);
         return Some((EndpointSource::Dns { name, port, min_refresh }, Vec::new()));
     }
-    if let Some(node) = fields.get("dns_refresh") {
-        report.add::<()>(
-            error(codes::CHOICE, node.span, "`dns_refresh` has no effect with `endpoints`")
-                .label("only for `dns`"),
-        );
-    }
+    refuse_refresh(fields, "with `endpoints`", report);
     let (endpoints, spans) = endpoints(node, report)?;
     Some((EndpointSource::Static(endpoints), spans))
+}
+
+fn refuse_refresh(fields: &Fields<'_>, why: &str, report: &mut Report) {
+    let Some(node) = fields.get("dns_refresh") else { return };
+    let message = format!("`dns_refresh` has no effect {why}");
+    report.add::<()>(error(codes::CHOICE, node.span, message).label("only for `dns`"));
 }
 
 /// `name:port` for address records, `_service._proto.name` for SRV records.

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use super::{
     listeners::{self, Bound},
     route_match,
-    services::Services,
+    services::{Named, Services},
 };
 use crate::{
     config::{
@@ -28,6 +28,13 @@ use crate::{
 pub(in crate::config) struct Forwards {
     service: Arc<str>,
     span: Span,
+}
+
+impl Forwards {
+    /// The service that is named.
+    pub(in crate::config) fn named(&self) -> Named {
+        Named { service: Arc::clone(&self.service), span: self.span, is_tcp: true }
+    }
 }
 
 /// Reads the list; `common` has the values that all listeners share.
@@ -121,11 +128,11 @@ fn forward(node: &Node, forwards: &mut Vec<Forwards>, report: &mut Report) -> Op
 }
 
 /// Reports every service that a TCP listener names and that nobody defines, or that is not of `protocol: tcp`.
-pub(in crate::config) fn check(forwards: &[Forwards], services: &Services<'_>, report: &mut Report) {
-    let mut names: Vec<&str> = services.names.keys().copied().collect();
+pub(in crate::config) fn check(forwards: &[Forwards], services: &Services, report: &mut Report) {
+    let mut names: Vec<&str> = services.names.keys().map(|name| &**name).collect();
     names.sort_unstable();
     for Forwards { service, span } in forwards {
-        if !services.names.contains_key(&**service) {
+        if !services.names.contains_key(service) {
             report.add::<()>(
                 error(codes::UNKNOWN_SERVICE, *span, "listener sends to a service that does not exist")
                     .label(format!("no `services.{service}`"))

@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 
 use rustc_hash::FxHashMap;
 
-use super::census;
 use crate::{
     policy::{
         classify::Outcome,
@@ -59,7 +58,7 @@ impl Watched {
                 // Switched off by a reload.
                 None => cluster.endpoints.iter().for_each(|endpoint| endpoint.live.take_back(now)),
             }
-            census::publish(cluster, now);
+            cluster.recount(now);
         }
         self.0 = kept;
     }

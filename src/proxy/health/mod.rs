@@ -1,7 +1,6 @@
 //! Active health checks: one check of one endpoint, and when the next is due. Which endpoints are checked, and
 //! what a result changes, is decided elsewhere (`policy::health`, `app`). Runs on the control runtime.
 
-mod census;
 mod ejector;
 mod grpc;
 mod http;

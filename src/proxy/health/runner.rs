@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use tokio::{sync::watch, task::AbortHandle};
 
-use super::{Schedule, census, check_once};
+use super::{Schedule, check_once};
 use crate::{
     policy::health::{CheckResult, HealthState, Thresholds, Transition},
     rt::clock,
@@ -54,7 +54,7 @@ impl Checks {
                 Some(params) => self.follow_cluster(cluster, params, &mut kept, rng),
                 None => cluster.endpoints.iter().for_each(|endpoint| endpoint.live.trust()),
             }
-            census::publish(cluster, clock::now());
+            cluster.recount(clock::now());
         }
         // What is left belongs to endpoints that are gone, or are checked in another way now.
         self.running = kept;
@@ -113,17 +113,17 @@ async fn check_for_ever(
         let reason = checked.err().map(|failure| failure.to_string());
         match state.observe(result) {
             Some(Transition::BecameHealthy) => {
-                if !endpoint.live.is_healthy() {
+                if !endpoint.live.passes_checks() {
                     tracing::info!(%service, endpoint = %endpoint.label, "endpoint is healthy again");
                 }
                 endpoint.live.judge(true, None, clock::wall());
-                census::publish(&current, clock::now());
+                current.recount(clock::now());
             }
             Some(Transition::BecameUnhealthy) => {
                 let reason = reason.unwrap_or_default();
                 tracing::warn!(%service, endpoint = %endpoint.label, reason, "endpoint is unhealthy");
                 endpoint.live.judge(false, Some(reason), clock::wall());
-                census::publish(&current, clock::now());
+                current.recount(clock::now());
             }
             None => {}
         }

@@ -1,26 +1,26 @@
 //! Counts the endpoints of a service by state, for gauges, and decides on panic routing.
 
-use crate::{
-    snapshot::{Changes, Cluster, SelectionId},
-    types::{EndpointState, Mono},
-};
+use super::{Changes, Cluster, SelectionId};
+use crate::types::{EndpointState, Mono};
 
-/// Recounts the endpoints of `cluster`. Called whenever a verdict changes, and now and then for what changes by
-/// itself.
-pub(super) fn publish(cluster: &Cluster, now: Mono) {
-    let mut counts = [0; EndpointState::ALL.len()];
-    for endpoint in &cluster.endpoints {
-        counts[endpoint.state(now) as usize] += 1;
-    }
-    cluster.metrics.set_endpoints(counts);
-    let changes = cluster.divide(now);
-    let panic = cluster.live.in_panic();
-    cluster.metrics.set_panic_mode(panic);
-    let failover = cluster.selection(SelectionId::ALL).failover();
-    cluster.metrics.set_failover(failover);
-    cluster.metrics.set_retry_budget(cluster.live.budget().remaining_ratio(cluster.params.retry_budget, now));
-    if changes != Changes::default() {
-        tell(cluster, changes, panic, failover);
+impl Cluster {
+    /// Counts its endpoints anew, and divides its traffic by what they are like at `now`. To be called whenever a
+    /// verdict changes, and now and then for what changes by itself; only by the control runtime.
+    pub fn recount(&self, now: Mono) {
+        let mut counts = [0; EndpointState::ALL.len()];
+        for endpoint in &self.endpoints {
+            counts[endpoint.state(now) as usize] += 1;
+        }
+        self.metrics.set_endpoints(counts);
+        let changes = self.divide(now);
+        let panic = self.live.in_panic();
+        self.metrics.set_panic_mode(panic);
+        let failover = self.selection(SelectionId::ALL).failover();
+        self.metrics.set_failover(failover);
+        self.metrics.set_retry_budget(self.live.budget().remaining_ratio(self.params.retry_budget, now));
+        if changes != Changes::default() {
+            tell(self, changes, panic, failover);
+        }
     }
 }
 

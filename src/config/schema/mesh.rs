@@ -1,0 +1,45 @@
+//! `mesh`: how sidecars find each other.
+
+use super::{NONE, Section};
+
+pub(in crate::config) static MESH: Section = Section {
+    name: "mesh",
+    example: "join: [\"10.0.0.1:7946\"], gossip_key: ${file:/etc/outrigger/gossip.key}",
+    known: &[
+        "node",
+        "cluster",
+        "bind",
+        "advertise",
+        "advertise_endpoint",
+        "join",
+        "gossip_key",
+        "profile",
+        "data_dir",
+        "weight",
+    ],
+    later: NONE,
+    aliases: &[
+        ("name", "node"),
+        ("node_name", "node"),
+        ("cluster_name", "cluster"),
+        ("datacenter", "cluster"),
+        ("address", "bind"),
+        ("listen", "bind"),
+        ("bind_addr", "bind"),
+        ("bind_address", "bind"),
+        ("port", "bind"),
+        ("advertise_addr", "advertise"),
+        ("advertise_address", "advertise"),
+        ("endpoint", "advertise_endpoint"),
+        ("retry_join", "join"),
+        ("start_join", "join"),
+        ("peers", "join"),
+        ("seeds", "join"),
+        ("encrypt", "gossip_key"),
+        ("key", "gossip_key"),
+        ("secret", "gossip_key"),
+        ("secret_key", "gossip_key"),
+        ("network", "profile"),
+        ("dir", "data_dir"),
+    ],
+};
