@@ -6,6 +6,7 @@ mod certificates;
 pub mod demo;
 mod edge;
 mod identity;
+mod mesh;
 mod overload;
 mod reload;
 mod run;

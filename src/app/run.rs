@@ -14,6 +14,7 @@ use super::{
     certificates::{self, RenewHandle},
     edge,
     identity::Identity,
+    mesh,
     overload::Sampler,
     reload::{ReloadHandle, Reloader, ReloaderParts},
     state::ProcessState,
@@ -24,6 +25,7 @@ use crate::{
     config::{self, Bundle, FileSource, Fingerprint, ProcessEnvironment, Style},
     directory::{Directory, Publisher, dns::Resolver},
     identity::{IdentitySource, edge::EdgeTls},
+    membership::Membership,
     proxy::{DataPlane, PlaneParams, health, jwks},
     rt::{Drain, Phase, ShutdownParams, Tasks, clock, random},
     snapshot::SnapshotCell,
@@ -177,11 +179,12 @@ async fn serve(loaded: Loaded, log: Arc<LogHandle>) -> Result<(), RunError> {
         edge,
     })
     .map_err(RunError::start("cannot start the data plane"))?;
-
+    let Control { cell, publisher, membership } = control;
+    let membership = mesh::start(membership, plane.inbound, &state, &cell, &drain, &mut tasks);
     let (reloader, reload) = Reloader::new(ReloaderParts {
         source,
         state: Arc::clone(&state),
-        publisher: control.publisher.clone(),
+        publisher,
         limits,
         access_log,
         log: Arc::clone(&log),
@@ -192,12 +195,12 @@ async fn serve(loaded: Loaded, log: Arc<LogHandle>) -> Result<(), RunError> {
     let backend: Arc<dyn admin::Backend> = Arc::new(AppBackend {
         state: Arc::clone(&state),
         registry: Arc::clone(&registry),
-        cell: control.cell,
+        cell,
         reload: reload.clone(),
         log,
         identity,
         renewal,
-        membership: None,
+        membership,
     });
     let (admin_open, admin_closes) = watch::channel(false);
     admin_sockets.serve(&backend, &bundle.admin.access, &registry, &admin_closes, &mut tasks)?;
@@ -252,6 +255,8 @@ async fn finish(tasks: Tasks, access_log: AccessLogOwner) {
 struct Control {
     cell: SnapshotCell,
     publisher: Publisher,
+    /// Bound, and not yet running: what it says is not known before the data plane is bound.
+    membership: Option<Membership>,
 }
 
 /// What is told while there is no certificate.
@@ -309,13 +314,16 @@ async fn start_control(
     tasks: &mut Tasks,
 ) -> Result<Control, RunError> {
     let resolver = Resolver::new().map_err(RunError::start("cannot read the resolver's configuration"))?;
+    let resolver = Arc::new(resolver);
+    let tls = identity.map(|identity| Arc::clone(&identity.mesh));
+    let membership = mesh::bind(bundle, tls.clone(), registry, &resolver).await?;
     let (directory, cell, publisher) = Directory::start(
         bundle.directory.clone(),
         bundle.telemetry.propagation.clone(),
         Arc::clone(registry),
-        Arc::new(resolver),
-        identity.map(|identity| Arc::clone(&identity.mesh)),
-        None,
+        resolver,
+        tls,
+        membership.as_ref().map(Membership::view),
         random::seeded(u64::MAX).u64(..),
     )
     .await;
@@ -335,7 +343,7 @@ async fn start_control(
     tasks.spawn("health", checking);
     let watching = health::watch_outliers(Arc::clone(&cell), drain.watch(), random::seeded(u64::MAX - 2));
     tasks.spawn("outliers", watching);
-    Ok(Control { cell, publisher })
+    Ok(Control { cell, publisher, membership })
 }
 
 /// The signals that the process listens to.
