@@ -302,7 +302,8 @@ pub struct Safeguards {
 /// How long an endpoint that was kept out takes to get its full share, where no slow start is configured.
 const RECOVERY: Duration = Duration::from_secs(10);
 /// Share of the traffic for one that is suspected: as much as slow start begins with. Most that are suspected live, and
-/// what is sent there and fails is sent again elsewhere.
+/// what is sent there and fails is sent again elsewhere. Policies that compare costs take it for ten times as costly; with
+/// those that hash, keys stay where they are, since a suspicion lasts for seconds and a moved key is a cold cache.
 const SUSPECTED: f32 = 0.1;
 /// Why an endpoint is unhealthy that this sidecar has nothing against.
 const REPORTED: &str = "its own sidecar finds it unhealthy";

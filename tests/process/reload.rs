@@ -253,3 +253,15 @@ async fn a_service_that_is_to_be_spoken_to_by_tls_gets_no_request_over_an_older_
     assert_eq!(get(sidecar.outbound(), "h", "/after").await.status, 504);
     assert!(app.requests().iter().all(|request| request.target() != "/after"));
 }
+
+#[tokio::test]
+async fn a_mesh_is_not_added_by_a_reload() {
+    let app = App::saying("old").await;
+    let mut sidecar = Sidecar::start(api(&[app.endpoint()])).await;
+    let mesh =
+        json!({ "node": "a", "bind": "127.0.0.1:0", "gossip_key": "0f".repeat(32), "data_dir": "none" });
+    sidecar.edit(json!({ "mesh": mesh }));
+    let (status, report) = sidecar.reload().await;
+    assert_eq!((status, &report["detail"]), (409, &json!("`mesh` is added or removed with a restart only")));
+    assert_eq!(get(sidecar.outbound(), "h", "/").await.text(), "old");
+}
