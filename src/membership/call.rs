@@ -89,6 +89,10 @@ pub(super) enum CallError {
     Broken(#[from] io::Error),
     #[error("{}", sealed_otherwise(*.0))]
     Sealed(Refused),
+    #[error(
+        "it hung up without a word: it has another gossip key (mesh.gossip_key), or is of another mesh (mesh.cluster)"
+    )]
+    HungUp,
     #[error("it answers what was not asked")]
     Nonsense,
     #[error("it refuses: {0}")]
@@ -201,7 +205,7 @@ impl Session {
         self.asked += 1;
         let answer = self.receive(Way::Answer, self.answered, keyring).await?;
         self.answered += 1;
-        match answer.ok_or(CallError::Nonsense)? {
+        match answer.ok_or(CallError::HungUp)? {
             Answer::NameTaken { address } => Err(CallError::NameTaken(address)),
             Answer::Refused(why) => Err(CallError::Refused(why)),
             answer => Ok(answer),

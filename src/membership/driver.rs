@@ -15,11 +15,12 @@ use tokio::{
 };
 
 use super::{
-    AskedOrder, Facts, Handle, HomeError, KeyHolders, MemberId, MembershipView, Params,
+    AskedOrder, Facts, Handle, HomeError, KeyHolders, KeyMark, MemberId, MembershipView, Params,
+    answers::{Answered, answer},
     call::{Card, Line, Question},
     core::{
         envelope::{Keyring, MAX_SEALED, Opener, Sealer},
-        machine::{Machine, Output, Setup},
+        machine::{Event, Machine, Output, Setup},
         packet::{Seen, Standing},
         tuning::Tuning,
     },
@@ -42,10 +43,11 @@ const READ_AT_ONCE: usize = 256;
 const MAX_SESSIONS: usize = 64;
 /// Questions and orders that wait for the driver; who asks then waits.
 const QUEUE: usize = 64;
-/// How often it is looked at what is to be done beside the protocol.
-const TICK: Duration = Duration::from_millis(100);
-/// Round trips and ages are shown as of so long ago at most.
-const REFRESH: u32 = 10;
+/// How often it is looked at what is to be done beside the protocol; also whenever there is news of members. A mesh that
+/// rests should cost next to nothing.
+const TICK: Duration = Duration::from_millis(250);
+/// Ticks after which round trips are shown as they are now.
+const REFRESH: u32 = 4;
 /// A goodbye is sent so often, with so much time in between.
 const GOODBYES: u32 = 4;
 const GOODBYE_PAUSE: Duration = Duration::from_millis(100);
@@ -119,6 +121,13 @@ impl Membership {
             Ok::<_, HomeError>((home, node, keyring))
         });
         let (home, node, keyring) = opened.await.map_err(|_| StartError::NoAddress)??;
+        if keyring.find(KeyMark::of(&params.key)).is_none() {
+            tracing::warn!(
+                configured = %KeyMark::of(&params.key),
+                primary = %keyring.primary(),
+                "the key of the file (mesh.gossip_key) is not in the keyring of mesh.data_dir, which is used"
+            );
+        }
         let sockets = Sockets::bind(params.bind)?;
         let towards = params.join.iter().find_map(|seed| match seed {
             super::Seed::Address(address) => Some(*address),
@@ -211,6 +220,7 @@ impl Membership {
             questions,
             own,
             draining: false,
+            is_final: false,
             view: self.view,
             keys: self.keys,
             dirty: true,
@@ -232,10 +242,12 @@ pub(super) struct Driver {
     pub(super) journal: Journal,
     line: Line,
     pub(super) errands: Errands,
-    sessions: JoinSet<()>,
+    sessions: JoinSet<Answered>,
     questions: mpsc::Sender<Asked>,
     own: watch::Receiver<Facts>,
     draining: bool,
+    /// What it says about itself does not change any more.
+    is_final: bool,
     view: watch::Sender<Arc<MembershipView>>,
     keys: watch::Sender<Arc<Vec<KeyHolders>>>,
     /// Something may have changed that is shown.
@@ -256,7 +268,9 @@ impl Driver {
         let mut buffer = vec![0; MAX_SEALED + 1];
         let mut grace = drain.clone();
         loop {
-            self.flush();
+            if self.flush() {
+                self.run_errands();
+            }
             let due = self.machine.next_deadline();
             tokio::select! {
                 () = drain.reached(Phase::Stopped) => break,
@@ -274,15 +288,17 @@ impl Driver {
                     // Whoever asked may have gone.
                     let _ = asked.answer.send(answer);
                 }
-                Some(_) = self.sessions.join_next() => {}
+                Some(ended) = self.sessions.join_next() => if let Ok(answered) = ended {
+                    self.answered(answered);
+                },
                 Some(done) = self.errands.tasks.join_next() => if let Ok(done) = done {
                     self.finished(done);
                 },
                 Some((order, answer)) = orders.recv() => self.order(order, answer),
-                changed = self.own.changed() => match changed {
+                changed = self.own.changed(), if !self.is_final => match changed {
                     Ok(()) => self.say(),
                     // Nobody will say anything else: what was said last holds.
-                    Err(_) => sleep(TICK).await,
+                    Err(_) => self.is_final = true,
                 },
                 _ = ticks.tick() => self.tick(),
             }
@@ -317,8 +333,9 @@ impl Driver {
         }
     }
 
-    /// Sends and writes down what has come out, and shows what has changed.
-    pub(super) fn flush(&mut self) {
+    /// Sends and writes down what has come out, and shows what has changed. Says whether there is news of members.
+    fn flush(&mut self) -> bool {
+        let mut is_news = false;
         for output in self.machine.outputs() {
             match output {
                 Output::Send { to, packet } => {
@@ -329,6 +346,7 @@ impl Driver {
                     }
                 }
                 Output::Event(event) => {
+                    is_news |= matches!(event, Event::Member { .. } | Event::Fact { .. });
                     self.dirty = true;
                     self.journal.note(&event, &self.machine, clock::wall());
                 }
@@ -350,6 +368,7 @@ impl Driver {
                 Done::Nothing
             });
         }
+        is_news
     }
 
     fn publish(&mut self) {
@@ -392,7 +411,7 @@ impl Driver {
         // It only costs a delay if it cannot be set.
         let _ = stream.set_nodelay(true);
         let (line, keyring, questions) = (self.line.clone(), self.keyring.clone(), self.questions.clone());
-        self.sessions.spawn(super::errands::answer(line, Stream::Tcp(stream), keyring, questions));
+        self.sessions.spawn(answer(line, Stream::Tcp(stream), keyring, questions));
     }
 
     /// This node's card.

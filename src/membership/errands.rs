@@ -1,6 +1,6 @@
 //! Whom a member calls, and when: seeds until it is in, somebody now and then to compare all that is known, and those who
-//! have yet to prove who they are. Also answers calls. What is done with what was heard is decided by the driver's owner,
-//! one thing at a time.
+//! have yet to prove who they are. What is done with what was heard is decided by the driver, one thing at a time. Calls of
+//! others are answered in answers.rs.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,20 +11,15 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::JoinSet,
-    time::timeout,
-};
+use tokio::{sync::oneshot, task::JoinSet, time::timeout};
 
 use super::{
     KeyringReport, MemberId, Params, Seed,
-    call::{Answer, CallError, Card, LIMIT, Line, QUESTIONS, Question},
+    call::{Answer, CallError, Card, LIMIT, Line, Question},
     core::{envelope::Keyring, packet::Knowledge, tuning::Tuning},
-    driver::{Asked, Driver},
+    driver::Driver,
 };
 use crate::{
-    net::Stream,
     rt::{clock, random},
     telemetry::metrics::{GossipDrop, GossipKind, GossipSide, JoinResult, PushPullResult},
     types::Mono,
@@ -35,6 +30,9 @@ const JOIN_AFTER: Duration = Duration::from_millis(500);
 const JOIN_AFTER_AT_MOST: Duration = Duration::from_secs(10);
 /// Seeds that are not among the living are called in each of these: two meshes that should be one find each other so.
 const SEEDS_AFTER: Duration = Duration::from_secs(15);
+/// Whoever knows members that have said nothing about themselves, twice in a row with this time between, compares at once:
+/// what they said was lost.
+const GAPS_AFTER: Duration = Duration::from_secs(2);
 /// First wait before somebody is asked again who it is; doubled up to the last.
 const PROOF_AFTER: Duration = Duration::from_secs(1);
 const PROOF_AFTER_AT_MOST: Duration = Duration::from_secs(30);
@@ -49,8 +47,10 @@ pub type Lookup =
 
 /// What an errand has brought.
 pub(super) enum Done {
-    /// Somebody was called to compare.
-    Compared { purpose: Purpose, outcomes: Vec<Result<Heard, CallError>>, unresolved: Vec<String> },
+    /// The addresses of a seed were looked up, for the round that is under way.
+    Found(Result<Vec<SocketAddr>, String>),
+    /// Somebody was called to compare, in that round.
+    Called(Result<Heard, CallError>),
     /// Somebody was asked who it is.
     Met { id: MemberId, outcome: Result<Heard, CallError> },
     /// Everybody was told to change the keyring.
@@ -72,6 +72,21 @@ pub(super) enum Purpose {
     Seeds,
     /// As it is done now and then.
     Compare,
+}
+
+/// Calls to compare, all at once: one that hangs keeps nobody from what another says.
+struct Round {
+    purpose: Purpose,
+    question: Arc<Question>,
+    everything: Arc<Question>,
+    /// Who was called, and who need not be.
+    called: BTreeSet<SocketAddr>,
+    /// Calls and look-ups that are under way.
+    left: usize,
+    in_touch: bool,
+    /// What the last failure is counted as.
+    result: JoinResult,
+    failures: Vec<String>,
 }
 
 /// What was heard on a call.
@@ -100,13 +115,17 @@ pub(super) struct Errands {
     tuning: Tuning,
     rng: fastrand::Rng,
     join: Again,
-    is_calling: bool,
+    round: Option<Round>,
     next_seeds: Mono,
     next_compare: Mono,
     proofs: BTreeMap<MemberId, Again>,
     asking: BTreeSet<MemberId>,
     complaint: Option<String>,
+    /// All that is known was compared with somebody's, whoever called.
+    pub(super) has_compared: bool,
     has_joined: bool,
+    next_gaps: Mono,
+    had_gaps: bool,
 }
 
 impl Errands {
@@ -123,13 +142,16 @@ impl Errands {
             tuning,
             rng,
             join: Again { at: now, wait: JOIN_AFTER },
-            is_calling: false,
+            round: None,
             next_seeds: now.after(SEEDS_AFTER),
             next_compare: now.after(first),
             proofs: BTreeMap::new(),
             asking: BTreeSet::new(),
             complaint: None,
+            has_compared: false,
             has_joined: false,
+            next_gaps: now.after(GAPS_AFTER),
+            had_gaps: false,
         }
     }
 
@@ -156,8 +178,15 @@ impl Driver {
         let now = clock::now();
         let others = self.machine.others();
         let errands = &mut self.errands;
-        if !errands.is_calling {
-            if others == 0 && errands.join.at <= now && !errands.seeds.is_empty() {
+        let mut is_gap = false;
+        if errands.next_gaps <= now {
+            errands.next_gaps = now.after(GAPS_AFTER);
+            is_gap = std::mem::replace(&mut errands.had_gaps, self.machine.has_gaps()) && errands.had_gaps;
+        }
+        if errands.round.is_none() {
+            // Gossip may come first: it brings members, not what they said long ago.
+            let is_out = others == 0 || !errands.has_compared;
+            if is_out && errands.join.at <= now && !errands.seeds.is_empty() {
                 let lost: Vec<SocketAddr> = self.machine.lost().take(ADDRESSES).collect();
                 let seeds =
                     errands.seeds.iter().cloned().chain(lost.into_iter().map(Seed::Address)).collect();
@@ -168,7 +197,7 @@ impl Driver {
                 if !seeds.is_empty() {
                     self.compare(Purpose::Seeds, seeds);
                 }
-            } else if others > 0 && errands.next_compare <= now {
+            } else if others > 0 && (errands.next_compare <= now || is_gap) {
                 let interval = errands.tuning.push_pull(others + 1);
                 errands.next_compare = now.after(interval.mul_f64(0.9 + 0.2 * errands.rng.f64()));
                 if let Some((_, address)) = self.machine.companion() {
@@ -200,43 +229,48 @@ impl Driver {
     }
 
     fn compare(&mut self, purpose: Purpose, seeds: Vec<Seed>) {
-        self.errands.is_calling = true;
-        let (line, lookup, keyring) =
-            (self.errands.line.clone(), Arc::clone(&self.errands.lookup), self.keyring.clone());
         let (card, digest, knowledge) = (self.card(), self.machine.digest(), self.machine.knowledge());
-        let own = self.errands.own;
-        // Whom we know to live need not be called as a seed.
-        let known: BTreeSet<SocketAddr> = match purpose {
-            Purpose::Seeds => self.machine.living().collect(),
-            Purpose::Join | Purpose::Compare => BTreeSet::new(),
-        };
-        self.errands.tasks.spawn(async move {
-            let (mut outcomes, mut unresolved) = (Vec::new(), Vec::new());
-            let mut called = BTreeSet::from([own]);
-            for seed in seeds {
-                let addresses = match seed {
-                    Seed::Address(address) => vec![address],
-                    named => match lookup(named).await {
-                        Ok(addresses) => addresses,
-                        Err(reason) => {
-                            unresolved.push(reason);
-                            continue;
-                        }
-                    },
-                };
-                for address in addresses.into_iter().take(ADDRESSES) {
-                    if known.contains(&address) || !called.insert(address) {
-                        continue;
-                    }
-                    let is_joining = purpose == Purpose::Join;
-                    let question = Question::Compare { card: card.clone(), digest, is_joining };
-                    let everything = Question::Everything(card.clone(), knowledge.clone());
-                    let call = exchange(&line, address, &question, &everything, &keyring);
-                    let outcome = timeout(LIMIT, call).await.unwrap_or(Err(CallError::Late));
-                    outcomes.push(outcome);
+        let is_joining = purpose == Purpose::Join;
+        let mut called = BTreeSet::from([self.errands.own]);
+        if purpose == Purpose::Seeds {
+            // Whom we know to live need not be called as a seed.
+            called.extend(self.machine.living());
+        }
+        self.errands.round = Some(Round {
+            purpose,
+            question: Arc::new(Question::Compare { card: card.clone(), digest, is_joining }),
+            everything: Arc::new(Question::Everything(card, knowledge)),
+            called,
+            left: 0,
+            in_touch: false,
+            result: JoinResult::Unresolved,
+            failures: Vec::new(),
+        });
+        for seed in seeds {
+            match seed {
+                Seed::Address(address) => self.call(address),
+                named => {
+                    let found = (self.errands.lookup)(named);
+                    self.errands.tasks.spawn(async move { Done::Found(found.await) });
+                    self.errands.round.iter_mut().for_each(|round| round.left += 1);
                 }
             }
-            Done::Compared { purpose, outcomes, unresolved }
+        }
+        self.conclude();
+    }
+
+    fn call(&mut self, address: SocketAddr) {
+        let errands = &mut self.errands;
+        let Some(round) = &mut errands.round else { return };
+        if !round.called.insert(address) {
+            return;
+        }
+        round.left += 1;
+        let (line, keyring) = (errands.line.clone(), self.keyring.clone());
+        let (question, everything) = (Arc::clone(&round.question), Arc::clone(&round.everything));
+        errands.tasks.spawn(async move {
+            let call = exchange(&line, address, &question, &everything, &keyring);
+            Done::Called(timeout(LIMIT, call).await.unwrap_or(Err(CallError::Late)))
         });
     }
 
@@ -245,7 +279,8 @@ impl Driver {
         match done {
             Done::Nothing => {}
             Done::Met { id, outcome } => self.met(id, outcome),
-            Done::Compared { purpose, outcomes, unresolved } => self.compared(purpose, outcomes, unresolved),
+            Done::Found(found) => self.found(found),
+            Done::Called(outcome) => self.called(outcome),
             Done::Told { report, cards, answer } => {
                 for heard in cards {
                     let _ = self.hear(heard);
@@ -278,68 +313,89 @@ impl Driver {
         self.errands.proofs.insert(id, Again { at: now.after(wait), wait });
     }
 
-    fn compared(
-        &mut self,
-        purpose: Purpose,
-        outcomes: Vec<Result<Heard, CallError>>,
-        unresolved: Vec<String>,
-    ) {
-        self.errands.is_calling = false;
-        let mut failures = unresolved;
-        let (mut in_touch, mut result) = (false, JoinResult::Unresolved);
-        for outcome in outcomes {
-            let error = match outcome {
-                Ok(heard) => match self.hear(heard) {
-                    Ok(()) => {
-                        in_touch = true;
-                        self.journal.metrics.push_pulled(PushPullResult::Ok);
-                        continue;
-                    }
-                    Err(why) => CallError::Refused(why),
-                },
-                Err(error) => error,
-            };
-            self.journal.metrics.push_pulled(pushed(&error));
-            result = match &error {
-                CallError::NameTaken(_) => JoinResult::Conflict,
-                CallError::Refused(_) | CallError::Sealed(_) | CallError::Tls(_) => JoinResult::Refused,
-                _ if result == JoinResult::Unresolved => JoinResult::Unreachable,
-                _ => result,
-            };
-            if matches!(error, CallError::NameTaken(_)) {
-                self.journal.metrics.conflicted();
-                tracing::error!(node = %self.machine.own().facts.node, %error, "the name of this node is taken");
+    fn found(&mut self, found: Result<Vec<SocketAddr>, String>) {
+        match found {
+            Ok(addresses) => addresses.into_iter().take(ADDRESSES).for_each(|address| self.call(address)),
+            Err(reason) => {
+                self.errands.round.iter_mut().for_each(|round| round.failures.push(reason.clone()))
             }
-            failures.push(error.to_string());
         }
-        match purpose {
-            Purpose::Join if in_touch => {
-                self.journal.metrics.joined(JoinResult::Ok);
-                self.errands.complaint = None;
-                self.errands.join.wait = JOIN_AFTER;
-                if !std::mem::replace(&mut self.errands.has_joined, true) {
-                    tracing::info!(members = self.machine.others() + 1, "joined the mesh");
-                }
+        self.returned();
+    }
+
+    fn called(&mut self, outcome: Result<Heard, CallError>) {
+        match outcome.and_then(|heard| self.hear(heard).map_err(CallError::Refused)) {
+            Ok(()) => {
+                self.journal.metrics.push_pulled(PushPullResult::Ok);
+                self.in_touch();
             }
-            Purpose::Join => {
-                self.journal.metrics.joined(result);
-                let errands = &mut self.errands;
-                let wait = errands.join.wait.mul_f64(0.75 + 0.5 * errands.rng.f64());
-                errands.join.at = clock::now().after(wait);
-                errands.join.wait = (errands.join.wait * 2).min(JOIN_AFTER_AT_MOST);
-                failures.sort_unstable();
-                failures.dedup();
-                if failures.is_empty() {
-                    // Its only seed is itself: it is the first.
-                    return;
-                }
-                errands.complain(failures.join("; "));
+            Err(error) => self.failed(&error),
+        }
+        self.returned();
+    }
+
+    /// Somebody has answered as it should.
+    fn in_touch(&mut self) {
+        self.errands.has_compared = true;
+        let Some(round) = &mut self.errands.round else { return };
+        if std::mem::replace(&mut round.in_touch, true) || round.purpose != Purpose::Join {
+            return;
+        }
+        self.journal.metrics.joined(JoinResult::Ok);
+        self.errands.complaint = None;
+        self.errands.join.wait = JOIN_AFTER;
+        if !std::mem::replace(&mut self.errands.has_joined, true) {
+            tracing::info!(members = self.machine.others() + 1, "joined the mesh");
+        }
+    }
+
+    fn failed(&mut self, error: &CallError) {
+        self.journal.metrics.push_pulled(pushed(error));
+        if matches!(error, CallError::NameTaken(_)) {
+            self.journal.metrics.conflicted();
+            tracing::error!(node = %self.machine.own().facts.node, %error, "the name of this node is taken");
+        }
+        let Some(round) = &mut self.errands.round else { return };
+        round.result = match error {
+            CallError::NameTaken(_) => JoinResult::Conflict,
+            CallError::Refused(_) | CallError::Sealed(_) | CallError::Tls(_) | CallError::HungUp => {
+                JoinResult::Refused
             }
-            Purpose::Seeds | Purpose::Compare => {
-                if !failures.is_empty() {
-                    tracing::debug!(reason = %failures.join("; "), "a comparison came to nothing");
-                }
+            _ if round.result == JoinResult::Unresolved => JoinResult::Unreachable,
+            _ => round.result,
+        };
+        round.failures.push(error.to_string());
+    }
+
+    /// A call or a look-up of the round has come back.
+    fn returned(&mut self) {
+        self.errands.round.iter_mut().for_each(|round| round.left = round.left.saturating_sub(1));
+        self.conclude();
+    }
+
+    /// Ends the round when all of it has come back.
+    fn conclude(&mut self) {
+        let Some(Round { purpose, in_touch, result, mut failures, .. }) =
+            self.errands.round.take_if(|round| round.left == 0)
+        else {
+            return;
+        };
+        failures.sort_unstable();
+        failures.dedup();
+        if purpose != Purpose::Join || in_touch {
+            if !failures.is_empty() {
+                tracing::debug!(reason = %failures.join("; "), "a comparison came to nothing");
             }
+            return;
+        }
+        self.journal.metrics.joined(result);
+        let errands = &mut self.errands;
+        let wait = errands.join.wait.mul_f64(0.75 + 0.5 * errands.rng.f64());
+        errands.join.at = clock::now().after(wait);
+        errands.join.wait = (errands.join.wait * 2).min(JOIN_AFTER_AT_MOST);
+        // Whose only seed is itself is the first.
+        if !failures.is_empty() {
+            errands.complain(failures.join("; "));
         }
     }
 
@@ -364,7 +420,7 @@ impl Driver {
     }
 
     /// Whether the bearer of the identity of `service` may be the member that it says to be.
-    fn prove(&self, card: &Card, service: Option<&str>) -> Result<(), String> {
+    pub(super) fn prove(&self, card: &Card, service: Option<&str>) -> Result<(), String> {
         let facts = &card.record.facts;
         if card.seen.id != card.record.id || card.seen.generation != card.record.generation {
             return Err("it contradicts itself".to_owned());
@@ -381,66 +437,15 @@ impl Driver {
         }
         Ok(())
     }
-
-    /// Answers a question.
-    pub(super) fn reply(&mut self, question: Question, service: Option<Arc<str>>) -> Answer {
-        match question {
-            Question::Hello(card) => match self.welcome(card, service) {
-                Ok(()) => Answer::Hello(self.card()),
-                Err(no) => no,
-            },
-            Question::Compare { card, digest, .. } => match self.welcome(card, service) {
-                Ok(()) if digest == self.machine.digest() => Answer::Same(self.card()),
-                Ok(()) => Answer::Different(self.card()),
-                Err(no) => no,
-            },
-            Question::Everything(card, knowledge) => {
-                let own = self.machine.knowledge();
-                let id = card.seen.id;
-                match self.welcome(card, service) {
-                    Ok(()) if knowledge.is_plausible() => {
-                        self.machine.merge(knowledge, id, clock::now());
-                        self.dirty = true;
-                        Answer::Everything(self.card(), own)
-                    }
-                    Ok(()) => Answer::Refused("this is more than can be known".to_owned()),
-                    Err(no) => no,
-                }
-            }
-            Question::Keyring(change) => match self.change_keys(change) {
-                Ok(()) => Answer::Hello(self.card()),
-                Err(error) => Answer::Refused(error.to_string()),
-            },
-        }
-    }
-
-    fn welcome(&mut self, card: Card, service: Option<Arc<str>>) -> Result<(), Answer> {
-        if let Err(why) = self.prove(&card, service.as_deref()) {
-            tracing::warn!(address = %card.seen.address, node = %card.record.facts.node, reason = %why, "a member is refused");
-            return Err(Answer::Refused(why));
-        }
-        let (now, id) = (clock::now(), card.seen.id);
-        if let Some((other, address)) = self.machine.named(&card.record.facts.node, id) {
-            if address != card.seen.address {
-                self.journal.metrics.conflicted();
-                tracing::warn!(node = %card.record.facts.node, %address, newcomer = %card.seen.address, "a member is refused: its name is taken");
-                return Err(Answer::NameTaken { address });
-            }
-            // It has the address of the other, who then is not there any more: it was started without its data directory.
-            self.machine.bury(other, now);
-        }
-        self.machine.meet(&card.seen, card.record, now);
-        self.machine.confirm(id, now);
-        self.dirty = true;
-        Ok(())
-    }
 }
 
 fn pushed(error: &CallError) -> PushPullResult {
     match error {
         CallError::Unreachable(_) | CallError::Broken(_) => PushPullResult::Unreachable,
         CallError::Late => PushPullResult::Timeout,
-        CallError::Refused(_) | CallError::NameTaken(_) | CallError::Tls(_) => PushPullResult::Refused,
+        CallError::Refused(_) | CallError::NameTaken(_) | CallError::Tls(_) | CallError::HungUp => {
+            PushPullResult::Refused
+        }
         CallError::Sealed(_) | CallError::Nonsense => PushPullResult::Malformed,
     }
 }
@@ -484,27 +489,4 @@ async fn exchange(
         _ => return Err(CallError::Nonsense),
     };
     Ok(Heard { card, service: session.service.clone(), knowledge, bytes: session.bytes })
-}
-
-/// Answers whoever has called, within the time of a call.
-pub(super) async fn answer(line: Line, stream: Stream, keyring: Keyring, questions: mpsc::Sender<Asked>) {
-    let answering = async {
-        let mut session = line.accept(stream).await?;
-        for _ in 0..QUESTIONS {
-            let Some(question) = session.asked(&keyring).await? else { break };
-            let (answer, answered) = oneshot::channel();
-            let asked = Asked { question, service: session.service.clone(), answer };
-            if questions.send(asked).await.is_err() {
-                break;
-            }
-            let Ok(answer) = answered.await else { break };
-            session.answer(&answer, &keyring).await?;
-        }
-        Ok::<_, CallError>(())
-    };
-    match timeout(LIMIT, answering).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "a call of a member came to nothing"),
-        Err(_) => tracing::debug!("a call of a member took too long"),
-    }
 }

@@ -101,7 +101,7 @@ impl Home {
         replace(&kept.directory.join(NODE), &format!("{} {}\n", node.id, node.generation))
     }
 
-    /// The keyring: as it was kept, with `configured` in it as long as there is room; else `configured` alone. Blocks.
+    /// The keyring: as it was kept, whatever is configured since; `configured` alone if none was. Blocks.
     pub(super) fn keyring(&self, configured: &GossipKey) -> Result<Keyring, HomeError> {
         let Some(kept) = &self.0 else { return Ok(Keyring::new(configured.clone())) };
         let path = kept.directory.join(KEYS);

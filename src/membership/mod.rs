@@ -2,6 +2,7 @@
 //! itself, and notice who is gone. `core` decides and is pure; the rest moves bytes. What is done with the members is
 //! another's business: `directory` makes endpoints of them.
 
+mod answers;
 mod call;
 pub mod core;
 mod driver;
