@@ -48,6 +48,8 @@ mod limits;
 #[cfg(test)]
 mod locality;
 #[cfg(test)]
+mod mesh;
+#[cfg(test)]
 mod mtls;
 #[cfg(test)]
 mod mtls_bad_peers;
