@@ -42,6 +42,8 @@ const READ_AT_ONCE: usize = 256;
 const MAX_SESSIONS: usize = 64;
 /// Questions and orders that wait for the driver; who asks then waits.
 const QUEUE: usize = 64;
+/// What is seen is shown at most so often: a view of all members costs as much as there are.
+const PUBLISH_EVERY: Duration = Duration::from_millis(20);
 /// How often it is looked at what is to be done beside the protocol.
 const TICK: Duration = Duration::from_millis(100);
 /// Round trips and ages are shown as of so long ago at most.
@@ -216,6 +218,8 @@ impl Membership {
             dirty: true,
             ticks: 0,
             remembered: self.node.generation,
+            published: Mono::ZERO,
+            accepts_from: Mono::ZERO,
         };
         driver.run(self.sockets.tcp, asked, self.orders, ticks, drain).await;
     }
@@ -242,6 +246,8 @@ pub(super) struct Driver {
     pub(super) dirty: bool,
     ticks: u32,
     remembered: u64,
+    published: Mono,
+    accepts_from: Mono,
 }
 
 impl Driver {
@@ -266,8 +272,10 @@ impl Driver {
                 }
                 _ = self.udp.readable() => self.read(&mut buffer),
                 () = sleep_until(clock::instant(due.unwrap_or(Mono::ZERO))), if due.is_some() => {}
-                accepted = tcp.accept() => if let Ok((stream, _)) = accepted {
-                    self.admit(stream);
+                accepted = tcp.accept(), if self.accepts_from <= clock::now() => match accepted {
+                    Ok((stream, _)) => self.admit(stream),
+                    // Out of descriptors, most likely: asking again at once would only spin.
+                    Err(_) => self.accepts_from = clock::now().after(TICK),
                 },
                 Some(asked) = asked.recv() => {
                     let answer = self.reply(asked.question, asked.service);
@@ -334,7 +342,9 @@ impl Driver {
                 }
             }
         }
-        if std::mem::take(&mut self.dirty) {
+        let now = clock::now();
+        if self.dirty && now.since(self.published) >= PUBLISH_EVERY {
+            (self.dirty, self.published) = (false, now);
             self.publish();
         }
         let generation = self.machine.generation();

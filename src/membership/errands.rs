@@ -42,6 +42,8 @@ const PROOF_AFTER_AT_MOST: Duration = Duration::from_secs(30);
 const PROOFS_AT_ONCE: usize = 8;
 /// Addresses of one seed that are called.
 const ADDRESSES: usize = 16;
+/// Addresses that are called at a time, of all seeds together.
+const CALLS: usize = 64;
 
 /// Finds the addresses of a seed; the error is the whole reason.
 pub type Lookup =
@@ -211,7 +213,7 @@ impl Driver {
             Purpose::Join | Purpose::Compare => BTreeSet::new(),
         };
         self.errands.tasks.spawn(async move {
-            let (mut outcomes, mut unresolved) = (Vec::new(), Vec::new());
+            let (mut calls, mut unresolved) = (JoinSet::new(), Vec::new());
             let mut called = BTreeSet::from([own]);
             for seed in seeds {
                 let addresses = match seed {
@@ -225,17 +227,21 @@ impl Driver {
                     },
                 };
                 for address in addresses.into_iter().take(ADDRESSES) {
-                    if known.contains(&address) || !called.insert(address) {
+                    if known.contains(&address) || !called.insert(address) || calls.len() >= CALLS {
                         continue;
                     }
                     let is_joining = purpose == Purpose::Join;
                     let question = Question::Compare { card: card.clone(), digest, is_joining };
                     let everything = Question::Everything(card.clone(), knowledge.clone());
-                    let call = exchange(&line, address, &question, &everything, &keyring);
-                    let outcome = timeout(LIMIT, call).await.unwrap_or(Err(CallError::Late));
-                    outcomes.push(outcome);
+                    let (line, keyring) = (line.clone(), keyring.clone());
+                    // All at once: one that does not answer keeps nobody waiting for another that does.
+                    calls.spawn(async move {
+                        let call = exchange(&line, address, &question, &everything, &keyring);
+                        timeout(LIMIT, call).await.unwrap_or(Err(CallError::Late))
+                    });
                 }
             }
+            let outcomes = calls.join_all().await;
             Done::Compared { purpose, outcomes, unresolved }
         });
     }
