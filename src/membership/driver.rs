@@ -278,7 +278,7 @@ impl Driver {
                     Err(_) => self.accepts_from = clock::now().after(TICK),
                 },
                 Some(asked) = asked.recv() => {
-                    let answer = self.reply(asked.question, asked.service);
+                    let answer = self.reply(asked.question, asked.service.as_deref());
                     // Whoever asked may have gone.
                     let _ = asked.answer.send(answer);
                 }
@@ -286,7 +286,7 @@ impl Driver {
                 Some(done) = self.errands.tasks.join_next() => if let Ok(done) = done {
                     self.finished(done);
                 },
-                Some((order, answer)) = orders.recv() => self.order(order, answer),
+                Some((order, answer)) = orders.recv() => self.order(&order, answer),
                 changed = self.own.changed() => match changed {
                     Ok(()) => self.say(),
                     // Nobody will say anything else: what was said last holds.

@@ -54,7 +54,7 @@ pub(super) enum Done {
     /// Somebody was called to compare.
     Compared { purpose: Purpose, outcomes: Vec<Result<Heard, CallError>>, unresolved: Vec<String> },
     /// Somebody was asked who it is.
-    Met { id: MemberId, outcome: Result<Heard, CallError> },
+    Met { id: MemberId, outcome: Box<Result<Heard, CallError>> },
     /// Everybody was told to change the keyring.
     Told {
         report: KeyringReport,
@@ -196,7 +196,7 @@ impl Driver {
             self.errands.asking.insert(id);
             self.errands.tasks.spawn(async move {
                 let outcome = timeout(LIMIT, hello(&line, address, &question, &keyring)).await;
-                Done::Met { id, outcome: outcome.unwrap_or(Err(CallError::Late)) }
+                Done::Met { id, outcome: Box::new(outcome.unwrap_or(Err(CallError::Late))) }
             });
         }
     }
@@ -250,7 +250,7 @@ impl Driver {
     pub(super) fn finished(&mut self, done: Done) {
         match done {
             Done::Nothing => {}
-            Done::Met { id, outcome } => self.met(id, outcome),
+            Done::Met { id, outcome } => self.met(id, *outcome),
             Done::Compared { purpose, outcomes, unresolved } => self.compared(purpose, outcomes, unresolved),
             Done::Told { report, cards, answer } => {
                 for heard in cards {
@@ -389,16 +389,16 @@ impl Driver {
     }
 
     /// Answers a question.
-    pub(super) fn reply(&mut self, question: Question, service: Option<Arc<str>>) -> Answer {
+    pub(super) fn reply(&mut self, question: Question, service: Option<&str>) -> Answer {
         match question {
             Question::Hello(card) => match self.welcome(card, service) {
                 Ok(()) => Answer::Hello(self.card()),
-                Err(no) => no,
+                Err(no) => *no,
             },
             Question::Compare { card, digest, .. } => match self.welcome(card, service) {
                 Ok(()) if digest == self.machine.digest() => Answer::Same(self.card()),
                 Ok(()) => Answer::Different(self.card()),
-                Err(no) => no,
+                Err(no) => *no,
             },
             Question::Everything(card, knowledge) => {
                 let own = self.machine.knowledge();
@@ -410,7 +410,7 @@ impl Driver {
                         Answer::Everything(self.card(), own)
                     }
                     Ok(()) => Answer::Refused("this is more than can be known".to_owned()),
-                    Err(no) => no,
+                    Err(no) => *no,
                 }
             }
             Question::Keyring(change) => match self.change_keys(change) {
@@ -420,17 +420,17 @@ impl Driver {
         }
     }
 
-    fn welcome(&mut self, card: Card, service: Option<Arc<str>>) -> Result<(), Answer> {
-        if let Err(why) = self.prove(&card, service.as_deref()) {
+    fn welcome(&mut self, card: Card, service: Option<&str>) -> Result<(), Box<Answer>> {
+        if let Err(why) = self.prove(&card, service) {
             tracing::warn!(address = %card.seen.address, node = %card.record.facts.node, reason = %why, "a member is refused");
-            return Err(Answer::Refused(why));
+            return Err(Box::new(Answer::Refused(why)));
         }
         let (now, id) = (clock::now(), card.seen.id);
         if let Some((other, address)) = self.machine.named(&card.record.facts.node, id) {
             if address != card.seen.address {
                 self.journal.metrics.conflicted();
                 tracing::warn!(node = %card.record.facts.node, %address, newcomer = %card.seen.address, "a member is refused: its name is taken");
-                return Err(Answer::NameTaken { address });
+                return Err(Box::new(Answer::NameTaken { address }));
             }
             // It has the address of the other, who then is not there any more: it was started without its data directory.
             self.machine.bury(other, now);

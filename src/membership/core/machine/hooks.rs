@@ -116,7 +116,7 @@ impl Hooks {
 
     /// Sends a packet with `swim`, which may be empty, to `to`, and with it what is for it alone and what news there is
     /// room for.
-    pub(super) fn send(&mut self, to: &Identity, swim: &[u8], private: Option<Item>) {
+    pub(super) fn send(&mut self, to: &Identity, swim: &[u8], private: Option<&Item>) {
         let mut packet = packet::begin(swim);
         let buddy = self.suspected.get(&to.id).filter(|(generation, _)| *generation == to.generation);
         let buddy = buddy.map(|(generation, incarnation)| Item::Suspected {
@@ -124,7 +124,7 @@ impl Hooks {
             incarnation: *incarnation,
         });
         if self.tuning.lifeguard {
-            private.iter().chain(&buddy).for_each(|item| packet.extend(item.encode()));
+            private.into_iter().chain(&buddy).for_each(|item| packet.extend(item.encode()));
         }
         let room = MAX_PACKET.saturating_sub(packet.len());
         let limit = self.transmissions();

@@ -145,12 +145,11 @@ impl Machine {
             self.take(item);
         }
         if !swim.is_empty() {
-            match self.swim.handle_data(swim, &mut self.hooks) {
-                Err(foca::Error::Decode(_) | foca::Error::MalformedPacket | foca::Error::DataTooBig) => {
-                    return Err(Unreadable);
-                }
-                // Of another life, or about this node itself: there is nothing to be done about it.
-                Ok(()) | Err(_) => {}
+            // Other errors are of messages to another life, or about this node itself: there is nothing to be done.
+            if let Err(foca::Error::Decode(_) | foca::Error::MalformedPacket | foca::Error::DataTooBig) =
+                self.swim.handle_data(swim, &mut self.hooks)
+            {
+                return Err(Unreadable);
             }
         }
         self.settle(sender);
@@ -171,7 +170,7 @@ impl Machine {
             }
             match entry.remove() {
                 Due::Swim(timer) => self.fire(timer),
-                Due::Nack { to, probe, .. } => self.hooks.send(&to, &[], Some(Item::Nack { probe })),
+                Due::Nack { to, probe, .. } => self.hooks.send(&to, &[], Some(&Item::Nack { probe })),
             }
         }
         self.judge();
