@@ -166,8 +166,8 @@ async fn serve(loaded: Loaded, log: Arc<LogHandle>) -> Result<(), RunError> {
     let limits = Arc::new(Live::new(Arc::new(bundle.listeners.clone())));
     let (sampler, pressure) = Sampler::new(&state, &control.cell, &registry, workers);
     tasks.spawn("overload", sampler.run(drain.watch()));
-    let edge = start_edge(&bundle, &drain, &mut tasks)?;
     let plane = DataPlane::start(PlaneParams {
+        edge: start_edge(&bundle, &drain, &mut tasks)?,
         pressure,
         workers,
         listeners: Arc::clone(&limits),
@@ -176,7 +176,6 @@ async fn serve(loaded: Loaded, log: Arc<LogHandle>) -> Result<(), RunError> {
         access_log: access_log.clone(),
         registry: Arc::clone(&registry),
         mesh: identity.as_ref().map(|identity| Arc::clone(&identity.mesh)),
-        edge,
     })
     .map_err(RunError::start("cannot start the data plane"))?;
     let Control { cell, publisher, membership } = control;

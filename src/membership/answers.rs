@@ -1,8 +1,6 @@
 //! Answers members that call: who this node is, what it knows, a change of keys. Whoever is not who it says, or has a name
 //! that is taken, is refused. Calls of this node's own are in errands.rs.
 
-use std::sync::Arc;
-
 use tokio::{
     sync::{mpsc, oneshot},
     time::timeout,
@@ -30,16 +28,16 @@ pub(super) struct Answered {
 
 impl Driver {
     /// Answers a question.
-    pub(super) fn reply(&mut self, question: Question, service: Option<Arc<str>>) -> Answer {
+    pub(super) fn reply(&mut self, question: Question, service: Option<&str>) -> Answer {
         match question {
             Question::Hello(card) => match self.welcome(card, service) {
                 Ok(()) => Answer::Hello(self.card()),
-                Err(no) => no,
+                Err(no) => *no,
             },
             Question::Compare { card, digest, .. } => match self.welcome(card, service) {
                 Ok(()) if digest == self.machine.digest() => Answer::Same(self.card()),
                 Ok(()) => Answer::Different(self.card()),
-                Err(no) => no,
+                Err(no) => *no,
             },
             Question::Everything(card, knowledge) => {
                 let own = self.machine.knowledge();
@@ -52,7 +50,7 @@ impl Driver {
                         Answer::Everything(self.card(), own)
                     }
                     Ok(()) => Answer::Refused("this is more than can be known".to_owned()),
-                    Err(no) => no,
+                    Err(no) => *no,
                 }
             }
             Question::Keyring(change) => match self.change_keys(change) {
@@ -62,17 +60,17 @@ impl Driver {
         }
     }
 
-    fn welcome(&mut self, card: Card, service: Option<Arc<str>>) -> Result<(), Answer> {
-        if let Err(why) = self.prove(&card, service.as_deref()) {
+    fn welcome(&mut self, card: Card, service: Option<&str>) -> Result<(), Box<Answer>> {
+        if let Err(why) = self.prove(&card, service) {
             tracing::warn!(address = %card.seen.address, node = %card.record.facts.node, reason = %why, "a member is refused");
-            return Err(Answer::Refused(why));
+            return Err(Box::new(Answer::Refused(why)));
         }
         let (now, id) = (clock::now(), card.seen.id);
         if let Some((other, address)) = self.machine.named(&card.record.facts.node, id) {
             if address != card.seen.address {
                 self.journal.metrics.conflicted();
                 tracing::warn!(node = %card.record.facts.node, %address, newcomer = %card.seen.address, "a member is refused: its name is taken");
-                return Err(Answer::NameTaken { address });
+                return Err(Box::new(Answer::NameTaken { address }));
             }
             // It has the address of the other, who then is not there any more: it was started without its data directory.
             self.machine.bury(other, now);

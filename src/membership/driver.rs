@@ -43,6 +43,8 @@ const READ_AT_ONCE: usize = 256;
 const MAX_SESSIONS: usize = 64;
 /// Questions and orders that wait for the driver; who asks then waits.
 const QUEUE: usize = 64;
+/// What is seen is shown at most so often: a view of all members costs as much as there are.
+const PUBLISH_EVERY: Duration = Duration::from_millis(20);
 /// How often it is looked at what is to be done beside the protocol; also whenever there is news of members. A mesh that
 /// rests should cost next to nothing.
 const TICK: Duration = Duration::from_millis(250);
@@ -226,6 +228,8 @@ impl Membership {
             dirty: true,
             ticks: 0,
             remembered: self.node.generation,
+            published: Mono::ZERO,
+            accepts_from: Mono::ZERO,
         };
         driver.run(self.sockets.tcp, asked, self.orders, ticks, drain).await;
     }
@@ -254,6 +258,8 @@ pub(super) struct Driver {
     pub(super) dirty: bool,
     ticks: u32,
     remembered: u64,
+    published: Mono,
+    accepts_from: Mono,
 }
 
 impl Driver {
@@ -271,7 +277,9 @@ impl Driver {
             if self.flush() {
                 self.run_errands();
             }
-            let due = self.machine.next_deadline();
+            // What has changed is shown soon, whatever else is due.
+            let shown = self.dirty.then(|| self.published.after(PUBLISH_EVERY));
+            let due = self.machine.next_deadline().into_iter().chain(shown).min();
             tokio::select! {
                 () = drain.reached(Phase::Stopped) => break,
                 () = grace.reached(Phase::Grace), if !self.draining => {
@@ -280,11 +288,13 @@ impl Driver {
                 }
                 _ = self.udp.readable() => self.read(&mut buffer),
                 () = sleep_until(clock::instant(due.unwrap_or(Mono::ZERO))), if due.is_some() => {}
-                accepted = tcp.accept() => if let Ok((stream, _)) = accepted {
-                    self.admit(stream);
+                accepted = tcp.accept(), if self.accepts_from <= clock::now() => match accepted {
+                    Ok((stream, _)) => self.admit(stream),
+                    // Out of descriptors, most likely: asking again at once would only spin.
+                    Err(_) => self.accepts_from = clock::now().after(TICK),
                 },
                 Some(asked) = asked.recv() => {
-                    let answer = self.reply(asked.question, asked.service);
+                    let answer = self.reply(asked.question, asked.service.as_deref());
                     // Whoever asked may have gone.
                     let _ = asked.answer.send(answer);
                 }
@@ -294,7 +304,7 @@ impl Driver {
                 Some(done) = self.errands.tasks.join_next() => if let Ok(done) = done {
                     self.finished(done);
                 },
-                Some((order, answer)) = orders.recv() => self.order(order, answer),
+                Some((order, answer)) = orders.recv() => self.order(&order, answer),
                 changed = self.own.changed(), if !self.is_final => match changed {
                     Ok(()) => self.say(),
                     // Nobody will say anything else: what was said last holds.
@@ -352,7 +362,9 @@ impl Driver {
                 }
             }
         }
-        if std::mem::take(&mut self.dirty) {
+        let now = clock::now();
+        if self.dirty && now.since(self.published) >= PUBLISH_EVERY {
+            (self.dirty, self.published) = (false, now);
             self.publish();
         }
         let generation = self.machine.generation();

@@ -40,6 +40,8 @@ const PROOF_AFTER_AT_MOST: Duration = Duration::from_secs(30);
 const PROOFS_AT_ONCE: usize = 8;
 /// Addresses of one seed that are called.
 const ADDRESSES: usize = 16;
+/// Addresses that are called in one round, of all seeds together.
+const CALLS: usize = 64;
 
 /// Finds the addresses of a seed; the error is the whole reason.
 pub type Lookup =
@@ -50,9 +52,9 @@ pub(super) enum Done {
     /// The addresses of a seed were looked up, for the round that is under way.
     Found(Result<Vec<SocketAddr>, String>),
     /// Somebody was called to compare, in that round.
-    Called(Result<Heard, CallError>),
+    Called(Box<Result<Heard, CallError>>),
     /// Somebody was asked who it is.
-    Met { id: MemberId, outcome: Result<Heard, CallError> },
+    Met { id: MemberId, outcome: Box<Result<Heard, CallError>> },
     /// Everybody was told to change the keyring.
     Told {
         report: KeyringReport,
@@ -223,7 +225,7 @@ impl Driver {
             self.errands.asking.insert(id);
             self.errands.tasks.spawn(async move {
                 let outcome = timeout(LIMIT, hello(&line, address, &question, &keyring)).await;
-                Done::Met { id, outcome: outcome.unwrap_or(Err(CallError::Late)) }
+                Done::Met { id, outcome: Box::new(outcome.unwrap_or(Err(CallError::Late))) }
             });
         }
     }
@@ -262,7 +264,7 @@ impl Driver {
     fn call(&mut self, address: SocketAddr) {
         let errands = &mut self.errands;
         let Some(round) = &mut errands.round else { return };
-        if !round.called.insert(address) {
+        if round.left >= CALLS || !round.called.insert(address) {
             return;
         }
         round.left += 1;
@@ -270,7 +272,7 @@ impl Driver {
         let (question, everything) = (Arc::clone(&round.question), Arc::clone(&round.everything));
         errands.tasks.spawn(async move {
             let call = exchange(&line, address, &question, &everything, &keyring);
-            Done::Called(timeout(LIMIT, call).await.unwrap_or(Err(CallError::Late)))
+            Done::Called(Box::new(timeout(LIMIT, call).await.unwrap_or(Err(CallError::Late))))
         });
     }
 
@@ -278,9 +280,9 @@ impl Driver {
     pub(super) fn finished(&mut self, done: Done) {
         match done {
             Done::Nothing => {}
-            Done::Met { id, outcome } => self.met(id, outcome),
+            Done::Met { id, outcome } => self.met(id, *outcome),
             Done::Found(found) => self.found(found),
-            Done::Called(outcome) => self.called(outcome),
+            Done::Called(outcome) => self.called(*outcome),
             Done::Told { report, cards, answer } => {
                 for heard in cards {
                     let _ = self.hear(heard);
@@ -317,7 +319,7 @@ impl Driver {
         match found {
             Ok(addresses) => addresses.into_iter().take(ADDRESSES).for_each(|address| self.call(address)),
             Err(reason) => {
-                self.errands.round.iter_mut().for_each(|round| round.failures.push(reason.clone()))
+                self.errands.round.iter_mut().for_each(|round| round.failures.push(reason.clone()));
             }
         }
         self.returned();

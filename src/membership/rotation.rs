@@ -19,16 +19,16 @@ impl Driver {
     /// Carries out an order and has all others carry it out.
     pub(super) fn order(
         &mut self,
-        order: KeyringOrder,
+        order: &KeyringOrder,
         answer: oneshot::Sender<Result<KeyringReport, KeyringError>>,
     ) {
         // What is sealed with the key that is in use before the change can be opened by all.
         let sealed_with = self.keyring.clone();
-        if let Err(error) = self.may(&order).and_then(|()| self.carry_out(&order)) {
+        if let Err(error) = self.may(order).and_then(|()| self.carry_out(order)) {
             let _ = answer.send(Err(error));
             return;
         }
-        let change = match &order {
+        let change = match order {
             KeyringOrder::Install(key) => KeyChange::Install(key.expose().to_owned()),
             KeyringOrder::Use(mark) => KeyChange::Use(mark.0),
             KeyringOrder::Remove(mark) => KeyChange::Remove(mark.0),

@@ -10,6 +10,6 @@ mod source;
 
 pub use client::AskError;
 pub use protocol::{Bundle, MeshPhase};
-pub use schedule::{backoff, life, look_interval, renew_at};
+pub use schedule::{backoff, is_due, life, look_interval, renew_at};
 pub use server::{Service, ServiceError, ServiceParams};
 pub use source::{Obtained, Proof, Source, SourceError, Wanted};

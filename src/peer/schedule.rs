@@ -38,6 +38,13 @@ pub fn renew_at(facts: &Facts, draw: f64) -> SystemTime {
     from + life.mul_f64(RENEWAL + JITTER * draw.clamp(0.0, 1.0))
 }
 
+/// Whether it is time to renew a certificate: it is old enough, or it is of a time that has not come, since a clock was
+/// ahead when it was signed. Nobody would believe it before.
+#[must_use]
+pub fn is_due(not_before: SystemTime, renew_at: SystemTime, now: SystemTime) -> bool {
+    now >= renew_at || now < not_before
+}
+
 /// How long to wait after the `failures`th failure in a row, counted from 1. `draw` is from 0 to 1: any part of the
 /// ceiling, so that sidecars which lost the authority together do not come back together.
 #[must_use]
@@ -78,6 +85,17 @@ mod tests {
         assert_eq!(renew_at(&day, 1.0), signed + Duration::from_secs(80_000));
         let foreign = facts(Duration::from_secs(100));
         assert_eq!(renew_at(&foreign, 0.0), foreign.not_before + Duration::from_secs(70));
+    }
+
+    #[test]
+    fn a_certificate_is_due_when_it_is_old_and_when_it_is_of_a_time_that_has_not_come() {
+        let Facts { not_before, not_after, .. } = facts(Duration::from_secs(100));
+        let renew_at = not_before + Duration::from_secs(70);
+        assert!(!is_due(not_before, renew_at, not_before));
+        assert!(!is_due(not_before, renew_at, not_before + Duration::from_secs(69)));
+        assert!(is_due(not_before, renew_at, renew_at));
+        assert!(is_due(not_before, renew_at, not_after));
+        assert!(is_due(not_before, renew_at, not_before - Duration::from_secs(1)));
     }
 
     #[test]

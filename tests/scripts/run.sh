@@ -22,7 +22,7 @@ fi
 echo "sidecar: $OUTRIGGER_BIN"
 
 all=(curl grpc_calls websocket big_bodies bad_inputs load_generators reload drain prometheus transparent identity
-    rotation resilience network "membership --quick")
+    rotation clock resilience network "membership --quick")
 passed=0 failed=0 skipped=0
 output=$(mktemp)
 trap 'rm -f "$output"' EXIT

@@ -90,8 +90,8 @@ fn whoever_is_falsely_dead_comes_back() {
     seeds(|seed| {
         let mut mesh = Mesh::formed(size(seed), Layer::On, lossy(0.0), seed);
         // Long enough that the others must think so.
-        mesh.pause(1, 60 * SECOND);
-        mesh.run(59 * SECOND);
+        mesh.pause(1, 30 * SECOND);
+        mesh.run(29 * SECOND);
         assert_eq!(mesh.state(0, 1), Some(MemberState::Dead));
         let took = mesh.run_until(STEP, 30 * SECOND, |mesh| mesh.is_one_view());
         assert!(took.is_some(), "no single view");
@@ -162,9 +162,9 @@ fn members_that_stall_are_suspected_and_condemn_nobody() {
         awake: Duration::from_millis(20)..Duration::from_millis(200),
     };
     seeds(|seed| {
-        let mut mesh = Mesh::formed(12, Layer::On, lossy(0.0), seed);
+        let mut mesh = Mesh::formed(8, Layer::On, lossy(0.0), seed);
         (0..2).for_each(|node| mesh.stall(node, Some(stall.clone())));
-        mesh.run(60 * SECOND);
+        mesh.run(40 * SECOND);
         assert_eq!(mesh.false_deaths(), 0);
     });
 }
@@ -172,7 +172,7 @@ fn members_that_stall_are_suspected_and_condemn_nobody() {
 #[test]
 fn what_a_member_says_about_itself_reaches_all() {
     seeds(|seed| {
-        let mut mesh = Mesh::formed(size(seed) * 2, Layer::On, lossy(0.3), seed);
+        let mut mesh = Mesh::formed(size(seed) + 4, Layer::On, lossy(0.3), seed);
         mesh.say(1, 77);
         let took = mesh.run_until(STEP, 60 * SECOND, |mesh| {
             mesh.up()

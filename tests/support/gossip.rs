@@ -29,6 +29,9 @@ const CONNECTION: usize = 3500;
 /// A socket keeps as many packets for a member that stalls.
 const SOCKET: usize = 400;
 
+/// More happenings than this in one stretch of time are no gossip but a storm.
+const STORM: usize = 2_000_000;
+
 /// How the members behave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Layer {
@@ -335,10 +338,13 @@ impl Mesh {
     /// Lets `time` pass.
     pub(crate) fn run(&mut self, time: Duration) {
         let end = self.now.after(time);
+        let mut steps = 0;
         while let Some(Reverse((at, order))) = self.queue.peek().copied() {
             if at > end {
                 break;
             }
+            steps += 1;
+            assert!(steps < STORM, "seed {}: a storm of packets", self.seed);
             self.queue.pop();
             self.now = at;
             if let Some(happening) = self.happenings.remove(&order) {

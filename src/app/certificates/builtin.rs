@@ -13,8 +13,8 @@ use crate::{
         ca::{JoinToken, Node, TokenId},
     },
     peer::{
-        MeshPhase, Proof, Service, ServiceParams, Source, SourceError, Wanted, backoff, look_interval,
-        renew_at,
+        MeshPhase, Proof, Service, ServiceParams, Source, SourceError, Wanted, backoff, is_due,
+        look_interval, renew_at,
     },
     rt::{Drain, DrainWatch, Phase, Tasks, clock, random},
     telemetry::metrics::Registry,
@@ -237,7 +237,8 @@ impl Keeping {
                 let _ = asked.send(self.renew().await);
                 continue;
             }
-            let is_due = self.is_root_old || clock::wall() >= self.renew_at;
+            let not_before = self.mesh.material().leaf.facts.not_before;
+            let is_due = self.is_root_old || is_due(not_before, self.renew_at, clock::wall());
             if is_due && clock::now() >= self.next_try {
                 // What went wrong is in the log, and tried again.
                 let _ = self.renew().await;

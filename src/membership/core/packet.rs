@@ -64,6 +64,8 @@ pub enum Item {
     Accusation(Accusation),
     /// To the receiver alone: you are suspected (Lifeguard: buddy system).
     Suspected {
+        /// In which life.
+        generation: u64,
         /// Since it spoke up for the how-manieth time.
         incarnation: u16,
     },
@@ -188,7 +190,8 @@ mod tests {
 
     #[test]
     fn packets_read_back_as_they_were_written() {
-        let items = [accusation(), Item::Nack { probe: 9 }, Item::Suspected { incarnation: 1 }];
+        let items =
+            [accusation(), Item::Nack { probe: 9 }, Item::Suspected { generation: 2, incarnation: 1 }];
         let mut packet = begin(b"swim");
         items.iter().for_each(|item| packet.extend(item.encode()));
         assert_eq!(read(&packet), Ok((&b"swim"[..], items.to_vec())));

@@ -67,6 +67,8 @@ pub struct Roster {
     needs_proof: bool,
     sights: BTreeMap<MemberId, Sight>,
     records: BTreeMap<MemberId, FactRecord>,
+    /// The same, shared with each view.
+    told: BTreeMap<MemberId, Arc<Facts>>,
     proofs: BTreeMap<MemberId, Proof>,
     penalties: BTreeMap<MemberId, Penalty>,
     recent: Vec<(MemberId, Mono)>,
@@ -83,6 +85,7 @@ impl Roster {
             needs_proof,
             sights: BTreeMap::new(),
             records: BTreeMap::new(),
+            told: BTreeMap::new(),
             proofs: BTreeMap::new(),
             penalties: BTreeMap::new(),
             recent: Vec::new(),
@@ -115,6 +118,7 @@ impl Roster {
         };
         if is_news {
             self.records.insert(record.id, record.clone());
+            self.told.insert(record.id, Arc::new(record.facts.clone()));
         }
         is_news
     }
@@ -143,6 +147,7 @@ impl Roster {
         if self.sights.get(&id).is_some_and(|sight| sight.generation == generation) {
             self.sights.remove(&id);
             self.records.remove(&id);
+            self.told.remove(&id);
             self.proofs.remove(&id);
             self.penalties.remove(&id);
         }
@@ -282,10 +287,7 @@ impl Roster {
         let mut members: Vec<Arc<Member>> = self
             .sights
             .iter()
-            .map(|(id, sight)| {
-                let facts = self.records.get(id).map(|record| Arc::new(record.facts.clone()));
-                member(*id, sight, facts, self.routable(*id, sight, now))
-            })
+            .map(|(id, sight)| member(*id, sight, self.told.get(id).cloned(), self.routable(*id, sight, now)))
             .collect();
         members.push(member(self.own, own, Some(Arc::new(record.facts.clone())), own_routable));
         members.sort_unstable_by_key(|member| member.id);

@@ -8,7 +8,7 @@ use crate::{
         Material, PemFiles,
         ca::{Authority, Fingerprint, Order, Presented, Published},
     },
-    peer::schedule::renew_at,
+    peer::schedule::{is_due, renew_at},
     types::TrustDomain,
 };
 
@@ -19,6 +19,7 @@ pub(super) struct Own {
     files: PemFiles,
     presented: Option<Presented>,
     signed_by: Fingerprint,
+    not_before: SystemTime,
     renew_at: SystemTime,
 }
 
@@ -43,6 +44,7 @@ impl Own {
         let material = read(&files, &domain, now)?;
         let facts = &material.leaf.facts;
         let own = Self {
+            not_before: facts.not_before,
             renew_at: renew_at(facts, 0.0),
             presented: Presented::of(facts),
             signed_by: published.signing,
@@ -54,7 +56,7 @@ impl Own {
 
     /// Whether it is time for another one.
     pub(super) fn is_due(&self, now: SystemTime) -> bool {
-        now >= self.renew_at
+        is_due(self.not_before, self.renew_at, now)
     }
 
     /// Reads what the authority says now, and what to answer with from now on; none of that if it is as before. Blocks.

@@ -116,12 +116,15 @@ impl Hooks {
 
     /// Sends a packet with `swim`, which may be empty, to `to`, and with it what is for it alone and what news there is
     /// room for.
-    pub(super) fn send(&mut self, to: &Identity, swim: &[u8], private: Option<Item>) {
+    pub(super) fn send(&mut self, to: &Identity, swim: &[u8], private: Option<&Item>) {
         let mut packet = packet::begin(swim);
         let buddy = self.suspected.get(&to.id).filter(|(generation, _)| *generation == to.generation);
-        let buddy = buddy.map(|(_, incarnation)| Item::Suspected { incarnation: *incarnation });
+        let buddy = buddy.map(|(generation, incarnation)| Item::Suspected {
+            generation: *generation,
+            incarnation: *incarnation,
+        });
         if self.tuning.lifeguard {
-            private.iter().chain(&buddy).for_each(|item| packet.extend(item.encode()));
+            private.into_iter().chain(&buddy).for_each(|item| packet.extend(item.encode()));
         }
         let room = MAX_PACKET.saturating_sub(packet.len());
         let limit = self.transmissions();
@@ -152,6 +155,18 @@ impl Hooks {
         self.timers = timers.into_iter().map(|((at, order), due)| ((at.after(lag), order), due)).collect();
         self.pending.values_mut().for_each(|pending| pending.suspicion.postpone(lag));
         self.health.worse(1);
+    }
+
+    /// The engine is a new one: whatever the old one wanted is of no use.
+    pub(super) fn begin_again(&mut self) {
+        self.timers.clear();
+        self.pending.clear();
+        self.suspected.clear();
+        self.accusers.clear();
+        self.probe = None;
+        self.own_incarnation = 0;
+        self.members = 1;
+        self.rejoined = true;
     }
 
     /// When the next thing is due.

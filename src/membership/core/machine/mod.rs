@@ -138,16 +138,18 @@ impl Machine {
         if !swim.is_empty() {
             self.expect(sender, swim)?;
         }
+        if self.roster.sight(sender).is_some_and(|sight| sight.state == MemberState::Dead) {
+            self.begin_again();
+        }
         for item in items {
             self.take(item);
         }
         if !swim.is_empty() {
-            match self.swim.handle_data(swim, &mut self.hooks) {
-                Err(foca::Error::Decode(_) | foca::Error::MalformedPacket | foca::Error::DataTooBig) => {
-                    return Err(Unreadable);
-                }
-                // Of another life, or about this node itself: there is nothing to be done about it.
-                Ok(()) | Err(_) => {}
+            // Other errors are of messages to another life, or about this node itself: there is nothing to be done.
+            if let Err(foca::Error::Decode(_) | foca::Error::MalformedPacket | foca::Error::DataTooBig) =
+                self.swim.handle_data(swim, &mut self.hooks)
+            {
+                return Err(Unreadable);
             }
         }
         self.settle(sender);
@@ -168,7 +170,7 @@ impl Machine {
             }
             match entry.remove() {
                 Due::Swim(timer) => self.fire(timer),
-                Due::Nack { to, probe, .. } => self.hooks.send(&to, &[], Some(Item::Nack { probe })),
+                Due::Nack { to, probe, .. } => self.hooks.send(&to, &[], Some(&Item::Nack { probe })),
             }
         }
         self.judge();
@@ -296,6 +298,7 @@ impl Machine {
     /// Takes what another knows, who is `from`.
     pub fn merge(&mut self, knowledge: Knowledge, from: MemberId, now: Mono) {
         self.hooks.now = now;
+        self.begin_again();
         // Whoever comes in learns what all others know already; telling it again would be a storm.
         let is_news = self.others() > 0;
         let (own, generation) = (self.hooks.own, self.swim.identity().generation);
@@ -430,6 +433,19 @@ impl Machine {
         }
     }
 
+    /// Whoever has lost all others and hears of one again was cut off, more likely than that all were dead. It takes none of
+    /// its verdicts for true any more: to the engine death is final, and all others would have to begin another life.
+    fn begin_again(&mut self) {
+        if self.has_left || self.others() > 0 || self.roster.lost().next().is_none() {
+            return;
+        }
+        let own = self.swim.identity().clone();
+        let next = Identity { generation: own.generation.saturating_add(1), ..own };
+        let config = config(&self.hooks.tuning, 1);
+        self.swim = Foca::new(next, config, Chance(self.rng.fork()), PostcardCodec);
+        self.hooks.begin_again();
+    }
+
     /// Sends news alone to some at random.
     fn whisper(&mut self) {
         let mut all: Vec<Identity> = self.swim.iter_members().map(|member| member.id().clone()).collect();
@@ -493,8 +509,12 @@ impl Machine {
                     self.hooks.broadcasts.add(&Item::Accusation(accusation));
                 }
             }
-            Item::Suspected { incarnation } => {
+            Item::Suspected { generation, incarnation } => {
                 let own = self.swim.identity().clone();
+                // Of an earlier life, or spoken up against already: saying it again would set off the same in others.
+                if (generation, incarnation) < (own.generation, self.hooks.own_incarnation) {
+                    return;
+                }
                 let suspect = foca::Member::new(own, incarnation, State::Suspect);
                 let _ = self.swim.apply_many([suspect].into_iter(), false, &mut self.hooks);
             }
@@ -511,10 +531,23 @@ impl Machine {
             self.hooks.out.push(Output::Event(Event::Fact { id, said_at }));
             // Another key, name or goodbye: what is thought of it may be shown otherwise.
             self.hooks.touched.insert(id);
+            self.follow(&record);
             if is_news {
                 self.hooks.broadcasts.add(&Item::Fact(record));
             }
         }
+    }
+
+    /// Whoever speaks of a later life lives it. Two that do not know each other's would never hear each other: what is sent
+    /// to an earlier life is not taken.
+    fn follow(&mut self, record: &FactRecord) {
+        let Some(sight) = self.roster.sight(record.id) else { return };
+        if record.has_left || record.generation <= sight.generation {
+            return;
+        }
+        let identity = Identity { id: record.id, generation: record.generation, address: sight.address };
+        let alive = foca::Member::alive(identity);
+        let _ = self.swim.apply_many([alive].into_iter(), true, &mut self.hooks);
     }
 
     fn tell(&mut self, said_at: u64) {

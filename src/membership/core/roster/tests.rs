@@ -3,6 +3,8 @@
 use super::*;
 use crate::{membership::core::fact::tests::facts, types::Tags};
 
+type Change<T> = fn(&mut T);
+
 const OWN: MemberId = MemberId(0);
 
 fn at(seconds: u64) -> Mono {
@@ -34,7 +36,7 @@ fn routable(roster: &Roster, id: u64, now: Mono) -> Routable {
 
 #[test]
 fn requests_go_to_those_that_live_and_take_them() {
-    let cases: [(&str, MemberState, fn(&mut FactRecord), Routable); 6] = [
+    let cases: [(&str, MemberState, Change<FactRecord>, Routable); 6] = [
         ("alive", MemberState::Alive, |_| {}, Routable::Yes),
         ("suspect", MemberState::Suspect, |_| {}, Routable::Thinned),
         ("dead", MemberState::Dead, |_| {}, Routable::No),
@@ -65,7 +67,7 @@ fn whoever_has_not_proved_who_it_is_gets_nothing() {
 
 #[test]
 fn another_service_or_endpoint_must_be_proved_again_and_other_tags_need_not() {
-    let changes: [(fn(&mut Facts), Routable); 3] = [
+    let changes: [(Change<Facts>, Routable); 3] = [
         (|facts| facts.service = "other".into(), Routable::No),
         (|facts| facts.endpoint = Some(([10, 0, 0, 9], 1).into()), Routable::No),
         (|facts| facts.tags = Tags::new([("version".to_owned(), "v2".to_owned())]), Routable::Yes),
