@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Fifty sidecars on one machine: they form one view within 10 s of the last start, and then rest. Prints what they cost at
-rest as a table in Markdown: share of a core and resident memory of each, from /proc. Only the view can fail here: a
-machine that does something else beside it makes no sidecar worse.
+rest as a table in Markdown, from /proc: share of a core and resident memory of each, and how much of that is its own and
+not the program, which all of them share. Only the view can fail here: a machine that does something else beside it makes
+no sidecar worse.
 
     fifty.py --count 50 --seconds 20 --profile lan"""
 
@@ -75,9 +76,10 @@ class Member:
         fields = Path(f"/proc/{self.child.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS
 
-    def resident_mb(self):
+    def memory_mb(self, kind="VmRSS"):
+        """Resident memory; with `RssAnon` that which no file stands behind, hence its own."""
         status = Path(f"/proc/{self.child.pid}/status").read_text(encoding="utf-8")
-        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:")) * 1024 / 1e6
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(f"{kind}:")) * 1024 / 1e6
 
 
 def quiet_ports(count):
@@ -123,23 +125,24 @@ def until(members, condition, what, seconds):
 
 
 def at_rest(members, seconds):
-    """Share of a core in percent and resident megabytes of each, over some seconds in which nobody asks them anything."""
+    """Of each, over some seconds in which nobody asks them anything: its share of a core in percent, its resident
+    megabytes, and those of them that are its own."""
     begun, before = time.monotonic(), [member.cpu_seconds() for member in members]
     time.sleep(seconds)
     took = time.monotonic() - begun
     shares = [(member.cpu_seconds() - was) / took * 100 for member, was in zip(members, before)]
-    return shares, [member.resident_mb() for member in members]
+    return shares, *([member.memory_mb(kind) for member in members] for kind in ("VmRSS", "RssAnon"))
 
 
-def table(members, took, shares, memory, seconds):
+def table(members, took, seconds, shares, memory, own):
     rows = [("CPU of each over %d s, %% of a core" % seconds, shares, MOST_PERCENT, "%.2f"),
-            ("resident memory of each, MB", memory, MOST_MB, "%.1f")]
+            ("resident memory of each, MB", memory, MOST_MB, "%.1f"), ("of that its own, MB", own, None, "%.1f")]
     lines = [f"{len(members)} sidecars, one view {took:.1f} s after the last start (at most {ONE_VIEW_SECONDS})", "",
              "| at rest | least | median | most | all together | target for each | |", "|---|---|---|---|---|---|---|"]
     for what, values, target, form in rows:
         figures = [form % value for value in (min(values), statistics.median(values), max(values), sum(values))]
-        met = "met" if max(values) <= target else "**missed**"
-        lines.append(f"| {what} | {' | '.join(figures)} | {target:g} | {met} |")
+        verdict = "|" if target is None else f"{target:g} | {'met' if max(values) <= target else '**missed**'}"
+        lines.append(f"| {what} | {' | '.join(figures)} | {verdict} |")
     return "\n".join(lines)
 
 
@@ -165,10 +168,10 @@ def main():
         took = time.monotonic() - begun
         check(took <= ONE_VIEW_SECONDS, f"one view of {args.count} members {took:.1f} s after the last start")
         time.sleep(args.settle)
-        shares, memory = at_rest(members, args.seconds)
+        figures = at_rest(members, args.seconds)
         alive = {member.alive() for member in members}
         check(alive == {args.count}, "and it stays so", alive)
-        print(table(members, took, shares, memory, args.seconds))
+        print(table(members, took, args.seconds, *figures))
 
 
 if __name__ == "__main__":

@@ -271,7 +271,7 @@ def everybody_is_restarted_in_turn(trial, size):
         watch.check_none("dead", f"nobody was ever called dead ({watch.suspicions()})")
 
 
-@scenario("leave", quick=())
+@scenario("leave", quick=(3,))
 def who_leaves_has_left(trial, size):
     """A graceful leave is `left` for all, at once and for good."""
     with Mesh(trial, size) as mesh, Load(mesh.client) as load:
@@ -285,7 +285,7 @@ def who_leaves_has_left(trial, size):
         load.check_none_failed("a member left")
 
 
-@scenario("strangers", sizes=(3,), quick=())
+@scenario("strangers", sizes=(3,), quick=(3,))
 def who_does_not_belong_never_appears(trial, size):
     """Somebody with another key, and somebody of another mesh that has the same key."""
     with Mesh(trial, size) as mesh:
