@@ -205,8 +205,7 @@ async fn serve(loaded: Loaded, log: Arc<LogHandle>) -> Result<(), RunError> {
     admin_sockets.serve(&backend, &bundle.admin.access, &registry, &admin_closes, &mut tasks)?;
     announce(&state, &plane, workers);
     signals.until_told_to_leave(&reload, &access_owner).await;
-    let shutdown = state.running().bundle.shutdown.clone();
-    leave(signals, &drain, &shutdown, plane).await;
+    leave(signals, &drain, &state.running().bundle.shutdown, plane).await;
     // The admin API answers to the end: whoever asks during the drain is told of it.
     drop(admin_open);
     finish(tasks, access_owner).await;

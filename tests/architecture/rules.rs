@@ -495,6 +495,10 @@ pub(crate) const SPAWNING_FILES: &[Exception] = &[
         reason: "one look-up task per name, aborted when the name leaves or the directory is dropped",
     },
     Exception {
+        place: "src/membership/driver.rs",
+        reason: "the data directory is opened beside the runtime; whoever starts the membership waits for it",
+    },
+    Exception {
         place: "src/peer/server.rs",
         reason: "reads the authority on the blocking pool and waits for it",
     },

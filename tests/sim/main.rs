@@ -1,7 +1,14 @@
 //! Membership in virtual time: what must hold for every seed. A failure names the seed; `OUTRIGGER_SEED=n` runs that one
 //! alone. The figures are measured by `benches/membership.rs`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test says by panicking and printing what is wrong"
+)]
+
 #[path = "../support/gossip.rs"]
+#[expect(dead_code, reason = "some of it only the figures need")]
 mod gossip;
 
 use std::time::Duration;
