@@ -383,7 +383,7 @@ impl Driver {
         is_news
     }
 
-    fn publish(&mut self) {
+    pub(super) fn publish(&mut self) {
         let mut view = self.machine.view(clock::now());
         let holders = super::rotation::holders(&self.keyring, &view);
         self.keys.send_if_modified(|keys| {

@@ -287,6 +287,8 @@ impl Driver {
                 for heard in cards {
                     let _ = self.hear(heard);
                 }
+                // Whoever asks for the keys next shall see what it was told.
+                self.publish();
                 // Whoever asked may have gone; it is done all the same.
                 let _ = answer.send(Ok(report));
             }

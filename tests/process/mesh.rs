@@ -359,11 +359,13 @@ async fn a_node_that_keeps_its_data_is_the_same_one_in_a_later_life() {
     let before = until_routable(&caller, "one").await;
     instance.signal("KILL");
     instance.ended().await;
-    let _again = Sidecar::start(with(api("one", &[&seed], &app), data)).await;
+    let again = Sidecar::start(with(api("one", &[&seed], &app), data)).await;
     let later = |one: &Value| one["generation"].as_u64() > before["generation"].as_u64();
     let after = until(&caller, "one", |one| later(one) && one["routable"] == "yes").await;
     assert_eq!(after["id"], before["id"]);
     assert_eq!(known(&caller, "one").await.len(), 1);
+    let inbound = again.inbound().to_string();
+    eventually("it is the endpoint", async || caller.endpoint_state(&inbound).await).await;
     until_endpoints(&caller, 1).await;
     assert_eq!(answerers(&caller).await, ["hello"]);
 }
@@ -389,13 +391,17 @@ async fn the_key_of_a_live_mesh_is_changed_by_the_command_line() {
         let mark = if step == "use" { &new } else { &old[0] };
         eventually(step, async || (keyring(&trio.two, &[step, mark]).0 == Some(0)).then_some(())).await;
     }
+    assert_eq!(marks(&trio.two).await, [new.clone()]);
     for sidecar in [&trio.one, &trio.two, &trio.web] {
-        assert_eq!(marks(sidecar).await, [new.clone()]);
+        eventually("the new key alone", async || (marks(sidecar).await == [new.clone()]).then_some(())).await;
         assert_eq!(sidecar.metric("outrigger_gossip_members", &["state=\"alive\""]).await, 3.0);
     }
     assert_eq!(answerers(&trio.web).await, ["one", "two"]);
-    let (code, said) = keyring(&trio.web, &["ls"]);
-    assert!(code == Some(0) && said.contains("3 of 3") && !said.contains(&old[0]), "{said}");
+    eventually("all are seen to seal with it", async || {
+        let (code, said) = keyring(&trio.web, &["ls"]);
+        (code == Some(0) && said.matches("3 of 3").count() == 2 && !said.contains(&old[0])).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
