@@ -1,18 +1,18 @@
-//! What members say to each other on a connection, beside the gossip: who they are, all that they know, a change of keys.
-//! Each message is sealed with a key of the mesh, for its place on its connection; where the mesh has mTLS, it is spoken
-//! within that, and both sides prove who they are.
+//! Calls members, and takes calls; what is said is in core/message.rs. Each message is sealed with a key of the mesh, for its
+//! place on its connection; where the mesh has mTLS, it is spoken within that, and both sides prove who they are.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use serde::{Deserialize, Serialize};
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
 };
 
+pub(super) use super::core::message::{Answer, Card, KeyChange, Question};
 use super::core::{
     envelope::{Keyring, Place, Refused, Way, open_message, seal_message},
-    packet::{FactRecord, Knowledge, Seen},
+    message,
 };
 use crate::{
     identity::{Alpn, AnyoneTls, MeshTls, unforeseeable},
@@ -28,53 +28,6 @@ const STEP: Duration = Duration::from_secs(3);
 const LARGEST: u32 = 8 * 1024 * 1024;
 /// Most questions on one connection.
 pub(super) const QUESTIONS: u8 = 2;
-
-/// Who a member is, by its own word.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Card {
-    pub(super) seen: Seen,
-    pub(super) record: FactRecord,
-}
-
-/// What is asked.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) enum Question {
-    /// Who are you? This is who I am.
-    Hello(Card),
-    /// Do we know the same? The digest of what I know; and whether I know nobody else yet.
-    Compare { card: Card, digest: u64, is_joining: bool },
-    /// This is all that I know; what do you?
-    Everything(Card, Knowledge),
-    /// Change your keyring.
-    Keyring(KeyChange),
-}
-
-/// A change of the keyring, as it is sent.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) enum KeyChange {
-    Install(String),
-    Use(u32),
-    Remove(u32),
-}
-
-/// What comes back.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) enum Answer {
-    /// This is who I am.
-    Hello(Card),
-    /// We know the same.
-    Same(Card),
-    /// We do not.
-    Different(Card),
-    /// This is what I know.
-    Everything(Card, Knowledge),
-    /// It is done.
-    Done,
-    /// No: another living member has this name.
-    NameTaken { address: SocketAddr },
-    /// No, for a reason that is told.
-    Refused(String),
-}
 
 /// Why a call has come to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -233,7 +186,7 @@ impl Session {
         number: u8,
         keyring: &Keyring,
     ) -> Result<(), CallError> {
-        let message = postcard::to_allocvec(message).map_err(|_| CallError::Nonsense)?;
+        let message = message::write(message);
         let place = Place { chance: &self.chance, way, number, cluster: &self.cluster };
         let sealed = seal_message(&message, place, keyring).ok_or(CallError::Nonsense)?;
         let length = u32::try_from(sealed.len()).ok().filter(|length| *length <= LARGEST);
@@ -244,7 +197,7 @@ impl Session {
         Ok(self.stream.flush().await?)
     }
 
-    async fn receive<T: for<'de> Deserialize<'de>>(
+    async fn receive<T: DeserializeOwned>(
         &mut self,
         way: Way,
         number: u8,
@@ -268,6 +221,6 @@ impl Session {
         self.bytes.1 += read + 4;
         let place = Place { chance: &self.chance, way, number, cluster: &self.cluster };
         let message = open_message(&sealed, place, keyring).map_err(CallError::Sealed)?;
-        postcard::from_bytes(&message).map(Some).map_err(|_| CallError::Nonsense)
+        message::read(&message).map(Some).map_err(|_| CallError::Nonsense)
     }
 }

@@ -1,6 +1,9 @@
 //! What must hold for any input of each parser that reads bytes from outside. The fuzz targets search for an input for
 //! which it does not; `tests/process/seeds.rs` tries the seeds, and variations of them, with every `cargo test`.
 
+#[path = "gossip.rs"]
+mod gossip;
+
 use std::{io, path::Path, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -28,11 +31,13 @@ use outrigger::{
     types::{EndpointAddress, Mono, Priority, ProxyVersion},
 };
 
+pub(crate) use self::gossip::{gossip_envelope, gossip_message, gossip_packet};
+
 /// One property with the name of its target.
 pub(crate) type Property = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub(crate) const ALL: [Property; 12] = [
+pub(crate) const ALL: [Property; 15] = [
     ("h1_head", h1_head),
     ("h1_chunked", h1_chunked),
     ("h1_guard", h1_guard),
@@ -45,6 +50,9 @@ pub(crate) const ALL: [Property; 12] = [
     ("fields", fields),
     ("configuration", configuration),
     ("jwt", jwt),
+    ("gossip_envelope", gossip_envelope),
+    ("gossip_packet", gossip_packet),
+    ("gossip_message", gossip_message),
 ];
 
 /// The first byte decides how the others are cut.

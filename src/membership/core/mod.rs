@@ -5,6 +5,7 @@ pub mod envelope;
 pub mod fact;
 pub mod lifeguard;
 pub mod machine;
+pub mod message;
 pub mod packet;
 pub mod roster;
 pub mod tuning;

@@ -3,14 +3,16 @@
 
 mod hooks;
 mod identity;
+mod scan;
 
 use std::{collections::BTreeSet, net::SocketAddr, num::NonZeroUsize, time::Duration};
 
-use foca::{Config, Foca, Header, Message, NoCustomBroadcast, PeriodicParams, PostcardCodec, State, Timer};
+use foca::{Config, Foca, NoCustomBroadcast, PeriodicParams, PostcardCodec, State, Timer};
 
 use self::{
     hooks::{Due, Hooks},
     identity::{Chance, Identity},
+    scan::Scanned,
 };
 use super::{
     fact::Facts,
@@ -474,9 +476,9 @@ impl Machine {
         }
     }
 
-    /// Looks at the head of a message: it must be of whoever has sealed it. Also notes whom it is about.
+    /// Looks at a message before the engine does: it must be of whoever has sealed it. Also notes whom it is about.
     fn expect(&mut self, sender: MemberId, swim: &[u8]) -> Result<(), Unreadable> {
-        let (header, rest) = postcard::take_from_bytes::<Header<Identity>>(swim).map_err(|_| Unreadable)?;
+        let Scanned { header, about } = scan::scan(swim)?;
         if header.src.id != sender {
             return Err(Unreadable);
         }
@@ -488,16 +490,7 @@ impl Machine {
         if !is_known {
             self.hooks.touched.insert(sender);
         }
-        if matches!(header.message, Message::Broadcast | Message::Announce) {
-            return Ok(());
-        }
-        let Some((count, mut rest)) = rest.split_first_chunk::<2>() else { return Ok(()) };
-        for _ in 0..u16::from_be_bytes(*count) {
-            let (member, left) =
-                postcard::take_from_bytes::<foca::Member<Identity>>(rest).map_err(|_| Unreadable)?;
-            rest = left;
-            self.hooks.touched.insert(member.id().id);
-        }
+        self.hooks.touched.extend(about);
         Ok(())
     }
 
