@@ -11,8 +11,10 @@ use crate::app::demo::{self, ApplicationParams, DemoParams, Verdict};
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = "Starts three instances of a small application, each behind its own sidecar, and a client's sidecar\n\
-                  in front; sends a steady load through it, kills one instance and brings it back, lets one answer\n\
-                  with errors and one be slow, and counts what failed. Everything is on loopback, on free ports, and gone at the end.\n\n\
+                  in front, which find each other by gossip; sends a steady load through it, kills one instance and\n\
+                  brings it back, lets one answer with errors and one be slow, and counts what failed. Prints how to\n\
+                  see the members, and how to add an instance by hand. Everything is on loopback, on free ports, and\n\
+                  gone at the end.\n\n\
                   Signals: SIGINT and SIGTERM end the show; the closing table is printed.\n\n\
                   Exit codes: 0 no request failed, 1 some did or the show could not go on, 2 wrong usage."
 )]

@@ -1,13 +1,19 @@
-//! `outrigger demo`: no request fails, and nothing is left, however the show ends.
+//! `outrigger demo`: sidecars find each other, no request fails, and nothing is left, however the show ends.
 
 use std::{
     io::{BufRead as _, BufReader, Lines},
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 const BINARY: &str = env!("CARGO_BIN_EXE_outrigger");
+/// Only a broken mesh takes as long to agree.
+const LIMIT: Duration = Duration::from_secs(15);
+/// Between two questions.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// A running show. What a test does not see ended is ended with it.
 struct Show {
@@ -57,12 +63,36 @@ impl Show {
         let heading = heading.unwrap_or_else(|| panic!("no table in:\n{}", self.seen));
         assert!(heading.ends_with(" requests, 0 failed"), "{}", self.seen);
         let children = children(&self.seen);
-        assert_eq!(children.len(), 7, "{}", self.seen);
+        assert_eq!(children.len(), 8, "{}", self.seen);
         let alive: Vec<_> = children.into_iter().filter(|pid| is_ours(*pid)).collect();
         assert!(alive.is_empty(), "{alive:?} still run:\n{}", self.seen);
         let files = word_after(&self.seen, "  files   ").map(PathBuf::from).unwrap();
         assert!(!files.exists(), "{} is left", files.display());
         std::mem::take(&mut self.seen)
+    }
+}
+
+/// A sidecar that was started by hand.
+struct ByHand(Child);
+
+impl ByHand {
+    fn start(configuration: &str) -> Self {
+        let mut command = Command::new(BINARY);
+        Self(
+            command
+                .args(["run", "--config", configuration])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap(),
+        )
+    }
+}
+
+impl Drop for ByHand {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -92,6 +122,69 @@ fn is_ours(pid: u32) -> bool {
 fn word_after<'a>(seen: &'a str, text: &str) -> Option<&'a str> {
     let (_, rest) = seen.split_once(text)?;
     rest.split_whitespace().next().map(|word| word.trim_end_matches(','))
+}
+
+/// The members as `outrigger members` tells them: name and state.
+fn members(admin: &str) -> Option<Vec<(String, String)>> {
+    let mut command = Command::new(BINARY);
+    let told = command.args(["members", "-o", "json", "--admin", admin]).output().unwrap();
+    let told: serde_json::Value = serde_json::from_slice(&told.stdout).ok()?;
+    let word = |item: &serde_json::Value, key: &str| item[key].as_str().unwrap_or_default().to_owned();
+    let items = told["items"].as_array()?;
+    Some(items.iter().map(|item| (word(item, "node"), word(item, "state"))).collect())
+}
+
+/// Waits until each of `admins` tells that `dead` is dead and all others live.
+fn all_say(admins: &[String], dead: &[&str]) {
+    let expected: Vec<_> = ["api-1", "api-2", "api-3", "api-4", "client"]
+        .map(|node| (node.to_owned(), if dead.contains(&node) { "dead" } else { "alive" }.to_owned()))
+        .into();
+    for admin in admins {
+        let begun = Instant::now();
+        loop {
+            let said = members(admin);
+            if said.as_ref() == Some(&expected) {
+                break;
+            }
+            assert!(begun.elapsed() < LIMIT, "{admin} says {said:?}");
+            sleep(PAUSE);
+        }
+    }
+}
+
+#[test]
+fn one_started_by_hand_gets_traffic_and_everybody_knows_who_is_there() {
+    let mut show = Show::start(&["--seconds", "40"]);
+    show.until("load:");
+    let configurations: Vec<_> = ["api-1", "api-2", "api-3", "api-4", "client"]
+        .map(|name| PathBuf::from(word_after(&show.seen, "  files   ").unwrap()).join(format!("{name}.yaml")))
+        .into();
+    for file in configurations {
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(!text.contains("endpoints"), "{}:\n{text}", file.display());
+    }
+    let mut admins: Vec<String> = show
+        .seen
+        .split("its admin API at ")
+        .skip(1)
+        .map(|rest| rest.split('\n').next().unwrap().to_owned())
+        .collect();
+    admins.push(
+        word_after(&show.seen, "whose admin API will be at ").unwrap().trim_end_matches(';').to_owned(),
+    );
+    assert_eq!(admins.len(), 5, "{}", show.seen);
+
+    let added = ByHand::start(word_after(&show.seen, "run --config ").unwrap());
+    show.until("api-4 answers its first request");
+    all_say(&admins, &[]);
+
+    show.until("api-2 is dead");
+    admins.remove(1);
+    all_say(&admins, &["api-2"]);
+
+    drop(added);
+    show.signal("-INT");
+    show.ends_well();
 }
 
 #[test]

@@ -16,10 +16,12 @@ from sidecar import Sidecar, base_config, binary, check, echo_app, need_tools, w
 DEMO_SECONDS = 8
 # What requests and answers of the demo have in them.
 PLAINTEXT = [b"GET / HTTP/1.1", b"x-instance", b"Hello from api-"]
+# What its members tell each other of themselves.
+NAMES = [b"api-1", b"api-2", b"api-3", b"client", b"0.1.0"]
 
 
 class Capture:
-    """Everything that passes the loopback interface, by TCP port."""
+    """Everything that passes the loopback interface, by protocol and port."""
 
     def __init__(self):
         self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
@@ -37,17 +39,18 @@ class Capture:
                 frame = self.socket.recv(1 << 17)
             except TimeoutError:
                 continue
-            # Ethernet, IPv4 without options in front of TCP.
-            if frame[12:14] != b"\x08\x00" or frame[23] != socket.IPPROTO_TCP:
+            # Ethernet and IPv4 in front of TCP or UDP.
+            protocol = frame[23] if frame[12:14] == b"\x08\x00" else None
+            if protocol not in (socket.IPPROTO_TCP, socket.IPPROTO_UDP):
                 continue
             header = 14 + (frame[14] & 15) * 4
             source, target = (int.from_bytes(frame[header + at:header + at + 2], "big") for at in (0, 2))
-            data = frame[header + (frame[header + 12] >> 4) * 4:]
+            length = (frame[header + 12] >> 4) * 4 if protocol == socket.IPPROTO_TCP else 8
             for port in {source, target}:
-                self.payloads.setdefault(port, bytearray()).extend(data)
+                self.payloads.setdefault((protocol, port), bytearray()).extend(frame[header + length:])
 
-    def seen(self, port):
-        return bytes(self.payloads.get(port, b""))
+    def seen(self, port, protocol=socket.IPPROTO_TCP):
+        return bytes(self.payloads.get((protocol, port), b""))
 
     def end(self):
         self.stop.set()
@@ -79,7 +82,8 @@ def the_wire_of_the_demo_holds_no_plaintext():
         instances = [int(port) for port in re.findall(r"application at \S+ \(pid \d+\), sidecar at 127\.0\.0\.1:(\d+)", intro)]
         client = int(re.search(r"client +sidecar at 127\.0\.0\.1:(\d+)", intro)[1])
         files = re.search(r"--cert (\S+) --key (\S+)", intro)
-        check(len(instances) == 3 and files, "the demo tells where its sidecars are", intro)
+        gossip = re.search(r"by the one address 127\.0\.0\.1:(\d+)", intro)
+        check(len(instances) == 3 and files and gossip, "the demo tells where its sidecars are", intro)
         code, status, said = curl(f"https://127.0.0.1:{instances[0]}/")
         check(code != 0 and status == "000", "curl without a certificate is refused", said)
         code, status, said = curl("--cert", files[1], "--key", files[2], f"https://127.0.0.1:{instances[0]}/")
@@ -97,6 +101,11 @@ def the_wire_of_the_demo_holds_no_plaintext():
         check(len(seen) > 100_000, f"{len(seen)} bytes passed between the sidecars on port {port}")
         found = [text for text in PLAINTEXT if text.lower() in seen.lower()]
         check(not found, f"none of it is plaintext on port {port}", found)
+    for protocol, name in ((socket.IPPROTO_UDP, "UDP"), (socket.IPPROTO_TCP, "TCP")):
+        seen = capture.seen(int(gossip[1]), protocol)
+        check(len(seen) > 1000, f"{len(seen)} bytes of gossip passed over {name}")
+        found = [text for text in NAMES if text in seen]
+        check(not found, f"no name can be read in it over {name}", found)
 
 
 def outrigger(*arguments, fails=False):

@@ -139,7 +139,7 @@ fn answer(path: &str, mood: Mood, name: &HeaderValue) -> Response<Full<Bytes>> {
         }
         "/" => {
             let name = String::from_utf8_lossy(name.as_bytes());
-            (StatusCode::OK, format!("Hello from {name}, one of three instances behind a sidecar each.\n"))
+            (StatusCode::OK, format!("Hello from {name}, one of several instances behind a sidecar each.\n"))
         }
         "/healthz" => (StatusCode::OK, "healthy\n".to_owned()),
         _ if path == mood.path() => (StatusCode::OK, "as you like\n".to_owned()),

@@ -1,6 +1,13 @@
-//! All processes of the demo: three instances, each an application and its sidecar, and the sidecar of the client.
+//! All processes of the demo: three instances, each an application and its sidecar, the sidecar of the client, and an
+//! application that has no sidecar until somebody starts one by hand.
 
-use std::{ffi::OsStr, fs, net::SocketAddr, time::Duration};
+use std::{
+    ffi::OsStr,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tokio::time::sleep;
 
@@ -9,14 +16,19 @@ use super::{
     application::{LISTENING, Mood},
     authority::Issuer,
     client::Connection,
+    gossip::Gossip,
     process::Process,
-    sidecar::{LOOK, Ports, Role, START_LIMIT, Sidecar, configuration_file},
+    rotation::Look,
+    sidecar::{Kit, LOOK, Ports, Role, START_LIMIT, Sidecar},
     workspace::Workspace,
 };
 use crate::rt::clock;
 
-/// The instances, in order. The middle one is the one that dies; the others have their troubles, too.
-pub(super) const NAMES: [&str; 3] = ["api-1", "api-2", "api-3"];
+/// The instances, in order. The second is the one that dies; the first and the third have their troubles, too.
+pub(super) const NAMES: [&str; 4] = ["api-1", "api-2", "api-3", "api-4"];
+
+/// Which instance is no member of the mesh until somebody starts its sidecar; all before it are from the beginning.
+pub(super) const SPARE: usize = 3;
 
 /// Which instance dies.
 pub(super) const VICTIM: usize = 1;
@@ -37,8 +49,24 @@ const CLIENT: &str = "client";
 pub(super) struct Fleet {
     instances: Vec<Instance>,
     client: Sidecar,
+    spare: Spare,
+    gathered: Duration,
     check_interval: Duration,
     issuer: Issuer,
+    gossip: Gossip,
+}
+
+/// An application with everything that a sidecar beside it needs, but without the sidecar.
+#[derive(Debug)]
+pub(super) struct Spare {
+    /// The application.
+    pub(super) application: Process,
+    /// Where it listens.
+    pub(super) address: SocketAddr,
+    /// The configuration for its sidecar.
+    pub(super) configuration: PathBuf,
+    /// Where that listens.
+    pub(super) ports: Ports,
 }
 
 /// One instance of the application.
@@ -62,16 +90,22 @@ pub(super) struct Alive {
 }
 
 impl Fleet {
-    /// Starts everything and waits until all of it serves.
+    /// Starts everything and waits until all of it serves, and all members of the mesh know of each other.
     pub(super) async fn start(workspace: &Workspace, check_interval: Duration) -> Result<Self, DemoError> {
-        let issuer = Issuer::start(workspace)?;
-        let mut instances = Vec::with_capacity(NAMES.len());
-        for name in NAMES {
-            instances.push(Instance::start(name, None, workspace, &issuer).await?);
+        let (issuer, mut gossip) = (Issuer::start(workspace)?, Gossip::start(workspace)?);
+        let mut instances = Vec::with_capacity(SPARE);
+        for name in &NAMES[..SPARE] {
+            let kit = Kit { workspace, issuer: &issuer, gossip: &gossip, check_interval };
+            let instance = Instance::start(name, None, &kit).await?;
+            gossip.join = gossip.join.or(Some(instance.ports.gossip));
+            instances.push(instance);
         }
-        let role = client(&instances, check_interval);
-        let client = Sidecar::start(CLIENT, &role, None, workspace, &issuer).await?;
-        Ok(Self { instances, client, check_interval, issuer })
+        let kit = Kit { workspace, issuer: &issuer, gossip: &gossip, check_interval };
+        let client = Sidecar::start(CLIENT, Role::Client, None, &kit).await?;
+        let all = instances.iter().map(|instance| instance.ports).chain([client.ports]);
+        let gathered = gather(all.map(|ports| ports.admin).collect(), client.process.log()).await?;
+        let spare = Spare::start(&kit).await?;
+        Ok(Self { instances, client, spare, gathered, check_interval, issuer, gossip })
     }
 
     /// The instances, in the order of [`NAMES`].
@@ -82,6 +116,21 @@ impl Fleet {
     /// The sidecar of the client.
     pub(super) fn client(&self) -> &Sidecar {
         &self.client
+    }
+
+    /// The application without a sidecar.
+    pub(super) fn spare(&self) -> &Spare {
+        &self.spare
+    }
+
+    /// The one address that whoever joins has to know.
+    pub(super) fn join(&self) -> Option<SocketAddr> {
+        self.gossip.join
+    }
+
+    /// How long it took, from when the last sidecar served, until all members knew of each other.
+    pub(super) fn gathered(&self) -> Duration {
+        self.gathered
     }
 
     /// Kills the victim with all its processes, as when its machine fails. Returns what was killed.
@@ -97,19 +146,15 @@ impl Fleet {
         Ok(killed)
     }
 
-    /// Starts the victim again: where it was, or elsewhere if its port was taken meanwhile. Then the client's
-    /// configuration follows, which its sidecar notices by itself. Tells whether it moved.
+    /// Starts the victim again: where it was, or elsewhere if its port was taken meanwhile. Nobody is told: it joins
+    /// the mesh as it did before. Tells whether it moved.
     pub(super) async fn restore(&mut self, workspace: &Workspace) -> Result<bool, DemoError> {
         let before = self.instances[VICTIM].ports;
-        let restored = Instance::start(NAMES[VICTIM], Some(before), workspace, &self.issuer).await?;
+        let Self { issuer, gossip, check_interval, .. } = self;
+        let kit = Kit { workspace, issuer, gossip, check_interval: *check_interval };
+        let restored = Instance::start(NAMES[VICTIM], Some(before), &kit).await?;
         let moved = restored.ports.traffic != before.traffic;
         self.instances[VICTIM] = restored;
-        if moved {
-            let certificates = self.issuer.issue(CLIENT, CLIENT)?;
-            let role = client(&self.instances, self.check_interval);
-            let text = role.configuration(&self.client.ports, &certificates);
-            workspace.write(&configuration_file(CLIENT), &text).map_err(DemoError::Workspace)?;
-        }
         Ok(moved)
     }
 
@@ -135,7 +180,7 @@ impl Fleet {
     pub(super) fn casualty(&mut self) -> Option<DemoError> {
         let instances = self.instances.iter_mut().filter_map(|instance| instance.alive.as_mut());
         let processes = instances.flat_map(|alive| [&mut alive.application, &mut alive.sidecar]);
-        processes.chain([&mut self.client.process]).find_map(Process::died)
+        processes.chain([&mut self.client.process, &mut self.spare.application]).find_map(Process::died)
     }
 
     /// Ends all processes and waits until they are gone.
@@ -143,7 +188,7 @@ impl Fleet {
         let instances = self.instances.into_iter().filter_map(|instance| instance.alive);
         let processes = instances.flat_map(|alive| [alive.sidecar, alive.application]);
         let mut outcome = Ok(());
-        for process in std::iter::once(self.client.process).chain(processes) {
+        for process in [self.client.process, self.spare.application].into_iter().chain(processes) {
             // One that resists is no reason to spare the others.
             outcome = outcome.and(process.kill().await.map_err(DemoError::Kill));
         }
@@ -152,17 +197,42 @@ impl Fleet {
 }
 
 impl Instance {
-    async fn start(
-        name: &str,
-        ports: Option<Ports>,
-        workspace: &Workspace,
-        issuer: &Issuer,
-    ) -> Result<Self, DemoError> {
-        let (application, address) = start_application(name, workspace).await?;
-        let sidecar = Sidecar::start(name, &Role::Instance(address), ports, workspace, issuer).await?;
+    async fn start(name: &str, ports: Option<Ports>, kit: &Kit<'_>) -> Result<Self, DemoError> {
+        let (application, address) = start_application(name, kit.workspace).await?;
+        let sidecar = Sidecar::start(name, Role::Instance(address), ports, kit).await?;
         let alive = Alive { application, address, sidecar: sidecar.process };
         Ok(Self { ports: sidecar.ports, alive: Some(alive) })
     }
+}
+
+impl Spare {
+    async fn start(kit: &Kit<'_>) -> Result<Self, DemoError> {
+        let (application, address) = start_application(NAMES[SPARE], kit.workspace).await?;
+        let ports = Ports::free();
+        let configuration = kit.prepare(NAMES[SPARE], Role::Instance(address), &ports)?;
+        Ok(Self { application, address, configuration, ports })
+    }
+}
+
+/// Waits until each of the sidecars with these admin APIs knows of all of them, and the last, the client's, sends to all
+/// instances. Returns how long that took. `log` is the client's.
+async fn gather(admins: Vec<SocketAddr>, log: &Path) -> Result<Duration, DemoError> {
+    let (begun, members) = (clock::now(), admins.len());
+    let mut waiting: Vec<Connection> = admins.into_iter().map(Connection::new).collect();
+    while let Some(admin) = waiting.first_mut() {
+        let look = Look::take(admin).await.unwrap_or_default();
+        let is_client = waiting.len() == 1;
+        if look.alive() == members && (!is_client || look.in_rotation() == SPARE) {
+            waiting.remove(0);
+            continue;
+        }
+        if clock::now().since(begun) > START_LIMIT {
+            let what = "the mesh".to_owned();
+            return Err(DemoError::NotReady { what, after: START_LIMIT, log: log.to_owned() });
+        }
+        sleep(LOOK).await;
+    }
+    Ok(clock::now().since(begun))
 }
 
 /// Starts the application, which takes a port that the kernel chooses and writes it into its log.
@@ -191,11 +261,6 @@ async fn start_application(name: &str, workspace: &Workspace) -> Result<(Process
 fn listening(log: &str) -> Option<SocketAddr> {
     let (_, after) = log.split_once(LISTENING)?;
     after.split_once('\n')?.0.parse().ok()
-}
-
-fn client(instances: &[Instance], check_interval: Duration) -> Role {
-    let endpoints = instances.iter().map(|instance| instance.ports.traffic).collect();
-    Role::Client { endpoints, check_interval }
 }
 
 #[cfg(test)]

@@ -1,14 +1,15 @@
 //! `outrigger demo`: the whole job on one machine, with real processes. A load runs through a client's sidecar to
-//! three instances behind theirs, with mutual TLS between them. One of them dies and returns, one answers with errors for a while, one is slow for a
-//! while, and no request may fail.
+//! three instances behind theirs, with mutual TLS between them. They find each other by gossip. One of them dies and
+//! returns, one answers with errors for a while, one is slow for a while, and no request may fail.
 //!
 //! The processes are this binary: fleet.rs owns them, load.rs sends, tally.rs counts, rotation.rs asks the
-//! client's sidecar what it thinks of the instances, and the show here puts it together.
+//! client's sidecar who is in the mesh and what it thinks of the instances, and the show here puts it together.
 
 mod application;
 mod authority;
 mod client;
 mod fleet;
+mod gossip;
 mod load;
 mod process;
 mod report;
@@ -128,8 +129,8 @@ async fn perform(
     let schedule = Schedule::new(length);
     writeln!(
         out,
-        "starting three instances of an application, each behind its own sidecar, a client's sidecar, and mutual TLS \
-         between them"
+        "starting three instances of an application, each behind its own sidecar, and a client's sidecar, with mutual \
+         TLS between them; each is told where the first one is, and nothing of the others"
     )?;
     let fleet = tokio::select! {
         fleet = Fleet::start(workspace, schedule.check_interval) => fleet?,

@@ -3,7 +3,8 @@
 use std::{fmt::Write as _, time::Duration};
 
 use super::{
-    fleet::NAMES,
+    fleet::{NAMES, SPARE},
+    rotation::Turn,
     tally::{Latencies, Tally},
 };
 
@@ -23,6 +24,27 @@ impl Happening {
     }
 }
 
+/// What has happened to the member called `node`, as the client's sidecar sees it. `since_killed` is how long ago it was
+/// killed, if it was.
+pub(super) fn turn(node: &str, turn: &Turn, since_killed: Option<Duration>) -> String {
+    match turn {
+        Turn::Joined => format!("{node} joined the mesh"),
+        Turn::Suspected(accusers) => {
+            format!("{node} is suspected: it does not answer {}", accusers.join(", "))
+        }
+        Turn::SpokeUp => format!("{node} was suspected, and has said that it is there"),
+        Turn::Died => {
+            let after = since_killed.map_or_else(String::new, |after| {
+                format!(", {:.1} s after it was killed", after.as_secs_f64())
+            });
+            format!("{node} is dead: the mesh has noticed{after}")
+        }
+        Turn::Left => format!("{node} left the mesh"),
+        Turn::OutOfRotation(reason) => format!("{node} left rotation: {reason}"),
+        Turn::InRotation => format!("{node} returned to rotation"),
+    }
+}
+
 /// One line about the last second, and all failures so far.
 pub(super) fn second(at: Duration, tally: &Tally, failures_so_far: u64) -> String {
     let mut line = format!(
@@ -32,11 +54,18 @@ pub(super) fn second(at: Duration, tally: &Tally, failures_so_far: u64) -> Strin
         millis(&tally.latencies, 50),
         millis(&tally.latencies, 99),
     );
-    for (name, answers) in NAMES.iter().zip(&tally.answers) {
+    for (name, answers) in shown(tally) {
         // Writing to a string cannot fail.
         let _ = write!(line, "  {name} {answers:>3}");
     }
     line
+}
+
+/// The instances with their answers; one that may never be started only once it has answered.
+fn shown(tally: &Tally) -> impl Iterator<Item = (&str, u64)> {
+    let all = NAMES.iter().zip(&tally.answers).enumerate();
+    all.filter(|(index, (_, answers))| *index != SPARE || **answers > 0)
+        .map(|(_, (name, answers))| (*name, *answers))
 }
 
 /// The closing table.
@@ -53,7 +82,7 @@ pub(super) fn table(length: Duration, total: &Tally, happenings: &[Happening]) -
         let _ = writeln!(text, "  {name:<10} {value:>10}");
     }
     let answered = total.answers.iter().sum::<u64>().max(1);
-    for (name, answers) in NAMES.iter().zip(&total.answers) {
+    for (name, answers) in shown(total) {
         let percent = (answers * 100 + answered / 2) / answered;
         let _ = writeln!(text, "  {name:<10} {answers:>10}  {percent:>3} %");
     }
@@ -111,6 +140,14 @@ mod tests {
   7.4s  ** api-2 left rotation
 ";
         assert_eq!(table(Duration::from_secs(20), &total, &[left]), expected);
+    }
+
+    #[test]
+    fn an_instance_that_somebody_adds_has_its_column_once_it_answers() {
+        let mut tally = tally();
+        assert!(!second(Duration::ZERO, &tally, 0).contains("api-4"));
+        tally.count(Some(SPARE), Duration::from_millis(2));
+        assert!(second(Duration::ZERO, &tally, 0).ends_with("  api-4   1"));
     }
 
     #[test]

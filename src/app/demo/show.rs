@@ -10,11 +10,12 @@ use tokio::{
 use super::{
     DemoError, Ending, Verdict,
     application::{LATE, Mood},
-    fleet::{Alive, FAILING, Fleet, NAMES, SLOW, VICTIM},
+    fleet::{Alive, FAILING, Fleet, NAMES, SLOW, SPARE, VICTIM},
     load::{self, Load},
     report::{self, Happening},
-    rotation::{self, Rotation, Sighting, Turn},
+    rotation::{self, Look, Rotation},
     schedule::{Act, Schedule},
+    sidecar::Ports,
     tally::{Sample, Tally},
     workspace::Workspace,
 };
@@ -30,7 +31,7 @@ const PULSE: Duration = Duration::from_millis(200);
 const TOLD_FAILURES: u64 = 5;
 
 /// Looks at the admin API that wait to be read.
-const SIGHTINGS: usize = 16;
+const LOOKS: usize = 16;
 
 /// How long the watching of the admin API may take to end; nothing depends on it.
 const WATCH_LIMIT: Duration = Duration::from_millis(10);
@@ -42,7 +43,9 @@ pub(super) struct Show<'a> {
     workspace: &'a Workspace,
     out: &'a mut dyn Write,
     began: Mono,
-    rotation: Rotation,
+    /// `None` until the first look, by which everybody is there already.
+    rotation: Option<Rotation>,
+    killed: Option<Mono>,
     total: Tally,
     second: Tally,
     happenings: Vec<Happening>,
@@ -51,7 +54,7 @@ pub(super) struct Show<'a> {
 /// What the show waits for.
 enum Event {
     Sample(Sample),
-    Sightings(Vec<Sighting>),
+    Look(Look),
     Act(Act),
     Second,
     Pulse,
@@ -66,9 +69,9 @@ impl<'a> Show<'a> {
         workspace: &'a Workspace,
         out: &'a mut dyn Write,
     ) -> Self {
-        let addresses = fleet.instances().iter().map(|instance| instance.ports.traffic);
         Self {
-            rotation: Rotation::new(addresses),
+            rotation: None,
+            killed: None,
             fleet,
             acts: schedule.acts().into(),
             workspace,
@@ -84,13 +87,13 @@ impl<'a> Show<'a> {
     pub(super) async fn run(mut self, ending: &mut Ending) -> Result<Verdict, DemoError> {
         self.introduce()?;
         let client = self.fleet.client().ports;
-        let (reports, mut sightings) = mpsc::channel(SIGHTINGS);
+        let (reports, mut looks) = mpsc::channel(LOOKS);
         let mut watching = Tasks::default();
         watching.spawn("rotation", rotation::watch(client.admin, reports));
         self.began = clock::now();
         let (load, mut samples) = Load::start(client.traffic);
 
-        if let Err(error) = self.until_the_end(ending, &mut samples, &mut sightings).await {
+        if let Err(error) = self.until_the_end(ending, &mut samples, &mut looks).await {
             // The first fault is the one to tell.
             let _ = self.fleet.end().await;
             return Err(error);
@@ -114,7 +117,7 @@ impl<'a> Show<'a> {
         &mut self,
         ending: &mut Ending,
         samples: &mut mpsc::Receiver<Sample>,
-        sightings: &mut mpsc::Receiver<Vec<Sighting>>,
+        looks: &mut mpsc::Receiver<Look>,
     ) -> Result<(), DemoError> {
         let began = clock::instant(self.began);
         let mut seconds = ticks(began, Duration::from_secs(1));
@@ -125,13 +128,13 @@ impl<'a> Show<'a> {
                 () = ending.come() => Event::Signal,
                 act = come(next, began) => Event::Act(act),
                 Some(sample) = samples.recv() => Event::Sample(sample),
-                Some(seen) = sightings.recv() => Event::Sightings(seen),
+                Some(look) = looks.recv() => Event::Look(look),
                 _ = seconds.tick() => Event::Second,
                 _ = pulses.tick() => Event::Pulse,
             };
             match event {
                 Event::Sample(sample) => self.count(sample)?,
-                Event::Sightings(seen) => self.look(&seen)?,
+                Event::Look(look) => self.look(&look)?,
                 Event::Second => self.tell_second()?,
                 Event::Pulse => self.fleet.casualty().map_or(Ok(()), Err)?,
                 Event::Act(Act::End) | Event::Signal => return Ok(()),
@@ -149,13 +152,14 @@ impl<'a> Show<'a> {
     async fn act(&mut self, act: Act) -> Result<(), DemoError> {
         match act {
             Act::Kill => {
+                self.killed = Some(clock::now());
                 let killed = self.fleet.kill().await?;
                 self.happen(format!("killed {} (kill -9 of {killed})", NAMES[VICTIM]))
             }
             Act::Restore => {
                 let moved = self.fleet.restore(self.workspace).await?;
                 let address = self.fleet.instances()[VICTIM].ports.traffic;
-                self.rotation.moved(VICTIM, address);
+                self.killed = None;
                 let place =
                     if moved { format!(", now at {address}: its port was taken") } else { String::new() };
                 self.happen(format!("started {} again{place}", NAMES[VICTIM]))
@@ -189,6 +193,9 @@ impl<'a> Show<'a> {
             Ok(name) => NAMES.iter().position(|known| known == name),
             Err(_) => None,
         };
+        if instance == Some(SPARE) && self.total.answers[SPARE] == 0 {
+            self.happen(format!("{} answers its first request", NAMES[SPARE]))?;
+        }
         self.total.count(instance, latency);
         self.second.count(instance, latency);
         if instance.is_none() && self.total.failures <= TOLD_FAILURES {
@@ -198,14 +205,14 @@ impl<'a> Show<'a> {
         Ok(())
     }
 
-    fn look(&mut self, sightings: &[Sighting]) -> Result<(), DemoError> {
-        for turn in self.rotation.observe(sightings) {
-            self.happen(match turn {
-                Turn::Left { instance, reason } => {
-                    format!("{} left rotation: {reason}", NAMES[instance])
-                }
-                Turn::Returned { instance } => format!("{} returned to rotation", NAMES[instance]),
-            })?;
+    fn look(&mut self, look: &Look) -> Result<(), DemoError> {
+        let Some(rotation) = &mut self.rotation else {
+            self.rotation.insert(Rotation::default()).observe(look);
+            return Ok(());
+        };
+        for (node, turn) in rotation.observe(look) {
+            let since_killed = self.killed.filter(|_| node == NAMES[VICTIM]).map(|at| clock::now().since(at));
+            self.happen(report::turn(&node, &turn, since_killed))?;
         }
         Ok(())
     }
@@ -233,19 +240,64 @@ impl<'a> Show<'a> {
         writeln!(out)?;
         for (name, instance) in NAMES.iter().zip(self.fleet.instances()) {
             let Some(Alive { application, address, sidecar }) = &instance.alive else { continue };
-            let (traffic, pids) = (instance.ports.traffic, (application.pid(), sidecar.pid()));
+            let Ports { traffic, admin, .. } = instance.ports;
+            let pids = (application.pid(), sidecar.pid());
             writeln!(
                 out,
-                "  {name:<7} application at {address} (pid {}), sidecar at {traffic} (pid {})",
+                "  {name:<7} application at {address} (pid {}), sidecar at {traffic} (pid {}), its admin API at {admin}",
                 pids.0, pids.1
             )?;
         }
-        let client = self.fleet.client();
-        let (traffic, admin) = (client.ports.traffic, client.ports.admin);
-        writeln!(out, "  client  sidecar at {traffic} (pid {})", client.process.pid())?;
+        let (client, spare) = (self.fleet.client(), self.fleet.spare());
+        let Ports { traffic, admin, .. } = client.ports;
+        writeln!(
+            out,
+            "  client  sidecar at {traffic} (pid {}), its admin API at {admin}",
+            client.process.pid()
+        )?;
+        let (name, address, pid) = (NAMES[SPARE], spare.address, spare.application.pid());
+        writeln!(
+            out,
+            "  {name:<7} application at {address} (pid {pid}), no sidecar: start it by hand, see below"
+        )?;
+        writeln!(out)?;
+        if let Some(join) = self.fleet.join() {
+            writeln!(
+                out,
+                "  mesh    {} members found each other {:.1} s after the last had started, all by the one address {join}",
+                self.fleet.instances().len() + 1,
+                self.fleet.gathered().as_secs_f64()
+            )?;
+        }
+        self.invite()?;
+        let out = &mut *self.out;
+        writeln!(
+            out,
+            "load: {} connections, about {} requests per second through the client's sidecar; Ctrl-C ends it",
+            load::CONNECTIONS,
+            load::RATE
+        )?;
+        writeln!(out)?;
+        Ok(out.flush()?)
+    }
+
+    /// Says what to try, as commands.
+    fn invite(&mut self) -> Result<(), DemoError> {
+        let out = &mut *self.out;
+        let Ports { traffic, admin, .. } = self.fleet.client().ports;
+        let spare = self.fleet.spare();
+        let binary = std::env::current_exe()?;
+        let binary = binary.display();
         writeln!(out)?;
         writeln!(out, "  try     curl -i http://{traffic}/")?;
         writeln!(out, "  look    curl http://{admin}/v1/services")?;
+        writeln!(out, "  members {binary} members --admin http://{admin}")?;
+        writeln!(out, "  add     {binary} run --config {}", spare.configuration.display())?;
+        writeln!(
+            out,
+            "          ({}, whose admin API will be at {}; Ctrl-C takes it out again)",
+            NAMES[SPARE], spare.ports.admin
+        )?;
         if let Some(first) = self.fleet.instances().first() {
             let (traffic, files) = (first.ports.traffic, self.workspace.path().join("certificates/client"));
             let files = files.display();
@@ -256,15 +308,7 @@ impl<'a> Show<'a> {
             )?;
         }
         writeln!(out, "  files   {}", self.workspace.path().display())?;
-        writeln!(out)?;
-        writeln!(
-            out,
-            "load: {} connections, about {} requests per second through the client's sidecar; Ctrl-C ends it",
-            load::CONNECTIONS,
-            load::RATE
-        )?;
-        writeln!(out)?;
-        Ok(out.flush()?)
+        Ok(writeln!(out)?)
     }
 }
 

@@ -2,15 +2,17 @@
 
 use std::{
     ffi::OsStr,
-    net::{Ipv4Addr, SocketAddr},
-    path::Path,
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use serde_json::Value;
 use tokio::time::sleep;
 
-use super::{DemoError, authority::Issuer, client::Connection, process::Process, workspace::Workspace};
+use super::{
+    DemoError, authority::Issuer, client::Connection, gossip::Gossip, process::Process, workspace::Workspace,
+};
 use crate::{
     net,
     rt::{clock, random},
@@ -36,23 +38,26 @@ pub(super) struct Ports {
     pub(super) traffic: SocketAddr,
     /// Admin API.
     pub(super) admin: SocketAddr,
+    /// Where it gossips.
+    pub(super) gossip: SocketAddr,
 }
 
 impl Ports {
-    /// Two addresses on loopback where nobody listens right now.
-    fn free() -> Self {
+    /// Addresses on loopback where nobody listens right now.
+    pub(super) fn free() -> Self {
         let mut rng = random::seeded(u64::from(std::process::id()));
+        let mut taken = Vec::new();
         let mut free = || {
             let candidates = std::iter::repeat_with(|| loopback(rng.u16(PORTS))).take(PORTS.len());
+            let is_free = |address: &SocketAddr| {
+                !taken.contains(address) && net::bind(*address, 1).is_ok() && UdpSocket::bind(address).is_ok()
+            };
             // If nothing is free there, the kernel's refusal in the child's log says so better than we could.
-            candidates
-                .into_iter()
-                .find(|address| net::bind(*address, 1).is_ok())
-                .unwrap_or(loopback(PORTS.end))
+            let found = candidates.into_iter().find(is_free).unwrap_or(loopback(PORTS.end));
+            taken.push(found);
+            found
         };
-        let traffic = free();
-        let admin = std::iter::repeat_with(free).find(|admin| *admin != traffic);
-        Self { traffic, admin: admin.unwrap_or(traffic) }
+        Self { traffic: free(), admin: free(), gossip: free() }
     }
 }
 
@@ -61,66 +66,80 @@ fn loopback(port: u16) -> SocketAddr {
 }
 
 /// What stands beside the sidecar.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Role {
     /// An application at this address, for which it takes requests.
     Instance(SocketAddr),
-    /// The load, for which it sends requests to these instances.
-    Client {
-        /// Where their sidecars listen.
-        endpoints: Vec<SocketAddr>,
-        /// Interval of its health checks.
-        check_interval: Duration,
-    },
+    /// The load, for which it sends requests to whoever stands beside an instance.
+    Client,
 }
 
 impl Role {
     /// The service that it belongs to.
-    pub(super) fn service(&self) -> &'static str {
+    pub(super) fn service(self) -> &'static str {
         match self {
             Self::Instance(_) => "api",
-            Self::Client { .. } => "client",
+            Self::Client => "client",
         }
     }
 
-    /// The configuration of a sidecar with this role, whose certificate is in the directory `certificates`.
-    pub(super) fn configuration(&self, ports: &Ports, certificates: &Path) -> String {
-        let Ports { traffic, admin } = ports;
-        let (name, directory) = (self.service(), certificates.display());
-        let own = match self {
-            Self::Instance(application) => format!(
-                "service: {{ name: {name}, address: {application}, protocol: http1 }}\n\
-                 intentions: {{ rules: [{{ source: client, action: allow }}] }}\n\
-                 listeners:\n  \
-                   inbound: {{ address: {traffic} }}\n  \
-                   outbound: {{ enabled: false }}\n"
-            ),
-            Self::Client { endpoints, check_interval } => {
-                let endpoints: Vec<_> = endpoints.iter().map(ToString::to_string).collect();
-                let (endpoints, interval) = (endpoints.join(", "), check_interval.as_millis());
+    fn sections(self, traffic: SocketAddr, check_interval: Duration) -> String {
+        let name = self.service();
+        match self {
+            Self::Instance(application) => {
+                let (interval, timeout) = (check_interval.as_millis(), check_interval.as_millis() * 4 / 5);
                 format!(
-                    "service: {{ name: {name}, address: 127.0.0.1:9 }} # takes no requests, so nothing is there\n\
-                     intentions: {{ default_action: deny }}\n\
+                    "service:\n  \
+                       name: {name}\n  \
+                       address: {application}\n  \
+                       protocol: http1\n  \
+                       health_check: {{ path: /healthz, interval: {interval}ms, timeout: {timeout}ms, unhealthy_threshold: 2 }}\n\
+                     intentions: {{ rules: [{{ source: client, action: allow }}] }}\n\
                      listeners:\n  \
-                       inbound: {{ enabled: false }}\n  \
-                       outbound: {{ address: {traffic} }}\n\
-                     routes:\n  \
-                       - service: api\n    \
-                         retry: {{ attempts: 2, retry_on: [connect-failure, refused-stream, reset, gateway-error] }}\n\
-                     services:\n  \
-                       api:\n    \
-                         endpoints: [{endpoints}]\n    \
-                         health_check:\n      \
-                           path: /healthz\n      \
-                           interval: {interval}ms\n      \
-                           timeout: {}ms\n      \
-                           unhealthy_threshold: 2\n",
-                    check_interval.as_millis() * 4 / 5
+                       inbound: {{ address: {traffic} }}\n  \
+                       outbound: {{ enabled: false }}\n"
                 )
             }
-        };
+            Self::Client => format!(
+                "service: {{ name: {name}, address: 127.0.0.1:9 }} # takes no requests, so nothing is there\n\
+                 intentions: {{ default_action: deny }}\n\
+                 listeners:\n  \
+                   inbound: {{ enabled: false }}\n  \
+                   outbound: {{ address: {traffic} }}\n\
+                 routes:\n  \
+                   - service: api # no addresses anywhere: the mesh knows who stands beside an instance of it\n    \
+                     retry: {{ attempts: 2, retry_on: [connect-failure, refused-stream, reset, gateway-error] }}\n"
+            ),
+        }
+    }
+}
+
+/// What all sidecars of a show have in common.
+pub(super) struct Kit<'a> {
+    /// Where their files are.
+    pub(super) workspace: &'a Workspace,
+    /// Who signs their certificates.
+    pub(super) issuer: &'a Issuer,
+    /// How they find each other.
+    pub(super) gossip: &'a Gossip,
+    /// How often each checks its application.
+    pub(super) check_interval: Duration,
+}
+
+impl Kit<'_> {
+    /// Writes what the sidecar called `name` needs, and returns its configuration.
+    pub(super) fn prepare(&self, name: &str, role: Role, ports: &Ports) -> Result<PathBuf, DemoError> {
+        let certificates = self.issuer.issue(role.service(), name)?;
+        let text = self.configuration(name, role, ports, &certificates);
+        self.workspace.write(&format!("{name}.yaml"), &text).map_err(DemoError::Workspace)
+    }
+
+    fn configuration(&self, name: &str, role: Role, ports: &Ports, certificates: &Path) -> String {
+        let Ports { traffic, admin, gossip } = *ports;
+        let (own, mesh) = (role.sections(traffic, self.check_interval), self.gossip.section(name, gossip));
+        let directory = certificates.display();
         format!(
-            "version: 1\n{own}\
+            "version: 1\n{own}{mesh}\
              mtls:\n  \
                ca:\n    \
                  mode: files\n    \
@@ -151,34 +170,24 @@ impl Sidecar {
     /// something else takes them away.
     pub(super) async fn start(
         name: &str,
-        role: &Role,
+        role: Role,
         preferred: Option<Ports>,
-        workspace: &Workspace,
-        issuer: &Issuer,
+        kit: &Kit<'_>,
     ) -> Result<Self, DemoError> {
-        let certificates = issuer.issue(role.service(), name)?;
         let mut ports = preferred.unwrap_or_else(Ports::free);
         for _ in 1..ATTEMPTS {
-            match Self::start_at(name, role, ports, workspace, &certificates).await {
+            match Self::start_at(name, role, ports, kit).await {
                 Err(error) if error.is_port_clash() => ports = Ports::free(),
                 other => return other,
             }
         }
-        Self::start_at(name, role, ports, workspace, &certificates).await
+        Self::start_at(name, role, ports, kit).await
     }
 
-    async fn start_at(
-        name: &str,
-        role: &Role,
-        ports: Ports,
-        workspace: &Workspace,
-        certificates: &Path,
-    ) -> Result<Self, DemoError> {
-        let text = role.configuration(&ports, certificates);
-        let written = workspace.write(&configuration_file(name), &text);
-        let file = written.map_err(DemoError::Workspace)?;
+    async fn start_at(name: &str, role: Role, ports: Ports, kit: &Kit<'_>) -> Result<Self, DemoError> {
+        let file = kit.prepare(name, role, &ports)?;
         let arguments = ["run", "--config"].map(OsStr::new);
-        let log = workspace.log(&format!("{name}-sidecar")).map_err(DemoError::Workspace)?;
+        let log = kit.workspace.log(&format!("{name}-sidecar")).map_err(DemoError::Workspace)?;
         let what = format!("the sidecar of {name}");
         let arguments = [arguments[0], arguments[1], file.as_os_str()];
         let mut process = Process::start(what.clone(), &arguments, log)?;
@@ -197,11 +206,6 @@ impl Sidecar {
     }
 }
 
-/// Name of the configuration file of the sidecar of `name`.
-pub(super) fn configuration_file(name: &str) -> String {
-    format!("{name}.yaml")
-}
-
 /// Whether the sidecar with these ports is ready. A stranger who took a port in the last moment is not: the
 /// addresses must be ours as well.
 async fn serves(admin: &mut Connection, ports: &Ports) -> bool {
@@ -218,40 +222,46 @@ mod tests {
     use super::*;
     use crate::{
         config::{self, Bundle, ProcessEnvironment, Text},
+        membership::Seed,
+        snapshot::EndpointSource,
         types::EndpointAddress,
     };
 
-    const PORTS: Ports = Ports {
-        traffic: SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 20_001),
-        admin: SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 20_002),
-    };
-
-    fn load(role: &Role) -> Bundle {
-        let text = role.configuration(&PORTS, Path::new("/nowhere"));
-        let source = Text::read("demo.yaml", text.as_bytes()).unwrap();
+    fn load(role: Role, join: Option<SocketAddr>) -> Bundle {
+        let workspace = Workspace::create().unwrap();
+        let issuer = Issuer::start(&workspace).unwrap();
+        let gossip = Gossip { join, ..Gossip::start(&workspace).unwrap() };
+        let check_interval = Duration::from_millis(300);
+        let kit = Kit { workspace: &workspace, issuer: &issuer, gossip: &gossip, check_interval };
+        let ports = Ports { traffic: loopback(20_001), admin: loopback(20_002), gossip: loopback(20_003) };
+        let text = std::fs::read(kit.prepare("api-1", role, &ports).unwrap()).unwrap();
+        let source = Text::read("demo.yaml", text.as_slice()).unwrap();
         let (bundle, findings) = config::load(&source, &ProcessEnvironment).unwrap();
-        assert!(findings.is_empty(), "{text}\n{}", findings.render_text(config::Style::Plain));
+        assert!(findings.is_empty(), "{}", findings.render_text(config::Style::Plain));
         bundle
     }
 
     #[test]
     fn the_configuration_of_an_instance_is_without_findings() {
-        let bundle = load(&Role::Instance("127.0.0.1:8080".parse().unwrap()));
-        assert_eq!((bundle.workers, bundle.admin.address), (Some(1), EndpointAddress::Tcp(PORTS.admin)));
+        let bundle = load(Role::Instance(loopback(8080)), None);
+        assert_eq!((bundle.workers, bundle.admin.address), (Some(1), EndpointAddress::Tcp(loopback(20_002))));
         assert_eq!(bundle.admin.metrics_address, None);
+        let mesh = bundle.mesh.unwrap();
+        assert_eq!((&*mesh.node, mesh.bind, mesh.join), ("api-1", loopback(20_003), Vec::new()));
     }
 
     #[test]
-    fn the_configuration_of_the_client_is_without_findings() {
-        let endpoints = (1..=3).map(loopback).collect();
-        let bundle = load(&Role::Client { endpoints, check_interval: Duration::from_millis(300) });
-        assert_eq!(bundle.workers, Some(1));
+    fn the_configuration_of_the_client_knows_one_address_and_no_endpoint() {
+        let bundle = load(Role::Client, Some(loopback(20_009)));
+        assert_eq!(bundle.mesh.unwrap().join, [Seed::Address(loopback(20_009))]);
+        let services: Vec<_> = bundle.directory.clusters.iter().map(|one| (&*one.name, one.source)).collect();
+        assert_eq!(services, [("api", EndpointSource::Mesh)]);
     }
 
     #[test]
-    fn free_ports_are_two_and_can_be_bound() {
-        let ports = Ports::free();
-        assert_ne!(ports.traffic, ports.admin);
-        assert!(super::PORTS.contains(&ports.traffic.port()) && super::PORTS.contains(&ports.admin.port()));
+    fn free_ports_differ_and_can_be_bound() {
+        let Ports { traffic, admin, gossip } = Ports::free();
+        assert!(traffic != admin && admin != gossip && gossip != traffic);
+        assert!([traffic, admin, gossip].iter().all(|address| PORTS.contains(&address.port())));
     }
 }

@@ -2,8 +2,8 @@
 
 use std::{
     fs::{self, DirBuilder, File},
-    io,
-    os::unix::fs::DirBuilderExt as _,
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -56,6 +56,14 @@ impl Workspace {
         Ok(path)
     }
 
+    /// Writes a new file that only this user can read.
+    pub(super) fn write_secret(&self, name: &str, text: &str) -> io::Result<PathBuf> {
+        let path = self.path.join(name);
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&path)?;
+        file.write_all(text.as_bytes())?;
+        Ok(path)
+    }
+
     /// A new, empty log for a process called `name`; logs of earlier processes of that name stay.
     pub(super) fn log(&self, name: &str) -> io::Result<(PathBuf, File)> {
         let mut path = self.path.join(format!("{name}.log"));
@@ -93,6 +101,8 @@ mod tests {
         let path = workspace.path().to_owned();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
         workspace.write("client.yaml", "version: 1\n").unwrap();
+        let secret = workspace.write_secret("key", "secret").unwrap();
+        assert_eq!(fs::metadata(secret).unwrap().permissions().mode() & 0o777, 0o600);
         drop(workspace);
         assert!(!path.exists());
     }
