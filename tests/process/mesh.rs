@@ -391,7 +391,7 @@ async fn the_key_of_a_live_mesh_is_changed_by_the_command_line() {
         let mark = if step == "use" { &new } else { &old[0] };
         eventually(step, async || (keyring(&trio.two, &[step, mark]).0 == Some(0)).then_some(())).await;
     }
-    assert_eq!(marks(&trio.two).await, [new.clone()]);
+    assert_eq!(marks(&trio.two).await, std::slice::from_ref(&new));
     for sidecar in [&trio.one, &trio.two, &trio.web] {
         eventually("the new key alone", async || (marks(sidecar).await == [new.clone()]).then_some(())).await;
         assert_eq!(sidecar.metric("outrigger_gossip_members", &["state=\"alive\""]).await, 3.0);

@@ -254,7 +254,8 @@ mod tests {
     fn the_configuration_of_the_client_knows_one_address_and_no_endpoint() {
         let bundle = load(Role::Client, Some(loopback(20_009)));
         assert_eq!(bundle.mesh.unwrap().join, [Seed::Address(loopback(20_009))]);
-        let services: Vec<_> = bundle.directory.clusters.iter().map(|one| (&*one.name, one.source)).collect();
+        let services: Vec<_> =
+            bundle.directory.clusters.iter().map(|one| (&*one.name, one.source.clone())).collect();
         assert_eq!(services, [("api", EndpointSource::Mesh)]);
     }
 

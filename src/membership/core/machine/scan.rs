@@ -4,14 +4,14 @@
 use foca::{Header, Message};
 
 use super::identity::Identity;
-use crate::membership::core::{packet::Unreadable, tuning::MAX_SWIM, view::MemberId};
+use crate::membership::core::{packet::Unreadable, tuning::MAX_SWIM};
 
 /// What is in a message.
 #[derive(Debug)]
 pub(super) struct Scanned {
     pub(super) header: Header<Identity>,
     /// The members that it says something about, beside its sender.
-    pub(super) about: Vec<MemberId>,
+    pub(super) about: Vec<foca::Member<Identity>>,
 }
 
 /// Reads `swim` to its end.
@@ -29,7 +29,7 @@ pub(super) fn scan(swim: &[u8]) -> Result<Scanned, Unreadable> {
         for _ in 0..u16::from_be_bytes(*count) {
             let (member, left) = take::<foca::Member<Identity>>(members)?;
             members = left;
-            about.push(member.id().id);
+            about.push(member);
         }
         rest = members;
     }
@@ -43,6 +43,7 @@ fn take<T: serde::de::DeserializeOwned>(from: &[u8]) -> Result<(T, &[u8]), Unrea
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::membership::core::view::MemberId;
 
     fn identity(id: u64) -> Identity {
         Identity { id: MemberId(id), generation: 1, address: ([10, 0, 0, 1], 7946).into() }
@@ -60,7 +61,7 @@ mod tests {
         let (head, members) = message(Message::Ping(7));
         let Scanned { header, about } = scan(&[&head[..], &members].concat()).unwrap();
         assert_eq!((header.src, header.message), (identity(1), Message::Ping(7)));
-        assert_eq!(about, [MemberId(3), MemberId(4)]);
+        assert_eq!(about.iter().map(|told| told.id().id).collect::<Vec<_>>(), [MemberId(3), MemberId(4)]);
         assert!(scan(&head).unwrap().about.is_empty());
     }
 
