@@ -230,7 +230,8 @@ mod tests {
     fn load(role: Role, join: Option<SocketAddr>) -> Bundle {
         let workspace = Workspace::create().unwrap();
         let issuer = Issuer::start(&workspace).unwrap();
-        let gossip = Gossip { join, ..Gossip::start(&workspace).unwrap() };
+        let mut gossip = Gossip::start(&workspace).unwrap();
+        gossip.join = join;
         let check_interval = Duration::from_millis(300);
         let kit = Kit { workspace: &workspace, issuer: &issuer, gossip: &gossip, check_interval };
         let ports = Ports { traffic: loopback(20_001), admin: loopback(20_002), gossip: loopback(20_003) };
@@ -254,8 +255,9 @@ mod tests {
     fn the_configuration_of_the_client_knows_one_address_and_no_endpoint() {
         let bundle = load(Role::Client, Some(loopback(20_009)));
         assert_eq!(bundle.mesh.unwrap().join, [Seed::Address(loopback(20_009))]);
-        let services: Vec<_> = bundle.directory.clusters.iter().map(|one| (&*one.name, one.source)).collect();
-        assert_eq!(services, [("api", EndpointSource::Mesh)]);
+        let services: Vec<_> =
+            bundle.directory.clusters.iter().map(|one| (&*one.name, &one.source)).collect();
+        assert_eq!(services, [("api", &EndpointSource::Mesh)]);
     }
 
     #[test]
