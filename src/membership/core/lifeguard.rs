@@ -51,6 +51,8 @@ pub struct Suspicion {
     max: Duration,
     enough: u8,
     accusers: BTreeSet<MemberId>,
+    /// Asked for far more often than it changes.
+    deadline: Mono,
 }
 
 /// More accusers than this change nothing; they are not remembered.
@@ -61,13 +63,17 @@ impl Suspicion {
     /// time is `min`; until then it is up to `max`.
     #[must_use]
     pub fn new(now: Mono, min: Duration, max: Duration, enough: u8, accusers: BTreeSet<MemberId>) -> Self {
-        Self { since: now, min, max: if enough == 0 { min } else { max }, enough, accusers }
+        let max = if enough == 0 { min } else { max };
+        let mut suspicion = Self { since: now, min, max, enough, accusers, deadline: now };
+        suspicion.count();
+        suspicion
     }
 
     /// Another accuser; this node is not counted.
     pub fn confirm(&mut self, accuser: MemberId) {
         if self.accusers.len() < MAX_ACCUSERS {
             self.accusers.insert(accuser);
+            self.count();
         }
     }
 
@@ -80,18 +86,24 @@ impl Suspicion {
     /// This node did nothing for `lag`: the accused may have spoken up meanwhile without being heard.
     pub fn postpone(&mut self, lag: Duration) {
         self.since = self.since.after(lag);
+        self.deadline = self.deadline.after(lag);
     }
 
     /// When the time is over: max − (max − min)·ln(C+1)/ln(K+1) after the beginning.
     #[must_use]
     pub fn deadline(&self) -> Mono {
+        self.deadline
+    }
+
+    fn count(&mut self) {
         let confirmations = self.accusers.len() as f64;
         let share = if self.enough == 0 {
             1.0
         } else {
             ((confirmations + 1.0).ln() / (f64::from(self.enough) + 1.0).ln()).min(1.0)
         };
-        self.since.after(self.max.saturating_sub((self.max.saturating_sub(self.min)).mul_f64(share)))
+        let spared = self.max.saturating_sub(self.min).mul_f64(share);
+        self.deadline = self.since.after(self.max.saturating_sub(spared));
     }
 }
 

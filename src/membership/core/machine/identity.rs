@@ -4,7 +4,10 @@ use std::{convert::Infallible, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::membership::core::view::MemberId;
+use crate::membership::core::{
+    roster::Sight,
+    view::{MemberId, MemberState},
+};
 
 /// One life of one member. The member is the same as long as its id is; what counts is its latest life.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +33,21 @@ impl foca::Identity for Identity {
         // With the same number one of the two must win, the same everywhere.
         (self.generation, self.address) > (other.generation, other.address)
     }
+}
+
+/// Whether `told` says of a member what is known: the same, or that a life that is over is over.
+pub(super) fn is_known(known: &Sight, told: &foca::Member<Identity>) -> bool {
+    known.generation == told.id().generation
+        && known.address == told.id().address
+        && match known.state {
+            MemberState::Alive => {
+                known.incarnation == told.incarnation() && told.state() == foca::State::Alive
+            }
+            MemberState::Suspect => {
+                known.incarnation == told.incarnation() && told.state() == foca::State::Suspect
+            }
+            MemberState::Dead | MemberState::Left => true,
+        }
 }
 
 /// The generator that the engine draws from.

@@ -10,7 +10,7 @@ use foca::{Config, Foca, Header, Message, NoCustomBroadcast, PeriodicParams, Pos
 
 use self::{
     hooks::{Due, Hooks},
-    identity::{Chance, Identity},
+    identity::{Chance, Identity, is_known},
 };
 use super::{
     fact::Facts,
@@ -442,12 +442,12 @@ impl Machine {
 
     /// Sends news alone to some at random.
     fn whisper(&mut self) {
-        let mut all: Vec<Identity> = self.swim.iter_members().map(|member| member.id().clone()).collect();
+        let mut all: Vec<&Identity> = self.swim.iter_members().map(foca::Member::id).collect();
         let wanted = usize::from(self.hooks.tuning.gossip_fanout).min(all.len());
         for at in 0..wanted {
             let other = self.rng.usize(at..all.len());
             all.swap(at, other);
-            self.hooks.send(&all[at], &[], None);
+            self.hooks.send(all[at], &[], None);
         }
     }
 
@@ -490,7 +490,11 @@ impl Machine {
             let (member, left) =
                 postcard::take_from_bytes::<foca::Member<Identity>>(rest).map_err(|_| Unreadable)?;
             rest = left;
-            self.hooks.touched.insert(member.id().id);
+            // Most of what is told is known: then there is nothing to look at afterwards.
+            let known = self.roster.sight(member.id().id);
+            if !known.is_some_and(|known| is_known(known, &member)) {
+                self.hooks.touched.insert(member.id().id);
+            }
         }
         Ok(())
     }
