@@ -94,16 +94,16 @@ impl Journal {
         let service = service.as_deref().unwrap_or("-");
         let accused_by = || {
             let names: Vec<String> = accusers.iter().map(|accuser| name(*accuser, machine)).collect();
-            names.join(", ")
+            (!names.is_empty()).then(|| tracing::field::display(names.join(", ")))
         };
         match state {
             MemberState::Alive => tracing::info!(%node, service, by = %by_node, "member alive"),
             MemberState::Suspect => {
                 self.metrics.suspected(1);
-                tracing::info!(%node, service, by = %by_node, accusers = %accused_by(), "member suspected: it did not answer");
+                tracing::info!(%node, service, by = %by_node, accusers = accused_by(), "member suspected: it did not answer");
             }
             MemberState::Dead if by == self.own => {
-                tracing::warn!(%node, service, accusers = %accused_by(), "member dead: it did not speak up in time");
+                tracing::warn!(%node, service, accusers = accused_by(), "member dead: it did not speak up in time");
             }
             MemberState::Dead => {
                 tracing::warn!(%node, service, by = %by_node, "member dead: so another says");
