@@ -160,7 +160,7 @@ pub(crate) fn percentile(samples: &[f64], share: f64) -> f64 {
     sorted.get(at.clamp(1, sorted.len().max(1)) - 1).copied().unwrap_or(f64::NAN)
 }
 
-fn each_seed(runs: Runs, trial: impl Fn(&mut Mesh, Runs, &mut fastrand::Rng) -> f64) -> Vec<f64> {
+fn each_seed(runs: Runs, mut trial: impl FnMut(&mut Mesh, Runs, &mut fastrand::Rng) -> f64) -> Vec<f64> {
     (0..runs.seeds)
         .map(|seed| {
             let mut mesh = Mesh::formed(runs.members, Layer::On, Network::default(), seed);
@@ -173,7 +173,12 @@ fn each_seed(runs: Runs, trial: impl Fn(&mut Mesh, Runs, &mut fastrand::Rng) -> 
 fn until(mesh: &mut Mesh, mut done: impl FnMut(&Noticed) -> bool) {
     mesh.run_until(STEP, LIMIT, |mesh| {
         let noticed = std::mem::take(&mut mesh.noticed);
-        noticed.iter().fold(false, |is_done, noticed| done(noticed) || is_done)
+        let mut is_done = false;
+        for one in &noticed {
+            // Each is looked at, also after the last that was waited for.
+            is_done |= done(one);
+        }
+        is_done
     });
 }
 
