@@ -146,18 +146,18 @@ fn changed(real: &[u8], input: &[u8]) -> Vec<u8> {
 /// is refused does not keep a real packet out.
 pub(crate) fn gossip_envelope(input: &[u8]) {
     let ring = keyring();
-    assert!(Opener::new("mesh").open(input, &ring).is_err());
-
     let mut sealer = Sealer::new("mesh", MemberId(7), 100, 9);
     let first = sealer.seal(b"the first packet", &ring);
     let second = sealer.seal(b"the second packet", &ring);
     assert_eq!(second.len(), b"the second packet".len() + OVERHEAD);
-    let forged = changed(&second, input);
     let mut opener = Opener::new("mesh");
     assert!(opener.open(&first, &ring).is_ok());
-    if forged != second {
-        assert!(opener.open(&forged, &ring).is_err());
-        assert!(Opener::new("mesh").open(&forged, &ring).is_err());
+    // The fuzzer sees what its input is compared with, and so finds the real ones.
+    for forged in [input, &changed(&second, input)] {
+        if forged != first && forged != second {
+            assert!(opener.open(forged, &ring).is_err());
+            assert!(Opener::new("mesh").open(forged, &ring).is_err());
+        }
     }
     assert_eq!(opener.open(&second, &ring), Ok((MemberId(7), b"the second packet".to_vec())));
     for seen in [&first, &second] {
@@ -171,11 +171,12 @@ pub(crate) fn gossip_envelope(input: &[u8]) {
 pub(crate) fn gossip_message(input: &[u8]) {
     let ring = keyring();
     let place = Place { chance: &[3; 32], way: Way::Question, number: 0, cluster: "mesh" };
-    assert!(open_message(input, place, &ring).is_err());
     let real = seal_message(b"who are you?", place, &ring).expect("a short message");
     assert_eq!(open_message(&real, place, &ring), Ok(b"who are you?".to_vec()));
-    let forged = changed(&real, input);
-    assert!(forged == real || open_message(&forged, place, &ring).is_err());
+    // The fuzzer sees what its input is compared with, and so finds the real one.
+    for forged in [input, &changed(&real, input)] {
+        assert!(forged == real || open_message(forged, place, &ring).is_err());
+    }
 
     let question = message::read::<Question>(input);
     if let Ok(question) = &question {
