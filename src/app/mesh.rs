@@ -13,9 +13,13 @@ use crate::{
     rt::{Drain, DrainWatch, Phase, Tasks, clock},
     snapshot::{Protocol, SnapshotCell},
     telemetry::metrics::Registry,
-    types::{EndpointAddress, Mono},
+    types::{EndpointAddress, Mono, Tags},
 };
 
+/// Tags that are told, and bytes of all of them together: what is told travels through the whole mesh, and one packet must
+/// hold all that a member says about itself.
+const MAX_TAGS: usize = 16;
+const MAX_TAG_BYTES: usize = 512;
 /// How often it is looked whether something else is to be said.
 const LOOK: Duration = Duration::from_millis(250);
 /// The load is told at most so often: it changes all the time, and what is told travels through the whole mesh.
@@ -44,12 +48,30 @@ pub(super) fn start(
 ) -> Option<Handle> {
     let membership = membership?;
     let handle = membership.handle();
+    let tags = &state.running().bundle.directory.local.tags;
+    if told(tags) != *tags {
+        tracing::warn!(
+            "not all tags of the service are told in the mesh: {MAX_TAGS} at most, with {MAX_TAG_BYTES} bytes together"
+        );
+    }
     let says =
         Says { gossip: membership.address(), inbound, state: Arc::clone(state), cell: Arc::clone(cell) };
     let (sender, facts) = watch::channel(says.facts(0));
     tasks.spawn("what is said in the mesh", says.keep(sender, drain.watch()));
     tasks.spawn("membership", membership.run(facts, drain.watch()));
     Some(handle)
+}
+
+/// As many of `tags` as are told, by name.
+fn told(tags: &Tags) -> Tags {
+    let mut room = MAX_TAG_BYTES;
+    let fits = tags.iter().take(MAX_TAGS).take_while(|(name, value)| {
+        let length = name.len() + value.len();
+        let fits = length <= room && name.len().max(value.len()) <= fact::MAX_NAME;
+        room = room.saturating_sub(length);
+        fits
+    });
+    Tags::new(fits.map(|(name, value)| (name.to_owned(), value.to_owned())))
 }
 
 fn lookup(resolver: Arc<Resolver>) -> Lookup {
@@ -108,7 +130,7 @@ impl Says {
             },
             secured: bundle.identity.is_some(),
             weight: mesh.map_or(1, |mesh| mesh.weight),
-            tags: local.tags.clone(),
+            tags: told(&local.tags),
             health,
             is_draining: self.state.drain.phase() > Phase::Running,
             load,
@@ -143,5 +165,22 @@ impl Says {
                 changed
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tags(count: usize, length: usize) -> Tags {
+        Tags::new((0..count).map(|number| (format!("{number:02}"), "x".repeat(length))))
+    }
+
+    #[test]
+    fn no_more_tags_are_told_than_one_packet_holds() {
+        assert_eq!(told(&tags(16, 20)), tags(16, 20));
+        assert_eq!(told(&tags(17, 1)), tags(16, 1));
+        assert_eq!(told(&tags(16, 62)), tags(8, 62));
+        assert_eq!(told(&tags(1, 65)), Tags::default());
     }
 }

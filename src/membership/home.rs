@@ -6,6 +6,7 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 use super::{
@@ -48,6 +49,8 @@ struct Kept {
     directory: PathBuf,
     /// Held as long as this lives.
     _lock: File,
+    /// One file is written at a time: all are drafted under one name.
+    writing: Mutex<()>,
 }
 
 /// Who it is.
@@ -70,7 +73,11 @@ impl Home {
         let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
         let lock = lock.map_err(failed(&path))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self(Some(Kept { directory: directory.to_owned(), _lock: lock }))),
+            Ok(()) => Ok(Self(Some(Kept {
+                directory: directory.to_owned(),
+                _lock: lock,
+                writing: Mutex::default(),
+            }))),
             Err(fs::TryLockError::WouldBlock) => Err(HomeError::InUse(directory.to_owned())),
             Err(fs::TryLockError::Error(source)) => Err(HomeError::File { path, source }),
         }
@@ -98,6 +105,7 @@ impl Home {
     /// Keeps which life it is. Blocks.
     pub(super) fn remember(&self, node: Node) -> Result<(), HomeError> {
         let Some(kept) = &self.0 else { return Ok(()) };
+        let _turn = kept.writing.lock().unwrap_or_else(PoisonError::into_inner);
         replace(&kept.directory.join(NODE), &format!("{} {}\n", node.id, node.generation))
     }
 
@@ -123,6 +131,7 @@ impl Home {
     pub(super) fn keep(&self, keyring: &Keyring) -> Result<bool, HomeError> {
         let Some(kept) = &self.0 else { return Ok(false) };
         let text: String = keyring.keys().map(|(_, key)| format!("{}\n", key.expose())).collect();
+        let _turn = kept.writing.lock().unwrap_or_else(PoisonError::into_inner);
         replace(&kept.directory.join(KEYS), &text).map(|()| true)
     }
 }

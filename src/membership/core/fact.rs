@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::types::Tags;
 
 /// Longest name of a node, a service or a tag, and longest value of a tag, in bytes.
-const MAX_NAME: usize = 64;
+pub const MAX_NAME: usize = 64;
 /// Most tags of a member.
 const MAX_TAGS: usize = 16;
 /// Most keys of a member's keyring.

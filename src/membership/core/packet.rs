@@ -9,8 +9,6 @@ use super::{fact::Facts, view::MemberId};
 
 /// Most members that are read from one comparison: more than a mesh may have.
 pub const MAX_MEMBERS: usize = 8192;
-/// Largest piece of news; facts that are larger are not told.
-pub const MAX_ITEM: usize = 1100;
 
 /// A packet cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
