@@ -131,7 +131,7 @@ fn news(figures: &Figures) -> String {
     format!(
         "\n## A piece of news\n\nSeconds from a member's saying something new about itself until half of the mesh, 99 % and \
          all have heard it. News go\nout with three packets in each 200 ms, and with every probe and answer. Packets are lost \
-         from that moment on;\n`missed` counts members that had not heard two minutes later.\n{}\nThe same where packets \
+         from that moment on;\n`missed` counts members that had not heard half a minute later.\n{}\nThe same where packets \
          have been lost for five seconds already, so that false suspicions and their refutations\ntravel as well:\n{}",
         rows(&figures.news),
         rows(&figures.late_news)

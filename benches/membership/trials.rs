@@ -9,7 +9,7 @@ use crate::gossip::{Layer, Mesh, Network, Noticed, Stall, id};
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 const STEP: Duration = Duration::from_millis(50);
 /// Nothing is waited for any longer.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(30);
 /// How many of 128 stall.
 pub(crate) const STALLING: [usize; 6] = [1, 2, 4, 8, 16, 32];
 pub(crate) const LOSSES: [f64; 3] = [0.0, 0.1, 0.3];

@@ -1,7 +1,11 @@
 //! News that travel along with whatever is sent: each is sent on a bounded number of times, the least sent first, and newer
-//! news about the same thing take its place. (SWIM §4.1; memberlist's transmit-limited queue.)
+//! news about the same thing take its place. Facts go before accusations: where many packets are lost there are more
+//! accusations than room. (SWIM §4.1; memberlist's transmit-limited queue.)
 
-use super::packet::{Item, Topic};
+use super::{
+    packet::{Item, Topic},
+    view::MemberId,
+};
 
 /// News that are kept to be sent; the one that was sent most goes when there are more. A push/pull mends what is lost.
 const MAX_ITEMS: usize = 2048;
@@ -42,13 +46,21 @@ impl Broadcasts {
         self.queue.push(Entry { sent: 0, order: self.next, topic, bytes: item.encode() });
     }
 
+    /// Tells no longer who accuses `target`: that is settled.
+    pub fn acquit(&mut self, target: MemberId) {
+        self.queue.retain(|entry| !matches!(entry.topic, Topic::Accusation(_, accused) if accused == target));
+    }
+
     /// Appends to `out` as many as `room` bytes take, and counts them as sent; those that were sent `limit` times are
     /// forgotten.
     pub fn fill(&mut self, out: &mut Vec<u8>, room: usize, limit: u8) {
         if self.queue.is_empty() {
             return;
         }
-        self.queue.sort_unstable_by(|one, other| one.sent.cmp(&other.sent).then(other.order.cmp(&one.order)));
+        self.queue.sort_unstable_by_key(|entry| {
+            let is_accusation = matches!(entry.topic, Topic::Accusation(..));
+            (is_accusation, entry.sent, std::cmp::Reverse(entry.order))
+        });
         let mut left = room;
         for entry in &mut self.queue {
             if entry.bytes.len() <= left {
@@ -111,6 +123,17 @@ mod tests {
         let rounds =
             std::iter::repeat_with(|| sent(&mut broadcasts, one)).take_while(|size| *size > 0).count();
         assert_eq!(rounds, 5);
+    }
+
+    #[test]
+    fn who_accuses_whom_is_not_told_when_that_is_settled() {
+        let mut broadcasts = Broadcasts::default();
+        broadcasts.add(&item(2, 0));
+        broadcasts.add(&item(3, 0));
+        broadcasts.acquit(MemberId(2));
+        assert_eq!(broadcasts.queue.len(), 1);
+        broadcasts.acquit(MemberId(3));
+        assert!(broadcasts.is_empty());
     }
 
     #[test]

@@ -209,6 +209,9 @@ impl Roster {
 
     /// Whether this node is more likely cut off than most others are dead; `Some` when that changes.
     pub fn judge_isolation(&mut self) -> Option<bool> {
+        if self.recent.is_empty() && self.lost.is_none() {
+            return None;
+        }
         let is_in = |id: &MemberId, states: &[MemberState]| {
             self.sights.get(id).is_some_and(|sight| states.contains(&sight.state))
         };

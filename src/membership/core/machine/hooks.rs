@@ -149,6 +149,16 @@ impl Hooks {
         is_news
     }
 
+    /// Nobody's accusation of a member counts any more.
+    pub(super) fn acquit(&mut self, id: MemberId) {
+        let of_it = (id, 0, 0)..=(id, u64::MAX, u16::MAX);
+        let accused: Vec<Accused> = self.accusers.range(of_it).map(|(accused, _)| *accused).collect();
+        for accused in accused {
+            self.accusers.remove(&accused);
+        }
+        self.broadcasts.acquit(id);
+    }
+
     /// This node did nothing for `lag`: what is due is due so much later, as if time had stood still.
     pub(super) fn postpone(&mut self, lag: Duration) {
         let timers = std::mem::take(&mut self.timers);

@@ -151,7 +151,7 @@ impl Machine {
             } else {
                 self.hooks.suspected.remove(&id);
                 self.hooks.pending.remove(&id);
-                self.hooks.accusers.retain(|(target, ..), _| *target != id);
+                self.hooks.acquit(id);
             }
             if state != MemberState::Alive {
                 self.hooks.round_trips.remove(&id);
