@@ -149,9 +149,9 @@ fn verdicts(plan: &Plan, figures: &Figures) -> String {
     format!(
         "\n## Members that stall\n\nVerdicts of death about members that are well, by whoever found them, among {} of which \
          some stall: blocked for 1 to 8 s,\nawake for 10 to 200 ms, again and again. `off` is SWIM without Lifeguard.\n\nSockets \
-         that stall, both ways, while timers run (the anomaly of Lifeguard's paper), {} s with each of {} seeds:\n{}\nProcesses \
-         that stand still, {} s, {} seed. Whoever stands still for so long is declared dead itself most of the time, begins\n\
-         another life when it wakes up, and forgets whom it suspected: it harms nobody even without the layer. `off` runs\n\
+         that stall, both ways, while timers run, {} s with each of {} seeds:\n{}\nProcesses that stand still, {} s, {} \
+         seed. In this pattern they harm nobody, with the layer or without it, so how much\nLifeguard helps is shown by the \
+         sockets alone. `off` runs\n\
          overdue timers before it reads what has come, or after:\n{}",
         plan.numb.members,
         plan.numb.trials,

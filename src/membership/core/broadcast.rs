@@ -1,6 +1,6 @@
 //! News that travel along with whatever is sent: each is sent on a bounded number of times, the least sent first, and newer
-//! news about the same thing take its place. Facts go before accusations: where many packets are lost there are more
-//! accusations than room. (SWIM §4.1; memberlist's transmit-limited queue.)
+//! news about the same thing take its place. Facts go before accusations, of which there may be more than room
+//! where many packets are lost. (SWIM §4.1; memberlist's transmit-limited queue.)
 
 use super::{
     packet::{Item, Topic},

@@ -39,8 +39,8 @@ pub struct Tuning {
 pub const REAP_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 /// Largest datagram of the protocol, before it is sealed: what remains of 1400 bytes.
 pub const MAX_PACKET: usize = 1340;
-/// Largest part of it that is SWIM's own: in a storm of suspicions there must be room for facts, some of which would
-/// otherwise not reach all before a comparison.
+/// Largest part of it that is SWIM's own, so that there is room for facts however many suspicions there are. By arithmetic;
+/// what the share is worth was not measured.
 pub const MAX_SWIM: usize = 1000;
 
 impl Tuning {
