@@ -1,7 +1,7 @@
 //! Who a workload is, and how it proves that: certificates with SPIFFE identities, those who issue them, and the TLS
 //! that is spoken with them. Opens no connection and knows nothing of requests.
 
-mod bounded_file;
+pub(crate) mod bounded_file;
 pub mod ca;
 mod certificate;
 mod chance;

@@ -65,8 +65,8 @@ impl Driver {
             tracing::warn!(address = %card.seen.address, node = %card.record.facts.node, reason = %why, "a member is refused");
             return Err(Box::new(Answer::Refused(why)));
         }
-        let (now, id) = (clock::now(), card.seen.id);
-        if let Some((other, address)) = self.machine.named(&card.record.facts.node, id) {
+        let now = clock::now();
+        if let Some((other, address)) = self.machine.named(&card.record.facts.node, card.seen.id) {
             if address != card.seen.address {
                 self.journal.metrics.conflicted();
                 tracing::warn!(node = %card.record.facts.node, %address, newcomer = %card.seen.address, "a member is refused: its name is taken");
@@ -76,10 +76,10 @@ impl Driver {
             self.machine.bury(other, now);
         }
         self.machine.meet(&card.seen, card.record, now);
-        self.machine.confirm(id, now);
         self.dirty = true;
         Ok(())
     }
+
     /// A call has been answered.
     pub(super) fn answered(&self, Answered { bytes: (sent, received), refused }: Answered) {
         let metrics = &self.journal.metrics;

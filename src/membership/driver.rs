@@ -74,6 +74,9 @@ pub enum StartError {
     /// A defect of ours.
     #[error("the TLS library refuses its settings")]
     Tls,
+    /// The runtime ends.
+    #[error("the process is leaving")]
+    Leaving,
 }
 
 /// A question that came on a connection, who has proved to be what, and where the answer is wanted.
@@ -122,7 +125,7 @@ impl Membership {
             let keyring = home.keyring(&key)?;
             Ok::<_, HomeError>((home, node, keyring))
         });
-        let (home, node, keyring) = opened.await.map_err(|_| StartError::NoAddress)??;
+        let (home, node, keyring) = opened.await.map_err(|_| StartError::Leaving)??;
         if keyring.find(KeyMark::of(&params.key)).is_none() {
             tracing::warn!(
                 configured = %KeyMark::of(&params.key),

@@ -418,7 +418,6 @@ impl Driver {
             self.machine.merge(knowledge, id, now);
         }
         self.machine.meet(&card.seen, card.record, now);
-        self.machine.confirm(id, now);
         self.dirty = true;
         Ok(())
     }

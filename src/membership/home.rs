@@ -3,8 +3,8 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
@@ -13,12 +13,15 @@ use super::{
     GossipKey, MemberId,
     core::envelope::{Keyring, MAX_KEYS},
 };
+use crate::identity::{
+    FileError,
+    bounded_file::{self, Readers},
+    ca::replace_private,
+};
 
 const LOCK: &str = "lock";
 const NODE: &str = "node";
 const KEYS: &str = "keyring";
-/// Longest file that is read.
-const LONGEST: u64 = 4096;
 
 /// The data directory cannot be used; nothing in it has changed.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +29,7 @@ pub enum HomeError {
     /// Somebody else uses it.
     #[error("{0} is in use by another process: each sidecar needs a `mesh.data_dir` of its own")]
     InUse(PathBuf),
-    /// It cannot be read or written.
+    /// It cannot be made or written.
     #[error("cannot use {path}")]
     File {
         /// Which file.
@@ -35,6 +38,9 @@ pub enum HomeError {
         #[source]
         source: io::Error,
     },
+    /// A file in it cannot be read, or by too many.
+    #[error(transparent)]
+    Read(#[from] FileError),
     /// A file in it is not what was written there.
     #[error("{0} is damaged: remove it, and this node begins as a new one")]
     Damaged(PathBuf),
@@ -49,8 +55,8 @@ struct Kept {
     directory: PathBuf,
     /// Held as long as this lives.
     _lock: File,
-    /// One file is written at a time: all are drafted under one name.
-    writing: Mutex<()>,
+    /// The life that is written there, held by whoever writes: of two that come at once the later one stays.
+    written: Mutex<u64>,
 }
 
 /// Who it is.
@@ -76,7 +82,7 @@ impl Home {
             Ok(()) => Ok(Self(Some(Kept {
                 directory: directory.to_owned(),
                 _lock: lock,
-                writing: Mutex::default(),
+                written: Mutex::default(),
             }))),
             Err(fs::TryLockError::WouldBlock) => Err(HomeError::InUse(directory.to_owned())),
             Err(fs::TryLockError::Error(source)) => Err(HomeError::File { path, source }),
@@ -105,8 +111,13 @@ impl Home {
     /// Keeps which life it is. Blocks.
     pub(super) fn remember(&self, node: Node) -> Result<(), HomeError> {
         let Some(kept) = &self.0 else { return Ok(()) };
-        let _turn = kept.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        replace(&kept.directory.join(NODE), &format!("{} {}\n", node.id, node.generation))
+        let mut written = kept.written.lock().unwrap_or_else(PoisonError::into_inner);
+        if node.generation <= *written {
+            return Ok(());
+        }
+        replace(&kept.directory.join(NODE), &format!("{} {}\n", node.id, node.generation))?;
+        *written = node.generation;
+        Ok(())
     }
 
     /// The keyring: as it was kept, whatever is configured since; `configured` alone if none was. Blocks.
@@ -131,46 +142,28 @@ impl Home {
     pub(super) fn keep(&self, keyring: &Keyring) -> Result<bool, HomeError> {
         let Some(kept) = &self.0 else { return Ok(false) };
         let text: String = keyring.keys().map(|(_, key)| format!("{}\n", key.expose())).collect();
-        let _turn = kept.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = kept.written.lock().unwrap_or_else(PoisonError::into_inner);
         replace(&kept.directory.join(KEYS), &text).map(|()| true)
     }
 }
 
 fn read(path: &Path) -> Result<Option<String>, HomeError> {
-    let failed = |source| HomeError::File { path: path.to_owned(), source };
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(error)),
-    };
-    let mode = file.metadata().map_err(failed)?.permissions().mode();
-    if mode & 0o077 != 0 {
-        let exposed = io::Error::other("others than its owner can read it (chmod 600)");
-        return Err(failed(exposed));
+    match bounded_file::read(path, Readers::OwnerAndGroup) {
+        Ok(content) => String::from_utf8(content).map(Some).map_err(|_| HomeError::Damaged(path.to_owned())),
+        Err(FileError::Unreadable { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(HomeError::Read(error)),
     }
-    let mut text = String::new();
-    file.take(LONGEST).read_to_string(&mut text).map_err(|_| HomeError::Damaged(path.to_owned()))?;
-    Ok(Some(text))
 }
 
-/// Replaces a file as a whole: a crash leaves the old one or the new one.
 fn replace(path: &Path, text: &str) -> Result<(), HomeError> {
     let failed = |source| HomeError::File { path: path.to_owned(), source };
-    let draft = path.with_extension("draft");
-    match fs::remove_file(&draft) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        Ok(()) | Err(_) => {}
-    }
-    let mut file =
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).map_err(failed)?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
-    fs::rename(&draft, path).map_err(failed)?;
-    let parent = path.parent().unwrap_or(Path::new("."));
-    File::open(parent).and_then(|directory| directory.sync_all()).map_err(failed)
+    replace_private(path, text.as_bytes()).map_err(failed)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     struct Directory(PathBuf);
@@ -205,6 +198,17 @@ mod tests {
         let third = directory.open().node(MemberId(3), 1000).unwrap();
         assert_eq!((first.id, second.id, third.id), (MemberId(1), MemberId(1), MemberId(1)));
         assert_eq!((first.generation, second.generation, third.generation), (100, 101, 1000));
+    }
+
+    #[test]
+    fn of_two_lives_the_later_one_is_kept_whichever_is_written_last() {
+        let directory = Directory::new("lives");
+        let home = directory.open();
+        let Node { id, .. } = home.node(MemberId(1), 100).unwrap();
+        home.remember(Node { id, generation: 300 }).unwrap();
+        home.remember(Node { id, generation: 200 }).unwrap();
+        drop(home);
+        assert_eq!(directory.open().node(MemberId(2), 0).unwrap().generation, 301);
     }
 
     #[test]
@@ -248,6 +252,6 @@ mod tests {
         }
         replace(&directory.0.join(KEYS), &"a".repeat(64)).unwrap();
         fs::set_permissions(directory.0.join(KEYS), fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(matches!(home.keyring(&key("a")), Err(HomeError::File { .. })));
+        assert!(matches!(home.keyring(&key("a")), Err(HomeError::Read(FileError::Exposed(_)))));
     }
 }

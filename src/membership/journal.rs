@@ -67,6 +67,13 @@ impl Journal {
                     "somebody else says to be this node: a data directory (mesh.data_dir) was copied; remove it there"
                 );
             }
+            Event::Misquoted => {
+                self.metrics.conflicted();
+                tracing::error!(
+                    "somebody spoke in the name of this node: its data directory (mesh.data_dir) was copied, or the gossip \
+                     key is in wrong hands; this node has begun another life, which is believed instead"
+                );
+            }
             Event::Isolated(true) => {
                 self.metrics.set_isolated(true);
                 tracing::error!(

@@ -197,7 +197,6 @@ pub(crate) fn gossip_message(input: &[u8]) {
         Ok(Question::Everything(..) | Question::Keyring(_)) | Err(_) => return,
     };
     machine.meet(&from.seen, from.record, now);
-    machine.confirm(from.seen.id, now);
     for _ in 0..STEPS {
         let Some(due) = machine.next_deadline() else { break };
         now = now.max(due);

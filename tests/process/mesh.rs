@@ -435,7 +435,7 @@ async fn a_data_directory_that_cannot_be_used_keeps_it_from_starting_and_it_says
 
     fs::write(&keys, format!("{KEY}\n")).expect("the directory is ours");
     fs::set_permissions(&keys, fs::Permissions::from_mode(0o644)).expect("the directory is ours");
-    refused(&["others than its owner can read it", &keys.to_string_lossy()]).await;
+    refused(&["holds a secret, and others can read or change it", &keys.to_string_lossy()]).await;
     fs::set_permissions(&keys, fs::Permissions::from_mode(0o600)).expect("the directory is ours");
     let _again = Sidecar::start(config.clone()).await;
 }

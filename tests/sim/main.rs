@@ -176,6 +176,23 @@ fn members_that_stall_are_suspected_and_condemn_nobody() {
     });
 }
 
+/// Verdicts of death about the well in a mesh of which two do not get at their packets in time, though their timers run.
+fn deaths_by_the_deaf(layer: Layer, seed: u64) -> usize {
+    let stall =
+        Stall { blocked: SECOND..8 * SECOND, awake: Duration::from_millis(10)..Duration::from_millis(200) };
+    let mut mesh = Mesh::formed(16, layer, lossy(0.0), seed);
+    (0..2).for_each(|node| mesh.numb(node, stall.clone()));
+    mesh.run(30 * SECOND);
+    mesh.false_deaths()
+}
+
+#[test]
+fn members_that_hear_too_late_condemn_twenty_times_fewer_with_lifeguard() {
+    let deaths = |layer| -> usize { (0..40).map(|seed| deaths_by_the_deaf(layer, seed)).sum() };
+    let (with, without) = (deaths(Layer::On), deaths(Layer::Off));
+    assert!(with * 20 <= without, "{with} with it, {without} without");
+}
+
 #[test]
 fn what_a_member_says_about_itself_reaches_all() {
     seeds(|seed| {

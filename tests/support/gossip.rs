@@ -276,7 +276,7 @@ impl Mesh {
         self.happen(Duration::ZERO, Happening::Block { node });
     }
 
-    /// Its sockets stall as `stall` says from now on, both ways, while its timers run: the anomaly of Lifeguard's paper.
+    /// Its sockets stall as `stall` says from now on, both ways, while its timers run.
     #[allow(dead_code, reason = "not everybody who includes this uses all of it")]
     pub(crate) fn numb(&mut self, node: usize, stall: Stall) {
         self.nodes[node].is_numb = true;

@@ -52,6 +52,14 @@ fn replace(path: &Path, content: &[u8], mode: Mode) -> io::Result<()> {
     File::open(parent)?.sync_all()
 }
 
+/// Replaces a file that only its owner can read. Blocks.
+///
+/// # Errors
+/// What the kernel says; the old file is still there.
+pub(crate) fn replace_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    replace(path, content, Mode::Private)
+}
+
 /// Makes a file that only its owner can read, and fails if there is one by that name.
 pub(super) fn create(path: &Path, content: &[u8]) -> Result<(), CaError> {
     let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);

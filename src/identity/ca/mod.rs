@@ -36,6 +36,7 @@ pub use state::{Leaf, Phase, Reason, ReasonError, Revocation, Token};
 pub use status::{RootStatus, Status};
 pub use token::JoinToken;
 
+pub(crate) use files::replace_private;
 pub(in crate::identity) use files::{Mode, make_directory, names as names_in, write};
 pub(in crate::identity) use hex::encode as hex;
 

@@ -153,15 +153,12 @@ impl Roster {
         }
     }
 
-    /// A member has proved to be who it says, as it is known now.
-    pub fn confirm(&mut self, id: MemberId, now: Mono) {
-        if let (Some(sight), Some(record)) = (self.sights.get(&id), self.records.get(&id)) {
-            let proof = Proof {
-                address: sight.address,
-                service: Arc::clone(&record.facts.service),
-                endpoint: record.facts.endpoint,
-            };
-            self.proofs.insert(id, proof);
+    /// A member that gossips at `address` has proved to be who `record` says. That alone is proved: what came by gossip
+    /// meanwhile, even if it is newer, may be anybody's.
+    pub fn confirm(&mut self, address: SocketAddr, record: &FactRecord, now: Mono) {
+        if self.proofs.len() < MAX_MEMBERS || self.proofs.contains_key(&record.id) {
+            let (service, endpoint) = (Arc::clone(&record.facts.service), record.facts.endpoint);
+            self.proofs.insert(record.id, Proof { address, service, endpoint });
         }
         self.penalties.retain(|_, penalty| penalty.now(now) > 1.0);
     }

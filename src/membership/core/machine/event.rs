@@ -82,6 +82,8 @@ pub enum Event {
     Lagged(Duration),
     /// Somebody else says to be this node: its data directory was copied.
     Impostor(SocketAddr),
+    /// Somebody spoke in the name of this node, and later than it did itself; it has begun another life.
+    Misquoted,
     /// Most members were lost at once, or enough of them are back.
     Isolated(bool),
 }

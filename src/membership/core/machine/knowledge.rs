@@ -107,15 +107,11 @@ impl Machine {
         self.settle(from);
     }
 
-    /// Takes it that another member is there, since it was talked to.
+    /// Another member was talked to, and has proved to be who it says: it is there, and `record` is its own word.
     pub fn meet(&mut self, seen: &Seen, record: FactRecord, now: Mono) {
+        self.roster.confirm(seen.address, &record, now);
         let knowledge = Knowledge { members: vec![seen.clone()], facts: vec![record] };
         self.merge(knowledge, seen.id, now);
-    }
-
-    /// A member has proved to be who its facts say.
-    pub fn confirm(&mut self, id: MemberId, now: Mono) {
-        self.roster.confirm(id, now);
     }
 
     /// Declares a member dead that is known to be: another has taken its address.

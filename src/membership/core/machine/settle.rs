@@ -47,8 +47,8 @@ impl Machine {
             }
             Item::Suspected { generation, incarnation } => {
                 let own = self.swim.identity().clone();
-                // Of an earlier life, or spoken up against already: saying it again would set off the same in others.
-                if (generation, incarnation) < (own.generation, self.hooks.own_incarnation) {
+                // Of another life, or spoken up against already: saying it again would set off the same in others.
+                if generation != own.generation || incarnation < self.hooks.own_incarnation {
                     return;
                 }
                 let suspect = foca::Member::new(own, incarnation, State::Suspect);
@@ -60,6 +60,11 @@ impl Machine {
 
     pub(super) fn learn(&mut self, record: FactRecord, is_news: bool) {
         if record.id == self.hooks.own {
+            // Others take the newest word for ours. Only a holder of a key can have forged it; a later life has the last word.
+            if record.is_newer_than(&self.own) {
+                self.hooks.out.push(Output::Event(Event::Misquoted));
+                self.live_after(record.generation);
+            }
             return;
         }
         let (id, said_at) = (record.id, record.said_at);
@@ -179,8 +184,17 @@ impl Machine {
         if later.address != own.address {
             self.hooks.out.push(Output::Event(Event::Impostor(later.address)));
         }
-        let next = Identity { generation: later.generation.saturating_add(1), ..own };
-        if self.swim.change_identity(next, &mut self.hooks).is_ok() {
+        self.live_after(later.generation);
+    }
+
+    /// Begins a life that is later than this one, and than that of `generation`.
+    fn live_after(&mut self, generation: u64) {
+        let own = self.swim.identity().clone();
+        let next = Identity { generation: own.generation.max(generation).saturating_add(1), ..own };
+        if !self.has_left && self.swim.change_identity(next, &mut self.hooks).is_ok() {
+            // The new life has spoken up for nothing yet, and suspects nobody.
+            self.hooks.own_incarnation = 0;
+            self.hooks.pending.clear();
             let said_at = self.own.said_at;
             self.tell(said_at);
         }

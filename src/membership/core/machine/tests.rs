@@ -1,5 +1,7 @@
 //! What a member does with what it is told.
 
+use std::collections::VecDeque;
+
 use super::*;
 use crate::membership::{
     Profile,
@@ -30,4 +32,147 @@ fn a_member_that_has_said_nothing_is_a_gap_until_it_does() {
     assert!((one.others(), one.has_gaps()) == (1, true));
     one.merge(known, MemberId(2), Mono::ZERO);
     assert!((one.others(), one.has_gaps()) == (1, false));
+}
+
+/// Members that know each other, and the packets between them: nothing is sent unless the test says so.
+struct Table {
+    machines: Vec<Machine>,
+    now: Mono,
+    /// From, to, what.
+    packets: VecDeque<(usize, usize, Vec<u8>)>,
+    events: Vec<(usize, Event)>,
+}
+
+impl Table {
+    fn of(count: u64) -> Self {
+        let mut machines: Vec<Machine> = (0..count).map(machine).collect();
+        let all: Vec<Knowledge> = machines.iter().map(Machine::knowledge).collect();
+        for machine in &mut machines {
+            all.iter().for_each(|knowledge| machine.merge(knowledge.clone(), MemberId(0), Mono::ZERO));
+        }
+        let mut table = Self { machines, now: Mono::ZERO, packets: VecDeque::new(), events: Vec::new() };
+        table.collect();
+        table.packets.clear();
+        table.events.clear();
+        table
+    }
+
+    fn collect(&mut self) {
+        for from in 0..self.machines.len() {
+            for output in self.machines[from].outputs() {
+                match output {
+                    Output::Send { to, packet } => {
+                        let to = self.machines.iter().position(|one| one.swim.identity().address == to);
+                        self.packets.extend(to.map(|to| (from, to, packet)));
+                    }
+                    Output::Event(event) => self.events.push((from, event)),
+                }
+            }
+        }
+    }
+
+    /// Runs for `time`. Packets arrive at once if `passes` says so, and never otherwise.
+    fn run(&mut self, time: Duration, passes: impl Fn(usize, usize) -> bool) {
+        let end = self.now.after(time);
+        loop {
+            self.collect();
+            if let Some((from, to, packet)) = self.packets.pop_front() {
+                if passes(from, to) {
+                    let sender = self.machines[from].own.id;
+                    assert_eq!(self.machines[to].receive(sender, &packet, self.now), Ok(()));
+                }
+                continue;
+            }
+            let next = self.machines.iter().filter_map(Machine::next_deadline).min();
+            let Some(next) = next.filter(|next| *next <= end) else { break };
+            self.now = next.max(self.now);
+            for machine in &mut self.machines {
+                if machine.next_deadline().is_some_and(|due| due <= self.now) {
+                    machine.advance(self.now);
+                }
+            }
+        }
+        self.now = end;
+    }
+
+    fn score(&self, of: usize) -> u8 {
+        self.machines[of].hooks.health.score()
+    }
+
+    fn has(&self, at: usize, wanted: impl Fn(&Event) -> bool) -> bool {
+        self.events.iter().any(|(node, event)| *node == at && wanted(event))
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn whoever_gets_no_answers_at_all_distrusts_itself() {
+    let mut table = Table::of(4);
+    table.run(6 * SECOND, |_, to| to != 0);
+    assert!(table.score(0) >= 3, "{}", table.score(0));
+    assert_eq!(table.score(1), 0);
+}
+
+#[test]
+fn helpers_who_hear_nothing_either_say_so_and_the_prober_trusts_itself() {
+    let mut table = Table::of(5);
+    // Nobody hears the last one, which is not the fault of whoever asks it.
+    table.run(4 * SECOND, |from, to| from != 4 && to != 4);
+    let scores: Vec<u8> = (0..4).map(|node| table.score(node)).collect();
+    assert!(table.has(0, |event| matches!(event, Event::Unanswered(MemberId(4)))));
+    assert_eq!(scores, [0; 4]);
+}
+
+#[test]
+fn distrust_of_oneself_makes_probes_rarer() {
+    let asks = |score: u8| {
+        let mut table = Table::of(2);
+        table.machines[0].hooks.health.worse(score);
+        table.run(SECOND, |_, _| false);
+        let timers = table.machines[0].hooks.timers.iter();
+        let mut probes =
+            timers.filter(|(_, due)| matches!(due, Due::Swim(foca::Timer::ProbeRandomMember(_))));
+        probes.next().map(|((at, _), _)| at.since(Mono::ZERO))
+    };
+    assert!(asks(4) > asks(0), "{:?} {:?}", asks(4), asks(0));
+}
+
+#[test]
+fn whoever_is_suspected_hears_of_it_with_the_next_packet_and_speaks_up() {
+    let mut table = Table::of(3);
+    // The last one does not get through to the first, which comes to suspect it.
+    table.run(2 * SECOND, |from, to| (from, to) != (2, 0) && (from, to) != (1, 0));
+    assert_eq!(table.machines[0].state(MemberId(2)), Some(MemberState::Suspect));
+    assert!(table.has(2, |event| matches!(event, Event::SpokeUp { .. })));
+    table.run(2 * SECOND, |_, _| true);
+    assert_eq!(table.machines[0].state(MemberId(2)), Some(MemberState::Alive));
+}
+
+#[test]
+fn nobody_is_made_to_speak_up_by_a_suspicion_of_another_life() {
+    let mut table = Table::of(2);
+    for generation in [0, 2] {
+        table.machines[0].take(Item::Suspected { generation, incarnation: 0 });
+    }
+    table.collect();
+    assert!(!table.has(0, |event| matches!(event, Event::SpokeUp { .. })));
+    table.machines[0].take(Item::Suspected { generation: 1, incarnation: 0 });
+    table.collect();
+    assert!(table.has(0, |event| matches!(event, Event::SpokeUp { .. })));
+}
+
+#[test]
+fn whoever_is_misquoted_has_the_last_word() {
+    let mut table = Table::of(3);
+    let forged = FactRecord { sequence: 1000, facts: facts("liar"), ..table.machines[1].own.clone() };
+    table.machines[0].learn(forged, true);
+    assert_eq!(&*table.machines[0].facts(MemberId(1)).unwrap().node, "liar");
+    table.run(5 * SECOND, |_, _| true);
+    assert!(table.has(1, |event| *event == Event::Misquoted));
+    for observer in [0, 2] {
+        let machine = &table.machines[observer];
+        assert_eq!(&*machine.facts(MemberId(1)).unwrap().node, "n1");
+        assert_eq!(machine.state(MemberId(1)), Some(MemberState::Alive));
+    }
 }

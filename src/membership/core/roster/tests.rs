@@ -61,7 +61,7 @@ fn whoever_has_not_proved_who_it_is_gets_nothing() {
     roster.learn(&record(1, facts("n1")));
     roster.see(MemberId(1), sight(MemberState::Alive), at(0));
     assert_eq!((routable(&roster, 1, at(0)), roster.unconfirmed().count()), (Routable::No, 1));
-    roster.confirm(MemberId(1), at(0));
+    roster.confirm(sight(MemberState::Alive).address, &record(1, facts("n1")), at(0));
     assert_eq!((routable(&roster, 1, at(0)), roster.unconfirmed().count()), (Routable::Yes, 0));
 }
 
@@ -76,12 +76,25 @@ fn another_service_or_endpoint_must_be_proved_again_and_other_tags_need_not() {
         let mut roster = Roster::new(OWN, true);
         roster.learn(&record(1, facts("n1")));
         roster.see(MemberId(1), sight(MemberState::Alive), at(0));
-        roster.confirm(MemberId(1), at(0));
+        roster.confirm(sight(MemberState::Alive).address, &record(1, facts("n1")), at(0));
         let mut next = FactRecord { sequence: 2, ..record(1, facts("n1")) };
         change(&mut next.facts);
         assert!(roster.learn(&next));
         assert_eq!(routable(&roster, 1, at(0)), expected);
     }
+}
+
+#[test]
+fn what_was_proved_is_what_was_shown_and_not_what_gossip_says_meanwhile() {
+    let mut roster = Roster::new(OWN, true);
+    roster.see(MemberId(1), sight(MemberState::Alive), at(0));
+    let mut forged = FactRecord { sequence: 9, ..record(1, facts("n1")) };
+    forged.facts.endpoint = Some(([10, 0, 0, 66], 15006).into());
+    assert!(roster.learn(&forged));
+    let shown = record(1, facts("n1"));
+    roster.confirm(sight(MemberState::Alive).address, &shown, at(0));
+    assert!(!roster.learn(&shown));
+    assert_eq!((routable(&roster, 1, at(0)), roster.unconfirmed().count()), (Routable::No, 1));
 }
 
 #[test]
