@@ -19,6 +19,7 @@ pub mod peer;
 
 pub mod membership;
 pub mod proxy;
+pub mod store;
 
 pub mod directory;
 

@@ -306,7 +306,7 @@ fn the_built_in_authority_is_held_or_asked() {
 
 #[test]
 fn keys_of_later_versions_are_not_taken_for_slips() {
-    assert_eq!(found(&with("store: { mode: client }")), ["OR105 4:1"]);
+    assert_eq!(found(&with("rate_limits: {}")), ["OR105 4:1"]);
     assert_eq!(found(&with("mesch: {}")), ["OR104 4:1"]);
 }
 

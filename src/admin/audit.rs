@@ -5,7 +5,7 @@ use http::{Method, Request};
 
 use super::{
     answer::{Answer, Detail},
-    dispatch::KEYRING,
+    dispatch::{KEYRING, KV},
     server::Caller,
 };
 use crate::telemetry::{log::AUDIT, metrics::AdminResult};
@@ -26,6 +26,8 @@ impl Audit {
         let target = match request.uri().path() {
             // Nobody should put a key into a query, and whoever does shall not find it in the log.
             KEYRING => KEYRING,
+            // Nor a value. What is removed is named there, and has none.
+            KV if *request.method() != Method::DELETE => KV,
             _ => request.uri().path_and_query().map_or("", |target| target.as_str()),
         };
         Self {

@@ -10,12 +10,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    Backend, Problem, ReloadMode, Scope,
+    Backend, Problem, ReloadMode, Scope, SharedKind,
     answer::{self, Answer, Detail},
     audit::Audit,
     gate::Gate,
-    guard, keyring,
+    guard, keyring, kv,
     server::Caller,
+    shared,
 };
 use crate::telemetry::metrics::{AdminMetrics, AdminResult};
 
@@ -36,16 +37,20 @@ enum Endpoint {
     Config,
     Services,
     Routes,
+    Intentions,
+    Shared(SharedKind),
     Certificates,
     Members,
     Keyring,
+    Kv,
+    Raft,
     Reload,
     Renew,
     Log,
 }
 
 /// Path, meaning, methods (GET includes HEAD), the smallest scope that has it, purpose.
-const ENDPOINTS: [(&str, Endpoint, &str, Scope, &str); 14] = [
+const ENDPOINTS: [(&str, Endpoint, &str, Scope, &str); 19] = [
     ("/", Endpoint::Index, "GET, HEAD", Scope::MetricsOnly, "this list"),
     (
         "/livez",
@@ -61,6 +66,21 @@ const ENDPOINTS: [(&str, Endpoint, &str, Scope, &str); 14] = [
     ("/v1/services", Endpoint::Services, "GET, HEAD", Scope::Full, "services and their endpoints"),
     ("/v1/routes", Endpoint::Routes, "GET, HEAD", Scope::Full, "routes in the order in which they are tried"),
     (
+        "/v1/routes/{name}",
+        Endpoint::Shared(SharedKind::Route),
+        "PUT, DELETE",
+        Scope::Full,
+        "a route of all sidecars: the body is an item of `routes`, in YAML or JSON; ?if_revision=, or If-Match",
+    ),
+    ("/v1/intentions", Endpoint::Intentions, "GET, HEAD", Scope::Full, "who may call this service"),
+    (
+        "/v1/intentions/{name}",
+        Endpoint::Shared(SharedKind::Intention),
+        "PUT, DELETE",
+        Scope::Full,
+        "a rule of all sidecars: the body is an item of `intentions.rules`, perhaps with its `destination`",
+    ),
+    (
         "/v1/certificates",
         Endpoint::Certificates,
         "GET, HEAD",
@@ -74,6 +94,20 @@ const ENDPOINTS: [(&str, Endpoint, &str, Scope, &str); 14] = [
         "GET, HEAD, POST",
         Scope::Full,
         "the keys of the gossip, by their marks; POST {\"install\": key}, {\"use\": mark} or {\"remove\": mark}",
+    ),
+    (
+        KV,
+        Endpoint::Kv,
+        "GET, HEAD, PUT, DELETE, POST",
+        Scope::Full,
+        "the replicated store; ?key=, ?prefix=, ?watch=&after=; PUT {\"key\", \"value\"}, DELETE ?key=, POST a transaction",
+    ),
+    (
+        "/v1/raft",
+        Endpoint::Raft,
+        "GET, HEAD",
+        Scope::Full,
+        "how the store is: who leads, who votes, how far all are",
     ),
     ("/v1/reload", Endpoint::Reload, "POST", Scope::Full, "reads the configuration again; ?dry_run"),
     (
@@ -92,8 +126,14 @@ const ENDPOINTS: [(&str, Endpoint, &str, Scope, &str); 14] = [
     ),
 ];
 
+/// What stands for a name in the list of paths.
+const NAME: &str = "{name}";
+
 /// Where a key travels in the body.
 pub(super) const KEYRING: &str = "/v1/keyring";
+
+/// Where the values of the store travel in the body.
+pub(super) const KV: &str = "/v1/kv";
 
 /// A listener as its requests see it.
 pub(super) struct Context {
@@ -131,9 +171,9 @@ async fn route(context: &Context, caller: &Caller, request: Request<Incoming>) -
         return Ok(denied);
     }
     let known = ENDPOINTS.iter().find(|(path, _, _, scope, _)| {
-        *path == request.uri().path() && (context.scope == Scope::Full || *scope == context.scope)
+        is_at(path, request.uri().path()) && (context.scope == Scope::Full || *scope == context.scope)
     });
-    let Some((_, endpoint, methods, _, _)) = known else {
+    let Some((place, endpoint, methods, _, _)) = known else {
         return Err(Problem::new(
             StatusCode::NOT_FOUND,
             "there is nothing at this path; / lists what there is",
@@ -155,15 +195,32 @@ async fn route(context: &Context, caller: &Caller, request: Request<Incoming>) -
         Endpoint::Config => Ok(ok(&backend.config())),
         Endpoint::Services => Ok(ok(&backend.services())),
         Endpoint::Routes => Ok(ok(&backend.routes())),
+        Endpoint::Intentions => Ok(ok(&backend.intentions())),
+        Endpoint::Shared(kind) => {
+            let name = name_in(place, request.uri().path()).unwrap_or_default().to_owned();
+            shared::answer(backend, *kind, &name, request).await
+        }
         Endpoint::Certificates => backend.certificates().map(|told| ok(&told)),
         Endpoint::Members => backend.members().map(|told| ok(&told)),
         Endpoint::Keyring if guard::is_change(request.method()) => keyring_order(backend, request).await,
         Endpoint::Keyring => backend.keyring().map(|told| ok(&told)),
+        Endpoint::Kv => kv::answer(backend.store(), request).await,
+        Endpoint::Raft => kv::raft(backend.store()).map(|told| ok(&told)),
         Endpoint::Reload => reload(backend, request).await,
         Endpoint::Renew => renew(backend, request).await,
         Endpoint::Log if guard::is_change(request.method()) => set_log_level(backend, request).await,
         Endpoint::Log => Ok(ok(&json!({ "level": backend.log_level() }))),
     }
+}
+
+/// Whether a request for `path` is for what is listed at `place`.
+fn is_at(place: &str, path: &str) -> bool {
+    place == path || name_in(place, path).is_some()
+}
+
+/// The name in `path` where `place` has room for one. It may have slashes.
+fn name_in<'p>(place: &str, path: &'p str) -> Option<&'p str> {
+    place.strip_suffix(NAME).and_then(|before| path.strip_prefix(before)).filter(|name| !name.is_empty())
 }
 
 fn ok(value: &Value) -> Answer {
@@ -250,7 +307,7 @@ async fn set_log_level(backend: &Arc<dyn Backend>, request: Request<Incoming>) -
 }
 
 /// The whole body, within its limits of size and time.
-async fn body(request: Request<Incoming>) -> Result<Bytes, Problem> {
+pub(super) async fn body(request: Request<Incoming>) -> Result<Bytes, Problem> {
     let collected = Limited::new(request.into_body(), MAX_BODY).collect();
     match tokio::time::timeout(BODY_TIMEOUT, collected).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),

@@ -110,6 +110,7 @@ mod tests {
             weight: 3,
             tags: Tags::new(tags.map(|(name, value)| (name.to_owned(), value.to_owned()))),
             health: Health::Healthy,
+            store: None,
             is_draining: true,
             load: 4,
             version: "0.1.0".into(),

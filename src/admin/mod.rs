@@ -3,17 +3,22 @@
 
 mod answer;
 mod audit;
+pub(crate) mod base64;
 mod dispatch;
 mod gate;
 mod guard;
 mod keyring;
+mod kv;
 mod members;
+mod query;
 mod server;
+mod shared;
 #[cfg(test)]
 mod tests;
 
 use std::{net::SocketAddr, pin::Pin, sync::Arc};
 
+use bytes::Bytes;
 use serde_json::Value;
 
 pub use self::{
@@ -21,9 +26,11 @@ pub use self::{
     keyring::{key_list, keyring_report, order_mark},
     members::{member_list, member_summary},
     server::{Listener, Serving, serve},
+    shared::SharedKind,
 };
 use crate::{
     membership::KeyringOrder,
+    store::Store,
     types::{EndpointAddress, Secret},
 };
 
@@ -101,6 +108,10 @@ pub trait Backend: Send + Sync + 'static {
     fn services(&self) -> Value;
     /// Routes in the order in which they are tried.
     fn routes(&self) -> Value;
+    /// Rules about callers that are in force, and what is shared of them.
+    fn intentions(&self) -> Value;
+    /// Whether an entry that all sidecars would share fits here. `warnings` of the answer is text for people, or null.
+    fn check_shared(self: Arc<Self>, kind: SharedKind, name: String, text: Bytes) -> ReloadFuture;
     /// The certificates that the sidecar presents and trusts, without its key.
     ///
     /// # Errors
@@ -118,6 +129,8 @@ pub trait Backend: Send + Sync + 'static {
     fn keyring(&self) -> Result<Value, Problem>;
     /// Has all members change their keyrings. Runs to its end even if whoever asked for it goes away.
     fn keyring_order(self: Arc<Self>, order: KeyringOrder) -> ReloadFuture;
+    /// The replicated store; `None` if it has none.
+    fn store(&self) -> Option<Store>;
     /// Reads the configuration again. Runs to its end even if whoever asked for it goes away.
     fn reload(self: Arc<Self>, mode: ReloadMode) -> ReloadFuture;
     /// Gets new certificates, or looks at their files now. Runs to its end even if whoever asked for it goes away.

@@ -21,13 +21,14 @@ use super::{server::serve_within, *};
 use crate::{
     membership::{KeyringError, KeyringReport},
     net::bind_unix,
+    store::MemoryStore,
     telemetry::metrics::{AdminMetrics, Registry},
 };
 
-const SOON: Duration = Duration::from_secs(20);
+pub(super) const SOON: Duration = Duration::from_secs(20);
 
 #[derive(Default)]
-struct Fake {
+pub(super) struct Fake {
     unready: AtomicBool,
     level: Mutex<String>,
     reloads: Mutex<Vec<ReloadMode>>,
@@ -35,8 +36,9 @@ struct Fake {
     go_on: Notify,
     waiting: Notify,
     slow: AtomicBool,
-    /// In no mesh.
-    alone: AtomicBool,
+    /// In no mesh, and without a store.
+    pub(super) alone: AtomicBool,
+    pub(super) store: Option<Store>,
     orders: Mutex<Vec<KeyringOrder>>,
 }
 
@@ -102,6 +104,24 @@ impl Backend for Fake {
         })
     }
 
+    fn intentions(&self) -> Value {
+        json!({ "items": [] })
+    }
+
+    fn check_shared(self: Arc<Self>, kind: SharedKind, _: String, text: Bytes) -> ReloadFuture {
+        Box::pin(async move {
+            if text == "wrong" {
+                let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "wrong");
+                return Err(problem.with("findings", json!({ "errors": 1 })));
+            }
+            Ok(json!({ "warnings": (kind == SharedKind::Intention).then_some("beware") }))
+        })
+    }
+
+    fn store(&self) -> Option<Store> {
+        self.store.clone().filter(|_| !self.alone.load(Ordering::Relaxed))
+    }
+
     fn reload(self: Arc<Self>, mode: ReloadMode) -> ReloadFuture {
         Box::pin(async move {
             if self.slow.load(Ordering::Relaxed) {
@@ -134,15 +154,15 @@ impl Backend for Fake {
     }
 }
 
-struct Running {
-    address: SocketAddr,
-    backend: Arc<Fake>,
+pub(super) struct Running {
+    pub(super) address: SocketAddr,
+    pub(super) backend: Arc<Fake>,
     drain: watch::Sender<bool>,
     server: JoinHandle<()>,
     registry: Arc<Registry>,
 }
 
-async fn start(scope: Scope) -> Running {
+pub(super) async fn start(scope: Scope) -> Running {
     start_within(scope, SOON).await
 }
 
@@ -160,7 +180,8 @@ const TOKEN: &str = "0123456789abcdef";
 async fn start_for(access: Access, scope: Scope, head_timeout: Duration) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let backend = Arc::new(Fake::default());
+    let store = Some(Store::Memory(MemoryStore::new("admin of shop")));
+    let backend = Arc::new(Fake { store, ..Fake::default() });
     let registry = Registry::new(100, 1);
     let (drain, draining) = watch::channel(false);
     let serving = Serving {
@@ -173,14 +194,14 @@ async fn start_for(access: Access, scope: Scope, head_timeout: Duration) -> Runn
     Running { address, backend, drain, server, registry }
 }
 
-struct Reply {
-    status: u16,
+pub(super) struct Reply {
+    pub(super) status: u16,
     head: String,
-    body: String,
+    pub(super) body: String,
 }
 
 impl Reply {
-    fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error} in {:?}", self.body))
     }
 
@@ -202,7 +223,7 @@ impl Running {
         text.lines().find_map(|text| text.strip_prefix(&line)).unwrap().parse().unwrap()
     }
 
-    async fn send(&self, line: &str, fields: &str, body: &str) -> Reply {
+    pub(super) async fn send(&self, line: &str, fields: &str, body: &str) -> Reply {
         let length =
             if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
         let head = format!("{line} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.address);
@@ -212,7 +233,7 @@ impl Running {
         Reply { status, head: head.into(), body: body.into() }
     }
 
-    async fn get(&self, path: &str) -> Reply {
+    pub(super) async fn get(&self, path: &str) -> Reply {
         self.send(&format!("GET {path}"), "", "").await
     }
 }
@@ -231,11 +252,13 @@ async fn every_listed_path_answers() {
     let api = start(Scope::Full).await;
     let index = api.get("/").await.json();
     let listed = index["endpoints"].as_array().unwrap();
-    assert_eq!(listed.len(), 14);
+    assert_eq!(listed.len(), 19);
     for endpoint in listed {
         if endpoint["methods"].as_array().unwrap().contains(&json!("GET")) {
-            let reply = api.get(endpoint["path"].as_str().unwrap()).await;
-            assert_eq!(reply.status, 200, "{endpoint}");
+            let path = endpoint["path"].as_str().unwrap();
+            let reply = api.get(path).await;
+            // The store of the fake has neither leader nor voters.
+            assert_eq!(reply.status, if path == "/v1/raft" { 404 } else { 200 }, "{endpoint}");
             assert!(reply.has("cache-control: no-store"), "{}", reply.head);
         }
     }
@@ -466,7 +489,7 @@ async fn without_a_mesh_there_are_neither_members_nor_keys() {
     assert_eq!(order.status, 404);
 }
 
-const JSON: &str = "Content-Type: application/json\r\n";
+pub(super) const JSON: &str = "Content-Type: application/json\r\n";
 
 #[tokio::test]
 async fn an_order_to_the_keyring_is_given_and_told_of_by_its_mark() {

@@ -5,6 +5,7 @@ use std::{
     time::SystemTime,
 };
 
+use bytes::Bytes;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
@@ -12,14 +13,16 @@ use super::{
     certificates::RenewHandle,
     identity::Identity,
     reload::{ReloadError, ReloadHandle},
+    shared,
     state::ProcessState,
 };
 use crate::{
-    admin::{self, API, Backend, Check, Problem, ReloadFuture, ReloadMode},
-    config,
+    admin::{self, API, Backend, Check, Problem, ReloadFuture, ReloadMode, SharedKind},
+    config::{self, Record, RecordKind, Style},
     membership::{self, KeyringOrder},
     rt::clock,
     snapshot::{Cluster, Endpoint, Group, Route, RouteAction, Selection, SnapshotCell},
+    store::Store,
     telemetry::{
         log::LogHandle,
         metrics::{Registry, ReloadTrigger},
@@ -39,6 +42,8 @@ pub(crate) struct AppBackend {
     pub(crate) renewal: RenewHandle,
     /// `None` if it is in no mesh.
     pub(crate) membership: Option<membership::Handle>,
+    /// `None` if it has no part in one.
+    pub(crate) store: Option<Store>,
 }
 
 impl Backend for AppBackend {
@@ -133,7 +138,7 @@ impl Backend for AppBackend {
     }
 
     fn routes(&self) -> Value {
-        let snapshot = self.cell.load();
+        let (snapshot, shared) = (self.cell.load(), self.state.running().shared);
         let items: Vec<Value> = snapshot
             .table
             .precedence()
@@ -144,10 +149,35 @@ impl Backend for AppBackend {
                 item["host"] = row.host.into();
                 item["path"] = row.path.into();
                 item["conditions"] = row.conditions.into();
+                shared::mark(&mut item, &shared, RecordKind::Route, &found.name);
                 Some(item)
             })
             .collect();
-        json!({ "apiVersion": API, "kind": "RouteList", "items": items })
+        json!({
+            "apiVersion": API,
+            "kind": "RouteList",
+            "store_revision": shared.revision,
+            "items": items,
+            "quarantined": shared::quarantined(&shared, RecordKind::Route),
+        })
+    }
+
+    fn intentions(&self) -> Value {
+        let running = self.state.running();
+        shared::intentions(&running.bundle, &running.shared)
+    }
+
+    fn check_shared(self: Arc<Self>, kind: SharedKind, name: String, text: Bytes) -> ReloadFuture {
+        let kind = match kind {
+            SharedKind::Route => RecordKind::Route,
+            SharedKind::Intention => RecordKind::Intention,
+        };
+        Box::pin(async move {
+            let warnings =
+                self.reload.check(Record { kind, name: name.into(), text }).await.map_err(problem)?;
+            let told = (!warnings.is_empty()).then(|| warnings.render_text(Style::Plain));
+            Ok(json!({ "warnings": told }))
+        })
     }
 
     fn certificates(&self) -> Result<Value, Problem> {
@@ -170,6 +200,10 @@ impl Backend for AppBackend {
             let report = self.membership()?.keyring(order).await?;
             Ok(admin::keyring_report(mark, &report))
         })
+    }
+
+    fn store(&self) -> Option<Store> {
+        self.store.clone()
     }
 
     fn reload(self: Arc<Self>, mode: ReloadMode) -> ReloadFuture {

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::sleep};
 
-use super::{run::RunError, state::ProcessState};
+use super::{run::RunError, state::ProcessState, store::StoreSays};
 use crate::{
     config::Bundle,
     directory::dns::Resolver,
@@ -41,6 +41,7 @@ pub(super) async fn bind(
 pub(super) fn start(
     membership: Option<Membership>,
     inbound: Option<SocketAddr>,
+    store: Option<StoreSays>,
     state: &Arc<ProcessState>,
     cell: &SnapshotCell,
     drain: &Drain,
@@ -54,8 +55,13 @@ pub(super) fn start(
             "not all tags of the service are told in the mesh: {MAX_TAGS} at most, with {MAX_TAG_BYTES} bytes together"
         );
     }
-    let says =
-        Says { gossip: membership.address(), inbound, state: Arc::clone(state), cell: Arc::clone(cell) };
+    let says = Says {
+        gossip: membership.address(),
+        inbound,
+        store,
+        state: Arc::clone(state),
+        cell: Arc::clone(cell),
+    };
     let (sender, facts) = watch::channel(says.facts(0));
     tasks.spawn("what is said in the mesh", says.keep(sender, drain.watch()));
     tasks.spawn("membership", membership.run(facts, drain.watch()));
@@ -97,6 +103,7 @@ fn lookup(resolver: Arc<Resolver>) -> Lookup {
 struct Says {
     gossip: SocketAddr,
     inbound: Option<SocketAddr>,
+    store: Option<StoreSays>,
     state: Arc<ProcessState>,
     cell: SnapshotCell,
 }
@@ -135,6 +142,7 @@ impl Says {
             is_draining: self.state.drain.phase() > Phase::Running,
             load,
             version: env!("CARGO_PKG_VERSION").into(),
+            store: self.store.as_ref().map(StoreSays::place),
             keys: Vec::new(),
         }
     }

@@ -10,7 +10,9 @@ mod mesh;
 mod overload;
 mod reload;
 mod run;
+mod shared;
 mod state;
+mod store;
 mod waiting;
 
 pub use run::{RunError, RunParams, run};

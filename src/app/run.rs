@@ -17,22 +17,25 @@ use super::{
     mesh,
     overload::Sampler,
     reload::{ReloadHandle, Reloader, ReloaderParts},
+    shared::{self, SharedRecords, SharedView},
     state::ProcessState,
+    store::{self, OpenedStore},
     waiting::WaitingBackend,
 };
 use crate::{
     admin,
-    config::{self, Bundle, FileSource, Fingerprint, ProcessEnvironment, Style},
+    config::{self, Base, Bundle, FileSource, Fingerprint, Overlaid, ProcessEnvironment, Style},
     directory::{Directory, Publisher, dns::Resolver},
     identity::{IdentitySource, edge::EdgeTls},
     membership::Membership,
     proxy::{DataPlane, PlaneParams, health, jwks},
     rt::{Drain, Phase, ShutdownParams, Tasks, clock, random},
     snapshot::SnapshotCell,
+    store::Store,
     telemetry::{
         access_log::{AccessLog, AccessLogOwner},
         log::{self, LogHandle},
-        metrics::{ConfigMetrics, Registry, ReloadOutcome, ReloadTrigger},
+        metrics::{ConfigMetrics, Registry, ReloadOutcome, ReloadTrigger, SharedMetrics},
     },
     types::Live,
 };
@@ -91,7 +94,8 @@ impl RunError {
 /// See [`RunError`]; only before the sidecar serves.
 pub fn run(params: &RunParams) -> Result<(), RunError> {
     let loaded = Loaded::read(params)?;
-    let log = log::init(&loaded.bundle.telemetry.log).map_err(RunError::start("cannot start the log"))?;
+    let told = loaded.told(loaded.base.bundle().clone());
+    let log = log::init(&told.telemetry.log).map_err(RunError::start("cannot start the log"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("control")
@@ -108,7 +112,10 @@ pub fn run(params: &RunParams) -> Result<(), RunError> {
 struct Loaded {
     source: FileSource,
     fingerprint: Fingerprint,
-    bundle: Bundle,
+    base: Base,
+    /// What the command line says instead of the file.
+    workers: Option<usize>,
+    log_level: Option<String>,
 }
 
 impl Loaded {
@@ -117,34 +124,39 @@ impl Loaded {
         let unreadable = |source| RunError::Unreadable { path: params.config.clone(), source };
         let text = source.read().map_err(unreadable)?;
         let invalid = |findings: config::Findings| RunError::Invalid(findings.render_text(Style::Plain));
-        let (mut bundle, _warnings) = config::load(&text, &ProcessEnvironment).map_err(invalid)?;
-        if let Some(workers) = params.workers {
-            bundle.workers = Some(workers);
-        }
-        if let Some(level) = &params.log_level {
+        let base = Base::load(&text, &ProcessEnvironment).map_err(invalid)?;
+        let RunParams { config: _, workers, log_level } = params.clone();
+        Ok(Self { source, fingerprint: text.fingerprint(), base, workers, log_level })
+    }
+
+    /// The configuration to start with: what lies over the file is what was known last.
+    fn bundle(&self, shared: &SharedRecords) -> (Bundle, SharedView) {
+        let Overlaid { bundle, standings } = self.base.overlay(&shared.records());
+        (self.told(bundle), SharedView::new(shared, &standings))
+    }
+
+    /// With what the command line says.
+    fn told(&self, mut bundle: Bundle) -> Bundle {
+        bundle.workers = self.workers.or(bundle.workers);
+        if let Some(level) = &self.log_level {
             bundle.telemetry.log.level.clone_from(level);
         }
-        Ok(Self { source, fingerprint: text.fingerprint(), bundle })
+        bundle
     }
 }
 
 async fn serve(loaded: Loaded, log: Arc<LogHandle>) -> Result<(), RunError> {
     // Before anything else: a signal that comes while we start must not kill us half-way.
     let mut signals = Signals::listen().map_err(RunError::start("cannot listen to signals"))?;
-    let Loaded { source, fingerprint, bundle } = loaded;
+    let first = Arc::new(SharedRecords::last_good(loaded.base.bundle()));
+    let (bundle, view) = loaded.bundle(&first);
     let bundle = Arc::new(bundle);
+    let Loaded { source, fingerprint, base, .. } = loaded;
     let workers = bundle.workers.unwrap_or_else(cores);
     let drain = Drain::default();
     let registry = Registry::new(bundle.telemetry.max_series_per_metric, workers);
     registry.install_global();
-    let hash = fingerprint.to_string();
-    let state = Arc::new(ProcessState::new(
-        Arc::clone(&bundle),
-        hash.clone(),
-        drain.watch(),
-        clock::now(),
-        clock::wall(),
-    ));
+    let state = begin(&bundle, fingerprint, view, &drain);
     let (access_log, access_owner) =
         AccessLog::start(bundle.telemetry.access_log.clone(), registry.access_log_dropped())
             .map_err(RunError::start("cannot open the access log"))?;
@@ -178,19 +190,23 @@ async fn serve(loaded: Loaded, log: Arc<LogHandle>) -> Result<(), RunError> {
         mesh: identity.as_ref().map(|identity| Arc::clone(&identity.mesh)),
     })
     .map_err(RunError::start("cannot start the data plane"))?;
-    let Control { cell, publisher, membership } = control;
-    let membership = mesh::start(membership, plane.inbound, &state, &cell, &drain, &mut tasks);
-    let (reloader, reload) = Reloader::new(ReloaderParts {
+    let Control { cell, publisher, membership, store } = control;
+    let (store, says) = store.map(|store| store.start(&drain, &mut tasks)).unzip();
+    let membership = mesh::start(membership, plane.inbound, says, &state, &cell, &drain, &mut tasks);
+    let parts = ReloaderParts {
         source,
         state: Arc::clone(&state),
         publisher,
         limits,
         access_log,
         log: Arc::clone(&log),
-        metrics: started_with(&hash, &bundle, &registry),
+        metrics: started_with(&fingerprint.to_string(), &bundle, &registry),
+        shared_metrics: SharedMetrics::resolve(&registry),
         in_force: fingerprint,
-    });
-    tasks.spawn("reload", reloader.run(drain.watch()));
+        base: Arc::new(base),
+        shared: first,
+    };
+    let reload = start_reload(parts, store.clone(), &registry, &drain, &mut tasks);
     let backend: Arc<dyn admin::Backend> = Arc::new(AppBackend {
         state: Arc::clone(&state),
         registry: Arc::clone(&registry),
@@ -200,6 +216,7 @@ async fn serve(loaded: Loaded, log: Arc<LogHandle>) -> Result<(), RunError> {
         identity,
         renewal,
         membership,
+        store,
     });
     let (admin_open, admin_closes) = watch::channel(false);
     admin_sockets.serve(&backend, &bundle.admin.access, &registry, &admin_closes, &mut tasks)?;
@@ -210,6 +227,37 @@ async fn serve(loaded: Loaded, log: Arc<LogHandle>) -> Result<(), RunError> {
     drop(admin_open);
     finish(tasks, access_owner).await;
     Ok(())
+}
+
+/// What is known of the process before anything is bound.
+fn begin(
+    bundle: &Arc<Bundle>,
+    fingerprint: Fingerprint,
+    shared: SharedView,
+    drain: &Drain,
+) -> Arc<ProcessState> {
+    let (hash, now, wall) = (fingerprint.to_string(), clock::now(), clock::wall());
+    let state = ProcessState::new(Arc::clone(bundle), hash, drain.watch(), now, wall);
+    state.update(|running| running.shared = Arc::new(shared));
+    Arc::new(state)
+}
+
+/// Starts what changes the configuration: when it is asked, when the file changes, and when `store` has something else for
+/// all sidecars.
+fn start_reload(
+    parts: ReloaderParts,
+    store: Option<Store>,
+    registry: &Arc<Registry>,
+    drain: &Drain,
+    tasks: &mut Tasks,
+) -> ReloadHandle {
+    let (bundle, first) = (parts.state.running().bundle, Arc::clone(&parts.shared));
+    let (reloader, reload) = Reloader::new(parts);
+    tasks.spawn("reload", reloader.run(drain.watch()));
+    if let Some(store) = store {
+        shared::start(store, reload.clone(), &bundle, first, registry, drain, tasks);
+    }
+    reload
 }
 
 /// Counts the configuration that the process starts with as the first that was taken.
@@ -224,7 +272,7 @@ fn started_with(hash: &str, bundle: &Bundle, registry: &Arc<Registry>) -> Config
 fn announce(state: &ProcessState, plane: &DataPlane, workers: usize) {
     state.update(|running| {
         running.ready = true;
-        running.generation = 1;
+        running.generation = running.generation.max(1);
         running.inbound = plane.inbound;
         running.outbound = plane.outbound;
         running.tcp.clone_from(&plane.tcp);
@@ -255,6 +303,8 @@ struct Control {
     publisher: Publisher,
     /// Bound, and not yet running: what it says is not known before the data plane is bound.
     membership: Option<Membership>,
+    /// Bound as well.
+    store: Option<OpenedStore>,
 }
 
 /// What is told while there is no certificate.
@@ -315,6 +365,7 @@ async fn start_control(
     let resolver = Arc::new(resolver);
     let tls = identity.map(|identity| Arc::clone(&identity.mesh));
     let membership = mesh::bind(bundle, tls.clone(), registry, &resolver).await?;
+    let store = store::open(bundle, membership.as_ref(), tls.clone()).await?;
     let (directory, cell, publisher) = Directory::start(
         bundle.directory.clone(),
         bundle.telemetry.propagation.clone(),
@@ -341,7 +392,7 @@ async fn start_control(
     tasks.spawn("health", checking);
     let watching = health::watch_outliers(Arc::clone(&cell), drain.watch(), random::seeded(u64::MAX - 2));
     tasks.spawn("outliers", watching);
-    Ok(Control { cell, publisher, membership })
+    Ok(Control { cell, publisher, membership, store })
 }
 
 /// The signals that the process listens to.

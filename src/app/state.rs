@@ -6,6 +6,7 @@ use std::{
     time::SystemTime,
 };
 
+use super::shared::SharedView;
 use crate::{config::Bundle, rt::DrainWatch, rt::Phase, types::Mono};
 
 /// Shared by the reloader and the admin API.
@@ -35,6 +36,8 @@ pub(crate) struct Running {
     pub(crate) last_reload: Option<LastReload>,
     /// Keys of the file that wait for a restart.
     pub(crate) pending_restart: Vec<String>,
+    /// What lies over the file.
+    pub(crate) shared: Arc<SharedView>,
 }
 
 /// How the last reload ended.
@@ -66,6 +69,7 @@ impl ProcessState {
             tcp: Vec::new(),
             last_reload: None,
             pending_restart: Vec::new(),
+            shared: Arc::default(),
         };
         Self { started: wall, started_mono: now, drain, running: Mutex::new(running) }
     }

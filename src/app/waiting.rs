@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::state::ProcessState;
 use crate::{
-    admin::{API, Backend, Check, Problem, ReloadFuture, ReloadMode},
+    admin::{API, Backend, Check, Problem, ReloadFuture, ReloadMode, SharedKind},
     config,
     membership::KeyringOrder,
     rt::clock,
+    store::Store,
     telemetry::{log::LogHandle, metrics::Registry},
     types::Live,
 };
@@ -77,6 +79,18 @@ impl Backend for WaitingBackend {
 
     fn keyring_order(self: Arc<Self>, _: KeyringOrder) -> ReloadFuture {
         Box::pin(async move { Err(self.not_yet()) })
+    }
+
+    fn intentions(&self) -> Value {
+        json!({ "apiVersion": API, "kind": "IntentionList", "items": [] })
+    }
+
+    fn check_shared(self: Arc<Self>, _: SharedKind, _: String, _: Bytes) -> ReloadFuture {
+        Box::pin(async move { Err(self.not_yet()) })
+    }
+
+    fn store(&self) -> Option<Store> {
+        None
     }
 
     fn reload(self: Arc<Self>, _: ReloadMode) -> ReloadFuture {

@@ -107,6 +107,8 @@ pub(super) enum AskError {
     Closed(String),
     /// Something answers, and it is no sidecar.
     NoSidecar(String, String),
+    /// What it was sent is wrong; lines that `outrigger check` would print.
+    Invalid(String),
     /// The sidecar says no.
     Refused(u16, String),
 }
@@ -118,8 +120,10 @@ impl AskError {
             Self::Token(..) => exit::FAILED,
             Self::Unreachable(..) | Self::NoSidecar(..) => exit::UNREACHABLE,
             Self::Closed(_) | Self::Refused(401 | 403, _) => exit::DENIED,
+            Self::Invalid(_) => exit::INVALID,
             Self::Refused(404, _) => exit::NOT_FOUND,
             Self::Refused(409, _) => exit::CONFLICT,
+            Self::Refused(504, _) => exit::TIMED_OUT,
             Self::Refused(..) => exit::FAILED,
         })
     }
@@ -147,7 +151,7 @@ impl AskError {
             Self::Refused(403, _) => {
                 Some("ask for it by its address, or add the name to `admin.hosts` of the sidecar")
             }
-            Self::Refused(..) => None,
+            Self::Invalid(_) | Self::Refused(..) => None,
         }
     }
 }
@@ -159,6 +163,7 @@ impl fmt::Display for AskError {
             Self::Unreachable(place, error) => write!(f, "cannot reach the sidecar at {place}: {error}"),
             Self::Closed(place) => write!(f, "may not connect to the sidecar at {place}"),
             Self::NoSidecar(place, what) => write!(f, "no sidecar answers at {place}: {what}"),
+            Self::Invalid(found) => write!(f, "the sidecar finds mistakes in it\n{}", found.trim_end()),
             Self::Refused(401, detail) => write!(f, "the sidecar denies access: {detail}"),
             Self::Refused(status, detail) => write!(f, "the sidecar refuses ({status}): {detail}"),
         }
@@ -190,11 +195,50 @@ impl AdminArgs {
         self.ask(&Asked { method: "POST", path, body: body.to_string() })
     }
 
+    /// The document at `path`, which the sidecar may think about for `wait` besides the usual time.
+    ///
+    /// # Errors
+    /// See [`AskError`].
+    pub(super) fn wait_for(&self, path: &str, wait: Duration) -> Result<Value, AskError> {
+        self.ask_within(
+            &Asked { method: "GET", path, body: String::new() },
+            self.timeout.saturating_add(wait),
+        )
+    }
+
+    /// Sets what `body` says.
+    ///
+    /// # Errors
+    /// See [`AskError`]. Without an answer it may have been done.
+    pub(super) fn put(&self, path: &str, body: &Value) -> Result<Value, AskError> {
+        self.ask(&Asked { method: "PUT", path, body: body.to_string() })
+    }
+
+    /// Sets what is at `path` to a text.
+    ///
+    /// # Errors
+    /// See [`AskError`]. Without an answer it may have been done.
+    pub(super) fn put_text(&self, path: &str, text: String) -> Result<Value, AskError> {
+        self.ask(&Asked { method: "PUT", path, body: text })
+    }
+
+    /// Removes what is at `path`.
+    ///
+    /// # Errors
+    /// See [`AskError`]. Without an answer it may have been done.
+    pub(super) fn delete(&self, path: &str) -> Result<Value, AskError> {
+        self.ask(&Asked { method: "DELETE", path, body: String::new() })
+    }
+
     fn ask(&self, asked: &Asked<'_>) -> Result<Value, AskError> {
+        self.ask_within(asked, self.timeout)
+    }
+
+    fn ask_within(&self, asked: &Asked<'_>, limit: Duration) -> Result<Value, AskError> {
         let place = self.admin.clone().unwrap_or_else(usual);
         let token = self.token_file.as_deref().filter(|file| !file.as_os_str().is_empty());
         let token = token.map(read_token).transpose()?;
-        let deadline = clock::now().after(self.timeout);
+        let deadline = clock::now().after(limit);
         let answer = exchange(&place, asked, token.as_deref(), deadline).map_err(|error| {
             let is_socket = matches!(place, Place::Unix(_));
             match error.kind() {
@@ -322,6 +366,10 @@ fn read_answer(answer: &[u8], place: &Place) -> Result<Value, AskError> {
     match (status, document) {
         (200, Ok(document)) => Ok(document),
         (200, Err(_)) => Err(strange("it answers no JSON")),
+        (422, Ok(problem)) if problem["findings"].is_object() => {
+            let lines = problem["detail"].as_str().unwrap_or_default().lines();
+            Err(AskError::Invalid(lines.map(|line| printable(line) + "\n").collect()))
+        }
         (_, document) => {
             let detail = document.ok().and_then(|problem| problem["detail"].as_str().map(printable));
             Err(AskError::Refused(status, detail.unwrap_or_else(|| "it does not say why".to_owned())))

@@ -6,10 +6,15 @@ mod cert;
 mod check;
 mod columns;
 mod demo;
+mod intentions;
 mod iptables;
 mod keyring;
+mod kv;
 mod members;
+mod raft;
+mod routes;
 mod run;
+mod shared;
 mod status;
 
 use std::process::ExitCode;
@@ -35,8 +40,16 @@ enum Verb {
     Status(status::StatusArgs),
     /// Tell who is in the mesh
     Members(members::MembersArgs),
+    /// Tell how the replicated store is
+    Raft(raft::RaftArgs),
     /// List and change the keys that the gossip is sealed with
     Keyring(keyring::KeyringArgs),
+    /// Read and write the replicated store
+    Kv(kv::KvArgs),
+    /// List the routes in force, write and remove those of all sidecars
+    Routes(routes::RoutesArgs),
+    /// List the rules about callers, write and remove those of all sidecars
+    Intentions(intentions::IntentionsArgs),
     /// Redirect the connections of an unmodified application through the sidecar
     Iptables(iptables::IptablesArgs),
     /// Issue certificates for the mesh, renew its roots, revoke
@@ -75,6 +88,8 @@ mod exit {
     pub(super) const DENIED: u8 = 6;
     /// It cannot be done as things are.
     pub(super) const CONFLICT: u8 = 7;
+    /// Nobody knows in time what came of it.
+    pub(super) const TIMED_OUT: u8 = 8;
     /// The sidecar is not well.
     pub(super) const UNHEALTHY: u8 = 9;
 }
@@ -87,7 +102,11 @@ pub fn main() -> ExitCode {
         Verb::Check(args) => check::check(&args),
         Verb::Status(args) => status::status(&args),
         Verb::Members(args) => members::members(&args),
+        Verb::Raft(args) => raft::raft(&args),
         Verb::Keyring(args) => keyring::keyring(&args),
+        Verb::Kv(args) => kv::kv(&args),
+        Verb::Routes(args) => routes::routes(&args),
+        Verb::Intentions(args) => intentions::intentions(&args),
         Verb::Iptables(args) => iptables::iptables(&args),
         Verb::Ca(args) => ca::ca(&args),
         Verb::Cert(args) => cert::cert(&args),

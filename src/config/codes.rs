@@ -112,6 +112,12 @@ codes! {
         until a limit is reached. Point the address at the application or the other service.";
     PREFIX_REWRITE = "OR216", "`path_prefix` in a rewrite or redirect replaces the part of the path that the route \
         matched, so the route needs `match.path_prefix`. Use `path` to replace the whole path.";
+    FORGETS_HALF = "OR217", "A server of the store keeps two things: who it is (`mesh.data_dir`), and what it has promised and \
+        written (`store.data_dir`). One that kept its name and lost its log could vote twice in one term, and what was \
+        acknowledged could be lost. Keep both or neither: without both it is another server after each start.";
+    STORE_EXPOSED = "OR218", "Whoever reaches the port of the store can change what all sidecars serve. With mutual TLS only \
+        members of the mesh can; without it everybody can who is on the network. Switch `mtls` on, or let the store listen on \
+        loopback, where only this machine is.";
     NOT_TCP = "OR230", "A service of `protocol: tcp` takes bytes, and requests cannot be routed to it; a listener under \
         `listeners.tcp` takes bytes, and cannot pass them to a service that speaks HTTP, which has retries, limits and \
         timeouts of its own. Correct the name, or the `protocol` of the service.";
@@ -121,6 +127,9 @@ codes! {
         there is no token to verify (`intentions.jwt`) and no request to ask another service about \
         (`intentions.ext_authz`). Rules about callers hold for connections, too. Set `service.protocol` to what the \
         application speaks, or remove the key.";
+    RECORD = "OR250", "An entry that was written into the store for all sidecars does not fit: its `name` is not that of its \
+        key, its `destination` names no services, a rule of the file has its name, or there is more than a sidecar takes \
+        over (1000 entries, 1 MiB). It is left out, and everything else is served. Write it anew, or remove it.";
     YAML_WORD = "OR301", "YAML 1.1 readers take this unquoted word for a truth value or a number (`on`, `yes`, `012`, \
         `22:22`), YAML 1.2 readers take it for text. Outrigger takes it for text; other tools that read this file may \
         not. Quote it.";

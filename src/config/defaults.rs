@@ -17,6 +17,7 @@ use crate::policy::{
 use crate::{
     proxy::{MtlsMode, MtlsParams},
     snapshot::UpstreamTlsParams,
+    store::Timing,
 };
 
 pub(super) const INBOUND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 15006);
@@ -43,6 +44,12 @@ pub(super) const AUTHORITY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UN
 pub(super) const MESH_BIND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 7946);
 pub(super) const MESH_CLUSTER: &str = "default";
 pub(super) const MESH_WEIGHT: u16 = 1;
+pub(super) const STORE_BIND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 7947);
+pub(super) const STORE_EXPECT: usize = 3;
+/// The Raft paper's 150 to 300 ms, with room for three heartbeats (§5.6 and §9.3: broadcast time ≪ election timeout).
+pub(super) const STORE_TIMING: Timing =
+    Timing { heartbeat: Duration::from_millis(50), election_timeout: Duration::from_millis(150) };
+pub(super) const STORE_SHORTEST_HEARTBEAT: Duration = Duration::from_millis(10);
 /// What RFC 7519 §4.1.4 calls "no more than a few minutes".
 pub(super) const JWT_LEEWAY: Duration = Duration::from_secs(60);
 /// Twice what web servers take as one header.

@@ -6,9 +6,10 @@ use super::{Bundle, effective::document};
 use crate::membership;
 
 /// Keys that are read once, when the process starts.
-const RESTART: [&str; 15] = [
+const RESTART: [&str; 16] = [
     "workers",
     "mesh",
+    "store",
     "mtls.trust_domain",
     "mtls.ca",
     "mtls.min_version",
@@ -64,6 +65,7 @@ impl Bundle {
             (Some(running), Some(new)) => Some(membership::Params { weight: new.weight, ..running.clone() }),
             (running, _) => running.clone(),
         };
+        self.store.clone_from(&running.store);
         self.listeners.mtls.max_handshakes = running.listeners.mtls.max_handshakes;
         self.listeners.inbound.clone_from(&running.listeners.inbound);
         self.listeners.outbound.clone_from(&running.listeners.outbound);
@@ -76,7 +78,12 @@ impl Bundle {
         self.telemetry.access_log.format = running.telemetry.access_log.format;
         self.telemetry.max_series_per_metric = running.telemetry.max_series_per_metric;
         let kept = |pointer: &&String| needs_restart(&pointer.trim_start_matches('/').replace('/', "."));
-        self.masked.extend(running.masked.iter().filter(kept).cloned());
+        for pointer in running.masked.iter().filter(kept) {
+            // Each time that something is shared, they would be one more.
+            if !self.masked.contains(pointer) {
+                self.masked.push(pointer.clone());
+            }
+        }
         self
     }
 }
@@ -156,7 +163,11 @@ mtls: { mode: disabled }
     fn a_value_that_is_held_back_stays_as_secret_as_it_was() {
         let mut old = bundle(BASE);
         old.masked = vec!["/workers".to_owned(), "/routes/0/name".to_owned()];
-        assert_eq!(bundle(BASE).with_restart_keys_of(&old).masked, ["/workers"]);
+        let mut new = bundle(BASE);
+        new.masked = vec!["/workers".to_owned()];
+        for new in [bundle(BASE), new] {
+            assert_eq!(new.with_restart_keys_of(&old).masked, ["/workers"]);
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod mesh;
 mod mtls;
 mod resilience;
 mod retry;
+mod store;
 mod telemetry;
 mod traffic;
 
@@ -44,6 +45,8 @@ pub fn effective_json(bundle: &Bundle) -> Value {
     // Also if it stands in the file itself.
     mask::value(&mut document, "/admin/token");
     mask::value(&mut document, "/mesh/gossip_key");
+    mask::value(&mut document, "/store/encryption_key");
+    mask::value(&mut document, "/store/older_encryption_keys");
     document
 }
 
@@ -62,6 +65,7 @@ pub(super) fn document(bundle: &Bundle) -> Value {
         workers,
         identity,
         mesh,
+        store,
         listeners,
         directory,
         admin,
@@ -104,6 +108,7 @@ pub(super) fn document(bundle: &Bundle) -> Value {
     }));
     put(&mut root, "workers", *workers);
     put(&mut root, "mesh", mesh.as_ref().map(mesh::section));
+    put(&mut root, "store", store.as_ref().map(store::section));
     put(&mut root, "intentions", access::intentions(intentions, jwt.as_ref(), ext_authz.as_ref()));
     Value::Object(root)
 }

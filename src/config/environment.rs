@@ -52,6 +52,37 @@ pub(super) fn substitute(root: &mut Node, environment: &dyn Environment, report:
     paths
 }
 
+/// Reads `$${` in the values of `root` as [`substitute`] does, and reports every substitution: what others have written
+/// may not ask for what is on this machine.
+pub(super) fn refuse(root: &mut Node, report: &mut Report) {
+    let span = root.span;
+    match &mut root.content {
+        Content::Scalar(scalar) if scalar.text.contains("${") => match expand(&scalar.text, &Nothing) {
+            Ok((text, false)) => *scalar = Scalar { text, kind: Kind::Text, plain: false, secret: false },
+            Ok((_, true)) | Err(_) => {
+                let message = "what is shared has no substitutions".to_owned();
+                report.add_unsubstituted(span, message);
+            }
+        },
+        Content::Scalar(_) => {}
+        Content::List(items) => items.iter_mut().for_each(|item| refuse(item, report)),
+        Content::Map(entries) => entries.iter_mut().for_each(|entry| refuse(&mut entry.value, report)),
+    }
+}
+
+/// An environment that has nothing.
+struct Nothing;
+
+impl Environment for Nothing {
+    fn variable(&self, _: &str) -> Option<String> {
+        None
+    }
+
+    fn file(&self, _: &Path) -> io::Result<String> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+}
+
 fn walk(
     node: &mut Node,
     path: &str,

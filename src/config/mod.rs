@@ -13,6 +13,7 @@ mod fields;
 mod form;
 mod lint;
 mod mask;
+mod overlay;
 mod parse;
 mod precedence;
 mod report;
@@ -32,6 +33,7 @@ pub use diagnostic::{Diagnostic, Findings, Related, Severity, Style};
 pub use diff::Diff;
 pub use effective::{effective_json, effective_yaml};
 pub use environment::{Environment, ProcessEnvironment};
+pub use overlay::{Base, MAX_RECORD_BYTES, MAX_RECORDS, Overlaid, Record, RecordKind, Standing};
 pub use parse::{load, parse};
 pub use precedence::routes_in_order;
 pub use source::{Debounce, FileSource, Fingerprint, Text};
@@ -45,6 +47,8 @@ pub struct Bundle {
     pub identity: Option<crate::identity::IdentityParams>,
     /// How it takes part in the gossip of the mesh; `None` takes no part.
     pub mesh: Option<crate::membership::Params>,
+    /// How it takes part in the store of the mesh; `None` takes no part.
+    pub store: Option<crate::store::Params>,
     /// Listeners.
     pub listeners: crate::proxy::ListenersParams,
     /// Routes and services.

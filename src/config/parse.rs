@@ -16,6 +16,7 @@ use super::{
         listeners::{self, Bound},
         mesh, mtls, process, routes,
         services::{self, Discovery},
+        store,
         tcp_listeners::{self, Forwards},
         telemetry, traffic,
     },
@@ -35,8 +36,13 @@ use crate::{
 /// # Errors
 /// Everything that is wrong, by position, if anything is.
 pub fn load(text: &Text, environment: &dyn Environment) -> Result<(Bundle, Findings), Findings> {
+    decoded(text).and_then(|content| parse(text.name(), content, environment))
+}
+
+/// The content as text.
+pub(super) fn decoded(text: &Text) -> Result<&str, Findings> {
     match std::str::from_utf8(text.bytes()) {
-        Ok(content) => parse(text.name(), content, environment),
+        Ok(content) => Ok(content),
         Err(problem) => {
             let mut report = Report::default();
             // Cut before the offending byte: the rest cannot be shown, and the place of the error is the end.
@@ -57,6 +63,21 @@ pub fn load(text: &Text, environment: &dyn Environment) -> Result<(Bundle, Findi
 /// # Errors
 /// Everything that is wrong, by position, if anything is.
 pub fn parse(file: &str, text: &str, environment: &dyn Environment) -> Result<(Bundle, Findings), Findings> {
+    let read = read(file, text, environment)?;
+    Ok((read.bundle, read.findings))
+}
+
+/// A file, and all that was made of it.
+#[derive(Clone, Debug)]
+pub(super) struct Read {
+    /// With everything put in.
+    pub(super) root: Node,
+    pub(super) bundle: Bundle,
+    pub(super) findings: Findings,
+}
+
+/// As [`parse`], and keeps the tree.
+pub(super) fn read(file: &str, text: &str, environment: &dyn Environment) -> Result<Read, Findings> {
     // A byte order mark is no character of the text; columns count from behind it.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut report = Report::default();
@@ -74,12 +95,13 @@ pub fn parse(file: &str, text: &str, environment: &dyn Environment) -> Result<(B
     let failed = report.failed();
     let findings = Findings::new(file, text, Some(&root), report);
     match bundle {
-        Some(bundle) if !failed => Ok((bundle, findings)),
+        Some(bundle) if !failed => Ok(Read { root, bundle, findings }),
         _ => Err(findings),
     }
 }
 
-fn bundle(
+/// What a tree means.
+pub(super) fn bundle(
     root: &Node,
     masked: Vec<String>,
     environment: &dyn Environment,
@@ -97,6 +119,8 @@ fn bundle(
     listeners.mtls = mtls.listener.clone();
     let admin = admin::read(&fields, &mut bound, report);
     let mesh = mesh::read(&fields, listeners.inbound.is_some(), environment, &mut bound, report);
+    let store = store::read(&fields, &mut bound, report);
+    store::check(&fields, mesh.as_ref(), store.as_ref(), mtls.identities(), report);
     // Also if something about the section is wrong: one mistake is not to look like many.
     let discovery = fields.get("mesh").map_or(Discovery::None, |_| Discovery::Mesh);
     let mut services = services::read(&fields, &inherited, discovery, report);
@@ -140,6 +164,7 @@ fn bundle(
         workers,
         identity: mtls.identity(&local.name),
         mesh,
+        store,
         directory: DirectoryParams {
             local,
             intentions: rules,

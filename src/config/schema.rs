@@ -6,6 +6,7 @@ mod locality;
 mod mesh;
 mod mtls;
 mod resilience;
+mod store;
 mod traffic;
 
 pub(super) use access::*;
@@ -14,6 +15,7 @@ pub(super) use locality::*;
 pub(super) use mesh::*;
 pub(super) use mtls::*;
 pub(super) use resilience::*;
+pub(super) use store::*;
 pub(super) use traffic::*;
 
 /// A mapping of the configuration.
@@ -48,13 +50,14 @@ pub(super) static ROOT: Section = Section {
         "mtls",
         "intentions",
         "mesh",
+        "store",
         "admin",
         "telemetry",
         "reload",
         "overload",
         "shutdown",
     ],
-    later: &["store", "rate_limits"],
+    later: &["rate_limits"],
     aliases: &[
         ("clusters", "services"),
         ("upstreams", "services"),
@@ -498,7 +501,7 @@ pub(super) static SHUTDOWN: Section = Section {
 mod tests {
     use super::*;
 
-    const ALL: [&Section; 60] = [
+    const ALL: [&Section; 61] = [
         &ROOT,
         &SERVICE,
         &HEALTH_CHECK,
@@ -559,6 +562,7 @@ mod tests {
         &JWT,
         &EXT_AUTHZ,
         &MESH,
+        &STORE,
     ];
 
     #[test]

@@ -3,7 +3,7 @@
 use super::span::Span;
 
 /// A value and its place.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Node {
     /// The value's text; its first key or item for a block mapping or list; its key if there is no text.
     pub(super) span: Span,
@@ -11,7 +11,7 @@ pub(super) struct Node {
 }
 
 /// What a value is.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Content {
     Scalar(Scalar),
     List(Vec<Node>),
@@ -19,7 +19,7 @@ pub(super) enum Content {
 }
 
 /// A value that is not made of others.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Scalar {
     /// As written, without quotes; after substitution.
     pub(super) text: String,
@@ -42,7 +42,7 @@ pub(super) enum Kind {
 }
 
 /// A key with its value.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) key: String,
     pub(super) key_span: Span,
@@ -59,6 +59,24 @@ pub(super) enum Aim {
 }
 
 impl Node {
+    /// The same, standing `by` bytes further on.
+    pub(super) fn moved(&self, by: usize) -> Self {
+        let moved = |span: Span| Span::new(span.start + by, span.end + by);
+        let content = match &self.content {
+            Content::Scalar(scalar) => Content::Scalar(scalar.clone()),
+            Content::List(items) => Content::List(items.iter().map(|item| item.moved(by)).collect()),
+            Content::Map(entries) => {
+                let entry = |entry: &Entry| Entry {
+                    key: entry.key.clone(),
+                    key_span: moved(entry.key_span),
+                    value: entry.value.moved(by),
+                };
+                Content::Map(entries.iter().map(entry).collect())
+            }
+        };
+        Self { span: moved(self.span), content }
+    }
+
     /// Whether the value must not be shown.
     pub(super) fn secret(&self) -> bool {
         matches!(&self.content, Content::Scalar(Scalar { secret: true, .. }))

@@ -162,13 +162,22 @@ pub struct PeerTls {
 
 /// How any member of the mesh is called.
 #[derive(Clone, Debug)]
-pub struct AnyoneTls(Arc<ClientConfig>);
+pub struct AnyoneTls {
+    by_alpn: [Arc<ClientConfig>; 3],
+    generation: Arc<AtomicU64>,
+}
 
 impl AnyoneTls {
-    /// For rustls.
+    /// For rustls, to speak `alpn`.
     #[must_use]
-    pub fn config(&self) -> Arc<ClientConfig> {
-        Arc::clone(&self.0)
+    pub fn config(&self, alpn: Alpn) -> Arc<ClientConfig> {
+        Arc::clone(&self.by_alpn[alpn.index()])
+    }
+
+    /// As [`PeerTls::epoch`].
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.generation.load(Acquire)
     }
 
     /// No name is asked for.
@@ -328,7 +337,7 @@ impl MeshTls {
         self.material.load().trust.judge(leaf, intermediates, unix(now), Purpose::Client).is_ok()
     }
 
-    /// How any member of the mesh is called, to be told who it is: for what members say to each other, as bytes.
+    /// How any member of the mesh is called, to be told who it is: for what members say to each other.
     ///
     /// # Errors
     /// As [`MeshTls::new`].
@@ -340,11 +349,15 @@ impl MeshTls {
             .dangerous()
             .with_custom_certificate_verifier(called)
             .with_client_cert_resolver(ours);
-        config.alpn_protocols = vec![Alpn::Bytes.as_bytes().to_vec()];
         // Who it is must be proved each time.
         config.resumption = Resumption::disabled();
         config.enable_sni = false;
-        Ok(AnyoneTls(Arc::new(config)))
+        let by_alpn = [Alpn::Http1, Alpn::Http2, Alpn::Bytes].map(|alpn| {
+            let mut config = config.clone();
+            config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+            Arc::new(config)
+        });
+        Ok(AnyoneTls { by_alpn, generation: Arc::clone(&self.generation) })
     }
 
     /// How the service `name` of the mesh is called.

@@ -96,7 +96,7 @@ impl Line {
         let (stream, service) = match &self.anyone {
             None => (plain, None),
             Some(anyone) => {
-                let connected = tls::connect_to_anyone(plain, anyone, STEP).await;
+                let connected = tls::connect_to_anyone(plain, anyone, Alpn::Bytes, STEP).await;
                 let (stream, facts) = connected.map_err(|error| CallError::Tls(error.to_string()))?;
                 (stream, facts.id.service().map(Arc::from))
             }

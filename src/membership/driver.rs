@@ -177,6 +177,12 @@ impl Membership {
         self.view.subscribe()
     }
 
+    /// Who this node is, for as long as its data directory lives.
+    #[must_use]
+    pub fn id(&self) -> MemberId {
+        self.node.id
+    }
+
     /// Where others reach its gossip.
     #[must_use]
     pub fn address(&self) -> SocketAddr {

@@ -17,7 +17,7 @@ mod sockets;
 
 pub use self::{
     core::{
-        fact::{Facts, Health, Speaks},
+        fact::{Facts, Health, Speaks, StorePlace},
         view::{Member, MemberId, MemberState, MembershipView, Routable},
     },
     driver::{Membership, StartError},

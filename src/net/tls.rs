@@ -140,24 +140,25 @@ pub async fn connect(
     Ok(Stream::Tls(Box::new(connected.into())))
 }
 
-/// Makes `stream` a connection to a member of the mesh, whoever that is, and says who it is. Takes at most `limit`.
-/// Cancel-safe as [`connect`].
+/// Makes `stream` a connection to a member of the mesh, whoever that is, speaking `alpn`, and says who it is. Takes at
+/// most `limit`. Cancel-safe as [`connect`].
 ///
 /// # Errors
 /// As [`connect`].
 pub async fn connect_to_anyone(
     stream: Stream,
     tls: &AnyoneTls,
+    alpn: Alpn,
     limit: Duration,
 ) -> Result<(Stream, Facts), TlsError> {
-    let connecting = TlsConnector::from(tls.config()).connect(tls.server_name(), stream);
+    let connecting = TlsConnector::from(tls.config(alpn)).connect(tls.server_name(), stream);
     let connected = match tokio::time::timeout(limit, connecting).await {
         Ok(connected) => connected.map_err(TlsError::new)?,
         Err(_) => return Err(TlsError::late(limit)),
     };
     let session = connected.get_ref().1;
     let facts = current(shown(session)?)?;
-    if Alpn::agreed(session.alpn_protocol()) != Some(Alpn::Bytes) {
+    if Alpn::agreed(session.alpn_protocol()) != Some(alpn) {
         return Err(TlsError::of(TlsRefusal::Alpn, "the other side did not agree to what is to be spoken"));
     }
     Ok((Stream::Tls(Box::new(connected.into())), facts))

@@ -1,9 +1,10 @@
-//! Sidecars among each other, beside the requests of applications: certificates are asked for and signed here. Knows
-//! nothing of routes and services; what is done with a certificate is another's business.
+//! Sidecars among each other, beside the requests of applications: certificates are asked for and signed here,
+//! and nodes call nodes (rpc). Knows nothing of routes and services; what is done with a certificate is another's business.
 
 mod client;
 mod pace;
 mod protocol;
+pub mod rpc;
 mod schedule;
 mod server;
 mod source;

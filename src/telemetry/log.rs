@@ -21,6 +21,9 @@ use super::{LogFormat, LogParams};
 /// Target of lines that no level silences: who changed what.
 pub const AUDIT: &str = "outrigger::audit";
 
+/// The crate of the replicated log.
+const CHATTY: &str = "openraft";
+
 /// Why the log is not as somebody wanted it.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
@@ -92,7 +95,9 @@ fn parse(level: &str) -> Result<EnvFilter, LogError> {
             return Err(wrong());
         }
     }
-    let audited = format!("{level},{AUDIT}=info");
+    // It tells each message that it gets as news. Whoever wants to know names it.
+    let quiet = if level.contains(CHATTY) { String::new() } else { format!(",{CHATTY}=error") };
+    let audited = format!("{level},{AUDIT}=info{quiet}");
     EnvFilter::builder().parse(audited).map_err(|_| wrong())
 }
 

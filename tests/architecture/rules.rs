@@ -312,6 +312,7 @@ pub(crate) const MODULES: &[(&str, &[&str])] = &[
     // rank 5
     ("membership", &["types", "rt", "telemetry", "identity", "net"]),
     ("proxy", &["types", "rt", "policy", "telemetry", "identity", "snapshot", "net"]),
+    ("store", &["types", "rt", "telemetry", "identity", "net", "peer"]),
     // rank 6
     ("directory", &["types", "rt", "policy", "telemetry", "identity", "snapshot", "membership"]),
     // rank 7
@@ -327,6 +328,7 @@ pub(crate) const MODULES: &[(&str, &[&str])] = &[
             "net",
             "membership",
             "proxy",
+            "store",
             "directory",
         ],
     ),
@@ -343,6 +345,7 @@ pub(crate) const MODULES: &[(&str, &[&str])] = &[
             "net",
             "membership",
             "proxy",
+            "store",
             "directory",
             "admin",
         ],
@@ -361,13 +364,14 @@ pub(crate) const MODULES: &[(&str, &[&str])] = &[
             "peer",
             "membership",
             "proxy",
+            "store",
             "directory",
             "admin",
             "config",
         ],
     ),
     // rank 10
-    ("cli", &["types", "rt", "telemetry", "identity", "membership", "admin", "config", "app"]),
+    ("cli", &["types", "rt", "telemetry", "identity", "membership", "store", "admin", "config", "app"]),
     ("main", &["telemetry", "config", "app", "cli"]),
 ];
 
@@ -376,6 +380,8 @@ const PURE: &[&str] = &[
     "src/types/",
     "src/policy/",
     "src/membership/core/",
+    "src/store/core/",
+    "src/store/quorum/core/",
     "src/directory/build.rs",
     "src/directory/build/",
     "src/config/diff.rs",
@@ -447,9 +453,19 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ),
     ("x509_parser", &["src/identity/"]),
     ("jsonwebtoken", &["src/identity/jwt/"]),
-    ("aws_lc_rs", &["src/identity/", "src/types/secret.rs", "src/membership/core/envelope.rs"]),
+    (
+        "aws_lc_rs",
+        &[
+            "src/identity/",
+            "src/types/secret.rs",
+            "src/membership/core/envelope.rs",
+            "src/store/backend/seal.rs",
+        ],
+    ),
     ("foca", &["src/membership/core/machine"]),
-    ("postcard", &["src/membership/core/"]),
+    ("postcard", &["src/membership/core/", "src/store/"]),
+    ("openraft", &["src/store/raft/"]),
+    ("redb", &["src/store/backend/"]),
     ("metrics_exporter_prometheus", &["src/telemetry/"]),
     ("tracing_subscriber", &["src/telemetry/"]),
     ("clap", &["src/cli/", "src/main.rs"]),
@@ -489,6 +505,10 @@ pub(crate) const SPAWNING_FILES: &[Exception] = &[
     },
     Exception { place: "src/app/edge.rs", reason: "reads files on the blocking pool and waits for them" },
     Exception { place: "src/app/reload.rs", reason: "reads a file on the blocking pool and waits for it" },
+    Exception {
+        place: "src/app/shared/kept.rs",
+        reason: "writes a file on the blocking pool and waits for it",
+    },
     Exception { place: "src/app/run.rs", reason: "waits for the workers on the blocking pool" },
     Exception {
         place: "src/directory/driver.rs",
@@ -509,6 +529,26 @@ pub(crate) const SPAWNING_FILES: &[Exception] = &[
     Exception {
         place: "src/peer/source.rs",
         reason: "asks the authority of this machine on the blocking pool and waits for it",
+    },
+    Exception {
+        place: "src/store/founding.rs",
+        reason: "writes what was promised on the blocking pool and waits for it",
+    },
+    Exception {
+        place: "src/store/raft/node.rs",
+        reason: "opens the log on the blocking pool and waits for it",
+    },
+    Exception {
+        place: "src/store/service.rs",
+        reason: "opens the files on the blocking pool and waits for it",
+    },
+    Exception {
+        place: "src/store/raft/log/writer.rs",
+        reason: "the thread that writes the log; LogStore joins it",
+    },
+    Exception {
+        place: "src/store/raft/machine.rs",
+        reason: "writes and reads snapshots on the blocking pool and waits for it",
     },
     Exception {
         place: "src/telemetry/access_log/sink.rs",

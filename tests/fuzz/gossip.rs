@@ -36,6 +36,7 @@ fn facts(node: &str) -> Facts {
         weight: 1,
         tags: Tags::default(),
         health: Health::Unchecked,
+        store: None,
         is_draining: false,
         load: 0,
         version: "0.1.0".into(),

@@ -81,6 +81,7 @@ mod shield;
 mod signing;
 #[cfg(test)]
 mod slow;
+mod store;
 #[cfg(test)]
 mod tcp;
 #[cfg(test)]

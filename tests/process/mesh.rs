@@ -194,6 +194,7 @@ fn facts(service: &str, app: &App) -> Facts {
         weight: 1,
         tags: Tags::default(),
         health: Health::Unchecked,
+        store: None,
         is_draining: false,
         load: 0,
         version: "1".into(),

@@ -144,6 +144,7 @@ fn facts(node: usize) -> Facts {
         weight: 1,
         tags: Tags::new([("zone".to_owned(), "a".to_owned()), ("version".to_owned(), "v1".to_owned())]),
         health: Health::Healthy,
+        store: None,
         is_draining: false,
         load: 0,
         version: "0.1.0".into(),

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The kernel's name of this machine.
-const HOST_NAME: &str = "/proc/sys/kernel/hostname";
+pub(in crate::config) const HOST_NAME: &str = "/proc/sys/kernel/hostname";
 
 pub(in crate::config) const PROFILES: [(&str, Profile); 3] =
     [("local", Profile::Local), ("lan", Profile::Lan), ("wan", Profile::Wan)];
@@ -93,7 +93,7 @@ fn host_name(fields: &Fields<'_>, environment: &dyn Environment, report: &mut Re
 }
 
 /// `ip:port` at which others reach this sidecar: neither every address nor any port.
-fn reachable(node: &Node, report: &mut Report) -> Option<SocketAddr> {
+pub(super) fn reachable(node: &Node, report: &mut Report) -> Option<SocketAddr> {
     let address = form::listen_address(node, report)?;
     let label = match address {
         _ if address.port() == 0 => "port 0 stands for any port",

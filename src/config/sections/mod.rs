@@ -18,6 +18,7 @@ pub(super) mod retry;
 pub(super) mod route_match;
 pub(super) mod routes;
 pub(super) mod services;
+pub(super) mod store;
 pub(super) mod tcp_listeners;
 pub(super) mod telemetry;
 pub(super) mod traffic;

@@ -39,8 +39,21 @@ pub struct Facts {
     pub load: u8,
     /// Version of its program.
     pub version: Arc<str>,
+    /// Its part in the store of the mesh; `None` if it has none.
+    pub store: Option<StorePlace>,
     /// Marks of the gossip keys that it has; the first is the one that it seals with.
     pub keys: Vec<u32>,
+}
+
+/// The part of a member in the store of the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StorePlace {
+    /// Where others reach it.
+    pub address: SocketAddr,
+    /// Whether it may become a voter.
+    pub is_server: bool,
+    /// The store that it has a part in; `None` as long as it has found none.
+    pub founded: Option<u64>,
 }
 
 /// What an application speaks.
@@ -83,6 +96,7 @@ struct Wire {
     is_draining: bool,
     load: u8,
     version: String,
+    store: Option<StorePlace>,
     keys: Vec<u32>,
 }
 
@@ -103,8 +117,12 @@ impl TryFrom<Wire> for Facts {
         if !wire.tags.iter().all(|(name, value)| is_printed(name) && is_printed(value)) {
             return Err(Implausible("tags"));
         }
-        if wire.endpoint.is_some_and(|endpoint| endpoint.port() == 0 || endpoint.ip().is_unspecified()) {
+        let is_reachable = |address: SocketAddr| address.port() != 0 && !address.ip().is_unspecified();
+        if !wire.endpoint.is_none_or(is_reachable) {
             return Err(Implausible("endpoint"));
+        }
+        if !wire.store.is_none_or(|store| is_reachable(store.address)) {
+            return Err(Implausible("store"));
         }
         Ok(Self {
             node: name(&wire.node, "node")?,
@@ -118,6 +136,7 @@ impl TryFrom<Wire> for Facts {
             is_draining: wire.is_draining,
             load: wire.load,
             version: name(&wire.version, "version")?,
+            store: wire.store,
             keys: wire.keys,
         })
     }
@@ -137,6 +156,7 @@ impl From<Facts> for Wire {
             is_draining: facts.is_draining,
             load: facts.load,
             version: facts.version.as_ref().to_owned(),
+            store: facts.store,
             keys: facts.keys,
         }
     }
@@ -171,6 +191,11 @@ pub(super) mod tests {
             is_draining: false,
             load: 0,
             version: "0.1.0".into(),
+            store: Some(StorePlace {
+                address: ([10, 0, 0, 1], 7947).into(),
+                is_server: true,
+                founded: Some(u64::MAX),
+            }),
             keys: vec![1],
         }
     }
@@ -179,19 +204,20 @@ pub(super) mod tests {
     fn facts_read_back_as_they_were_written() {
         let facts = facts("web-1");
         let bytes = postcard::to_allocvec(&facts).unwrap();
-        assert!(bytes.len() < 64, "{}", bytes.len());
+        assert!(bytes.len() < 96, "{}", bytes.len());
         assert_eq!(postcard::from_bytes::<Facts>(&bytes).unwrap(), facts);
     }
 
     #[test]
     fn what_nobody_says_about_itself_is_refused() {
-        let spoilt: [fn(&mut Facts); 7] = [
+        let spoilt: [fn(&mut Facts); 8] = [
             |facts| facts.node = "".into(),
             |facts| facts.node = "a b".into(),
             |facts| facts.service = "x".repeat(65).into(),
             |facts| facts.tags = Tags::new([("zone".to_owned(), "a\nb".to_owned())]),
             |facts| facts.tags = Tags::new((0..17).map(|number| (number.to_string(), String::new()))),
             |facts| facts.endpoint = Some(([0, 0, 0, 0], 80).into()),
+            |facts| facts.store.as_mut().unwrap().address = ([0, 0, 0, 0], 80).into(),
             |facts| facts.keys = vec![0; 9],
         ];
         for (at, spoil) in spoilt.iter().enumerate() {

@@ -18,6 +18,8 @@ pub enum ReloadTrigger {
     Signal,
     /// The admin API.
     Api,
+    /// What all sidecars share changed.
+    Store,
 }
 
 impl ReloadTrigger {
@@ -29,6 +31,7 @@ impl ReloadTrigger {
             Self::File => "file",
             Self::Signal => "signal",
             Self::Api => "api",
+            Self::Store => "store",
         }
     }
 }
@@ -97,6 +100,12 @@ impl ConfigMetrics {
             let unix = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
             self.registry.gauge(&family::RELOAD_TIMESTAMP, &[]).set(unix.as_secs_f64());
         }
+    }
+
+    /// Counts that what all sidecars share was laid over the file. What is known of the file stays: it was not read.
+    pub fn shared(&self, outcome: ReloadOutcome) {
+        let labels = [("result", outcome.as_str()), ("trigger", ReloadTrigger::Store.as_str())];
+        self.registry.counter(&family::RELOADS, &labels).increment(1);
     }
 
     /// Tells which configuration runs from now on. `service` is the name of the local service.

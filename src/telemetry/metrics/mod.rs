@@ -20,6 +20,7 @@ mod labels;
 mod listener;
 mod passthrough;
 mod process;
+mod shared;
 mod shield;
 mod signing;
 mod tcp;
@@ -49,6 +50,7 @@ pub use self::{
     labels::{LiveLabels, RouteLabels},
     listener::{ConnectionProtocol, ListenerMetrics, ListenerOutcome},
     passthrough::{PassthroughMetrics, PassthroughResult},
+    shared::SharedMetrics,
     shield::{
         ConcurrencyMetrics, FaultMetrics, LimitDecision, MirrorMetrics, MirrorOutcome, OverloadMetrics,
         RateLimitMetrics,
@@ -100,7 +102,11 @@ impl Registry {
         let recorder = PrometheusBuilder::new().build_recorder();
         let shared = family::RECORDED.into_iter().chain(shield::RECORDED);
         let access = authz::RECORDED.into_iter().chain(jwt::RECORDED).chain(ext_authz::RECORDED);
-        let access = access.chain(admin::RECORDED).chain(signing::RECORDED).chain(gossip::RECORDED);
+        let access = access
+            .chain(admin::RECORDED)
+            .chain(signing::RECORDED)
+            .chain(gossip::RECORDED)
+            .chain(shared::RECORDED);
         for family in shared.chain(tls::RECORDED).chain(access) {
             let (name, help) = (family.name.into(), family.help.into());
             match family.kind {

@@ -57,6 +57,7 @@ pub(in crate::directory) fn facts(service: &str, port: u16) -> Facts {
         weight: 1,
         tags: Tags::default(),
         health: Health::Unchecked,
+        store: None,
         is_draining: false,
         load: 0,
         version: "1".into(),

@@ -1,0 +1,234 @@
+//! `outrigger kv`: the replicated store from the command line, through the admin API of a sidecar. Here are the verbs and
+//! what they share; reading, writing, watching and moving many keys have files of their own.
+
+mod read;
+#[cfg(test)]
+mod tests;
+mod transfer;
+mod watch;
+mod write;
+
+use std::process::ExitCode;
+
+use serde_json::Value;
+
+use super::{
+    admin::{AdminArgs, AskError},
+    exit,
+};
+use crate::admin::base64;
+
+/// Read and write the replicated store
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 4 the sidecar cannot be reached, 5 no such key, or no store, 6 it\n\
+                  denies access, 7 a comparison does not hold, 8 the store did not answer in time: a write may have happened.\n\n\
+                  Examples:\n  outrigger kv put limits/web '{\"per_second\": 100}'\n  outrigger kv put motd @motd.txt --ttl 1h\n  \
+                  outrigger kv get limits/web --consistency eventual\n  outrigger kv put limits/web 200 --cas 17\n  \
+                  outrigger kv ls limits/\n  outrigger kv watch limits/\n  outrigger kv export > store.jsonl"
+)]
+pub(super) struct KvArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Action {
+    /// Print the value of a key
+    Get(read::GetArgs),
+    /// Set a key
+    Put(write::PutArgs),
+    /// Remove a key
+    Rm(write::RmArgs),
+    /// List keys
+    Ls(read::ListArgs),
+    /// Print changes as they come, until interrupted
+    Watch(watch::WatchArgs),
+    /// Compare, then do one of two things, all at one moment
+    Txn(write::TxnArgs),
+    /// Print keys and values as JSON lines
+    Export(transfer::ExportArgs),
+    /// Set keys from JSON lines, one by one
+    Import(transfer::ImportArgs),
+}
+
+/// Runs the command.
+pub(super) fn kv(args: &KvArgs) -> ExitCode {
+    let done = match &args.action {
+        Action::Get(args) => read::get(args),
+        Action::Put(args) => write::put(args),
+        Action::Rm(args) => write::remove(args),
+        Action::Ls(args) => read::list(args),
+        Action::Watch(args) => watch::watch(args),
+        Action::Txn(args) => write::transact(args),
+        Action::Export(args) => transfer::export(args),
+        Action::Import(args) => transfer::import(args),
+    };
+    done.unwrap_or_else(|failure| failure.tell())
+}
+
+/// Why a verb failed.
+#[derive(Debug)]
+enum Failure {
+    /// The sidecar did not do it.
+    Ask(AskError),
+    /// The sidecar did not do it for this line of a file.
+    Line(usize, AskError),
+    /// Something here went wrong: what, why.
+    Here(String),
+    /// Nobody reads any more what is printed.
+    Unheard,
+}
+
+impl Failure {
+    /// Writes it to standard error; what the process exits with.
+    #[expect(clippy::print_stderr, reason = "what went wrong is told there")]
+    fn tell(&self) -> ExitCode {
+        match self {
+            Self::Ask(error) => {
+                error.tell();
+                error.code()
+            }
+            Self::Line(number, error) => {
+                eprintln!("error: line {number}: {error}");
+                error.code()
+            }
+            Self::Here(what) => {
+                eprintln!("error: {what}");
+                ExitCode::from(exit::FAILED)
+            }
+            Self::Unheard => ExitCode::SUCCESS,
+        }
+    }
+}
+
+impl From<AskError> for Failure {
+    fn from(error: AskError) -> Self {
+        Self::Ask(error)
+    }
+}
+
+/// What a read takes for good enough.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Consistency {
+    /// What was last written, by whomever
+    #[default]
+    Strong,
+    /// The same, as long as no clock runs far too fast or slow; cheaper
+    Lease,
+    /// What the sidecar has, however old; also without a quorum
+    Eventual,
+}
+
+/// How keys are read.
+#[derive(clap::Args, Clone, Copy, Debug)]
+struct Reading {
+    /// `strong`: what was last written; `lease`: the same if clocks are sound; `eventual`: what the sidecar has
+    #[arg(long, value_enum, default_value_t = Consistency::Strong)]
+    consistency: Consistency,
+}
+
+impl Reading {
+    fn level(self) -> &'static str {
+        match self.consistency {
+            Consistency::Strong => "strong",
+            Consistency::Lease => "lease",
+            Consistency::Eventual => "eventual",
+        }
+    }
+}
+
+/// Where the store is at, with a query of these parameters.
+fn path(parameters: &[(&str, &str)]) -> String {
+    let query: Vec<String> =
+        parameters.iter().map(|(name, value)| format!("{name}={}", encoded(value))).collect();
+    format!("/v1/kv?{}", query.join("&"))
+}
+
+/// Percent-encodes all that is not unreserved (RFC 3986 §2.3), but for the slash, which means nothing in a query and which
+/// keys have.
+pub(super) fn encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
+                encoded.push(char::from(byte));
+            }
+            other => encoded.push_str(&format!("%{other:02X}")),
+        }
+    }
+    encoded
+}
+
+/// All keys that begin so, page by page: each is given to `each` as it comes. Keys that change meanwhile are told as they
+/// were when their page was read.
+fn pages(
+    admin: &AdminArgs,
+    prefix: &str,
+    reading: Reading,
+    mut each: impl FnMut(&Value) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut after: Option<String> = None;
+    loop {
+        let mut parameters = vec![("prefix", prefix), ("level", reading.level())];
+        parameters.extend(after.as_deref().map(|after| ("after", after)));
+        let page = admin.get(&path(&parameters))?;
+        for item in page["items"].as_array().into_iter().flatten() {
+            each(item)?;
+        }
+        match page["next"].as_str() {
+            Some(next) if after.as_deref() != Some(next) => after = Some(next.to_owned()),
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// A key without what a terminal would take for commands.
+fn shown_key(item: &Value) -> String {
+    let text = item["key"].as_str().unwrap_or("-");
+    text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
+}
+
+/// A value as it stands in a document.
+#[derive(Debug, PartialEq, Eq)]
+enum Held {
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+impl Held {
+    /// That of a key, or of a change; `None` if there is none.
+    fn of(item: &Value) -> Option<Self> {
+        if let Some(text) = item["value"].as_str() {
+            return Some(Self::Text(text.to_owned()));
+        }
+        item["value_base64"].as_str().and_then(base64::decode).map(Self::Bytes)
+    }
+
+    /// How it stands in a line or a column: at most `most` characters.
+    fn shown(&self, most: usize) -> String {
+        match self {
+            Self::Text(text) => {
+                let plain = |letter: char| if letter.is_control() { ' ' } else { letter };
+                let mut shown: String = text.chars().take(most).map(plain).collect();
+                if text.chars().nth(most).is_some() {
+                    shown.push('…');
+                }
+                shown
+            }
+            Self::Bytes(bytes) => format!("({} bytes)", bytes.len()),
+        }
+    }
+}
+
+/// Adds a value to a body: as text if it is one. Text that is mostly escapes would be longer than the admin API takes.
+fn set_value(body: &mut Value, bytes: &[u8]) {
+    let base64 = base64::encode(bytes);
+    match std::str::from_utf8(bytes).map(Value::from) {
+        Ok(text) if text.to_string().len() <= base64.len() + 2 + SHORT => body["value"] = text,
+        Ok(_) | Err(_) => body["value_base64"] = base64.into(),
+    }
+}
+
+/// So many bytes longer text may be than base64: short values are more useful to people.
+const SHORT: usize = 4 << 10;

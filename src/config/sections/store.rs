@@ -1,0 +1,199 @@
+//! `store`: how this sidecar takes part in the replicated store of its mesh.
+
+use std::path::PathBuf;
+
+use super::{
+    intentions::Identities,
+    listeners::Bound,
+    mesh::{NO_DIR, reachable},
+    mtls,
+};
+use crate::{
+    config::{
+        codes, defaults,
+        fields::{Fields, each},
+        form,
+        report::{Report, error, warning},
+        schema,
+        tree::{Content, Node},
+        value,
+    },
+    membership,
+    store::{Mode, Params, StoreKey, StoreKeys, Timing},
+};
+
+pub(in crate::config) const MODES: [(&str, Mode); 2] = [("server", Mode::Server), ("client", Mode::Client)];
+
+/// Heartbeats that a voter misses at least before it asks to lead: fewer would make one lost packet an election.
+const LEAST_RATIO: u32 = 3;
+
+/// `None` without the section, or if something about it is reported as wrong.
+pub(in crate::config) fn read(
+    root: &Fields<'_>,
+    bound: &mut Vec<Bound>,
+    report: &mut Report,
+) -> Option<Params> {
+    let section = root.get("store")?;
+    let fields = Fields::open(section, &schema::STORE, report)?;
+    if root.get("mesh").is_none() {
+        report.add::<()>(
+            error(codes::MISSING_KEY, fields.span, "`store` needs `mesh`")
+                .label("those who share a store find each other as members of a mesh")
+                .help("add `mesh: { join: [\"10.0.0.1:7946\"], gossip_key: ${file:/etc/outrigger/gossip.key} }`")
+                .of_mapping(),
+        );
+    }
+    let mode =
+        fields.or("mode", Mode::default(), report, |node, report| value::word(node, &MODES, &[], report));
+    let bind = fields.or("bind", defaults::STORE_BIND, report, form::listen_address);
+    let span = fields.get("bind").map_or(fields.span, |node| node.span);
+    bound.push(Bound { name: "store.bind", address: bind, span });
+    let advertise = fields.optional("advertise", report, reachable);
+    let expect = fields.or("bootstrap_expect", defaults::STORE_EXPECT, report, |node, report| {
+        let count = value::number(node, 1..=5, report)?;
+        if count % 2 == 0 {
+            return report.add(
+                error(
+                    codes::MALFORMED,
+                    node.span,
+                    format!("{count} voters bear no more than {} do", count - 1),
+                )
+                .label("expected 1, 3 or 5")
+                .help("3 bear the loss of one, 5 of two; 1 is for development"),
+            );
+        }
+        usize::try_from(count).ok()
+    });
+    let data_dir = data_dir(&fields, mode, report);
+    let timing = timing(&fields, report);
+    let keys = keys(&fields, report);
+    Some(Params { mode, bind, advertise, data_dir, bootstrap_expect: expect, timing, keys })
+}
+
+/// What the section means together with others.
+pub(in crate::config) fn check(
+    root: &Fields<'_>,
+    mesh: Option<&membership::Params>,
+    store: Option<&Params>,
+    identities: Identities,
+    report: &mut Report,
+) {
+    let (Some(store), Some(section)) = (store, root.get("store")) else { return };
+    // What a voter has promised is bound to who it is: it must not forget one of the two alone.
+    let forgets_half = mesh.is_some_and(|mesh| mesh.data_dir.is_some() != store.data_dir.is_some());
+    if store.mode == Mode::Server && forgets_half {
+        report.add::<()>(
+            error(codes::FORGETS_HALF, section.span, "`mesh.data_dir` and `store.data_dir` belong together")
+                .label(
+                    "a server that forgot its log and not its name could vote twice, or the other way round",
+                )
+                .help("name a directory for both, or write `none` for both")
+                .of_mapping(),
+        );
+    }
+    // Clients listen as well, but have nothing to change.
+    if store.mode == Mode::Server && identities == Identities::None && !store.bind.ip().is_loopback() {
+        report.add::<()>(
+            error(
+                codes::STORE_EXPOSED,
+                section.span,
+                "without mTLS everybody could change what is in the store",
+            )
+            .label(format!("whoever reaches `{}` would be believed", store.bind))
+            .help("switch `mtls` on, or use `bind: \"127.0.0.1:7947\"`")
+            .of_mapping(),
+        );
+    }
+}
+
+fn timing(fields: &Fields<'_>, report: &mut Report) -> Timing {
+    let default = defaults::STORE_TIMING;
+    let heartbeat = fields.or("heartbeat", default.heartbeat, report, |node, report| {
+        value::duration_from(node, defaults::STORE_SHORTEST_HEARTBEAT, report)
+    });
+    let election_timeout = fields.or(
+        "election_timeout",
+        default.election_timeout.max(heartbeat * LEAST_RATIO),
+        report,
+        |node, report| {
+            let timeout = value::duration(node, report)?;
+            if timeout >= heartbeat * LEAST_RATIO {
+                return Some(timeout);
+            }
+            let least = value::show_duration(heartbeat * LEAST_RATIO);
+            report.add(
+                error(codes::MALFORMED, node.span, "`election_timeout` is shorter than three heartbeats")
+                    .label("a lost packet would be an election")
+                    .help(format!("at least {least}, or a shorter `heartbeat`")),
+            )
+        },
+    );
+    Timing { heartbeat, election_timeout }
+}
+
+/// A directory; servers must say whether they keep anything.
+fn data_dir(fields: &Fields<'_>, mode: Mode, report: &mut Report) -> Option<PathBuf> {
+    let Some(node) = fields.get("data_dir") else {
+        if mode == Mode::Server {
+            report.add::<()>(
+                error(codes::MISSING_KEY, fields.span, "`data_dir` is missing in `store`")
+                    .label("a server keeps what the mesh shares")
+                    .help("add `data_dir: /var/lib/outrigger/store`, or `data_dir: none` to keep it in memory only")
+                    .of_mapping(),
+            );
+        }
+        return None;
+    };
+    if mode == Mode::Client {
+        let message = "`data_dir` has no effect for a client of the store";
+        report.add::<()>(warning(codes::NO_EFFECT, node.span, message).label("only servers keep the log"));
+    }
+    match &node.content {
+        Content::Scalar(scalar) if scalar.text == NO_DIR => None,
+        _ => mtls::path(node, report),
+    }
+}
+
+/// The keys of its files; one that is older may be `none`, for what was not encrypted.
+fn keys(fields: &Fields<'_>, report: &mut Report) -> StoreKeys {
+    let newest = fields.optional("encryption_key", report, key);
+    let older = fields.or("older_encryption_keys", Vec::new(), report, |node, report| {
+        each(node, "keys", report, |node, report| match &node.content {
+            Content::Scalar(scalar) if scalar.text == NO_DIR => Some(None),
+            _ => key(node, report).map(Some),
+        })
+    });
+    if let (None, Some(node)) = (&newest, fields.get("older_encryption_keys")) {
+        let message = "`older_encryption_keys` has no effect without `encryption_key`";
+        report.add::<()>(warning(codes::NO_EFFECT, node.span, message).label("nothing is encrypted"));
+        return StoreKeys::default();
+    }
+    let reads_plain = older.contains(&None);
+    let keys: Vec<StoreKey> = newest.into_iter().chain(older.into_iter().flatten()).collect();
+    let mut ids: Vec<u8> = keys.iter().map(StoreKey::id).collect();
+    ids.sort_unstable();
+    if ids.windows(2).any(|pair| pair[0] == pair[1]) {
+        let span = fields.get("older_encryption_keys").map_or(fields.span, |node| node.span);
+        report.add::<()>(
+            error(codes::MALFORMED, span, "two encryption keys cannot be told apart")
+                .label("records call both by the same byte")
+                .help("make another key; the older ones have to stay as they are"),
+        );
+    }
+    StoreKeys { keys, reads_plain }
+}
+
+/// By its digits alone, whatever YAML takes them for.
+fn key(node: &Node, report: &mut Report) -> Option<StoreKey> {
+    let key = match &node.content {
+        Content::Scalar(scalar) => StoreKey::parse(&scalar.text),
+        Content::List(_) | Content::Map(_) => None,
+    };
+    key.or_else(|| {
+        report.add(
+            error(codes::MALFORMED, node.span, "this is no encryption key")
+                .label("expected 64 hexadecimal digits")
+                .help("`outrigger keyring generate > /etc/outrigger/store.key` makes one; name it as `${file:/etc/outrigger/store.key}`"),
+        )
+    })
+}

@@ -1,0 +1,225 @@
+//! The port on which a node is called: receives connections, has them prove who they are, ends them. One call is
+//! answer.rs's.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use hyper::{server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::TcpStream,
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use super::{
+    Answering, Own,
+    answer::{self, Port, Proof, Seat},
+    streams::StreamTasks,
+    wire::{self, Activity, Budget},
+};
+use crate::{
+    identity::{Alpn, MeshTls},
+    net::{self, Accepting, BindError, Stream, tls},
+    rt::{DrainWatch, Phase, clock},
+};
+
+/// Connections at once: three of each of eighty peers.
+const MAX_CONNECTIONS: usize = 256;
+/// Those beside them that have not proved yet who they are: strangers take no place of a peer's.
+const MAX_STRANGERS: usize = 64;
+/// For the handshake of TLS.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(3);
+/// From there to the first call, which whoever connects makes at once.
+const FIRST_CALL: Duration = Duration::from_secs(10);
+/// A connection without a call for so long is closed; those who call close theirs sooner.
+const IDLE: Duration = Duration::from_secs(90);
+/// A little longer than those who call keep one: they make a new one between two calls.
+const LIFE: Duration = wire::LIFE.saturating_add(Duration::from_secs(60));
+/// What is in progress when a connection is told to end has this long to finish.
+const LAST_ANSWER: Duration = Duration::from_secs(5);
+/// A stream lives at most so long: the longest call, and some time to take its answer.
+const STREAM_LIFE: Duration = wire::LONGEST.saturating_add(Duration::from_secs(10));
+/// Calls that were given up before they were looked at: all of a connection at once is no attack among peers.
+const MAX_GIVEN_UP: usize = 256;
+
+/// The port on which this node is called, bound.
+pub struct Rpc {
+    accepting: Accepting,
+    local: SocketAddr,
+    mesh: Option<Arc<MeshTls>>,
+    own: Own,
+}
+
+impl Rpc {
+    /// Binds `address`; with port 0 the system chooses one. With `mesh`, only members of its trust domain are let in;
+    /// without, everybody is. Call it on the runtime that will run it.
+    ///
+    /// # Errors
+    /// The failure of the kernel; nothing is left bound.
+    pub fn bind(address: SocketAddr, mesh: Option<Arc<MeshTls>>, own: Own) -> Result<Self, BindError> {
+        let failed = |source| BindError { address, source };
+        let socket = net::bind(address, 1)?.pop();
+        let socket = socket.ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?;
+        let local = socket.local_addr().map_err(failed)?;
+        let accepting = Accepting::new(socket).map_err(failed)?;
+        Ok(Self { accepting, local, mesh, own })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn local_address(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Lets `answering` answer. At [`Phase::Draining`] the port closes, and calls in progress have five seconds, or
+    /// until [`Phase::Stopped`]; what is not done then is dropped. When this returns, or is dropped, no call is in
+    /// progress.
+    pub async fn run(self, answering: Arc<dyn Answering>, mut drain: DrainWatch) {
+        let Self { accepting, local, mesh, own } = self;
+        tracing::info!(address = %local, node = own.node, "this node can be called");
+        let port = Arc::new(Port {
+            cluster: wire::cluster_value(&own),
+            node: own.node,
+            mesh,
+            answering,
+            budget: Budget::default(),
+        });
+        let mut connections = JoinSet::new();
+        let watch = drain.clone();
+        tokio::select! {
+            () = drain.reached(Phase::Draining) => {}
+            () = accept(&port, accepting, &mut connections, &watch) => {}
+        }
+        while connections.join_next().await.is_some() {}
+    }
+}
+
+/// Receives connections for ever.
+async fn accept(
+    port: &Arc<Port>,
+    mut accepting: Accepting,
+    connections: &mut JoinSet<()>,
+    drain: &DrainWatch,
+) {
+    let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let (stream, peer) = tokio::select! {
+            accepted = accepting.accept() => accepted,
+            Some(ended) = connections.join_next() => {
+                if let Err(error) = ended && error.is_panic() {
+                    tracing::error!(%error, "a connection between nodes panicked");
+                }
+                continue;
+            }
+        };
+        // Closed without a word: a handshake to say it in would cost what is to be saved.
+        let Ok(stranger) = Arc::clone(&strangers).try_acquire_owned() else { continue };
+        let (port, places, drain) = (Arc::clone(port), Arc::clone(&places), drain.clone());
+        connections
+            .spawn(async move { connection(port, stream, peer, Places { stranger, places }, drain).await });
+    }
+}
+
+/// The place of one connection, and where it takes the next one from.
+struct Places {
+    stranger: OwnedSemaphorePermit,
+    places: Arc<Semaphore>,
+}
+
+async fn connection(
+    port: Arc<Port>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    Places { stranger, places }: Places,
+    mut drain: DrainWatch,
+) {
+    // It only costs a delay if it cannot be set.
+    let _ = stream.set_nodelay(true);
+    let proving = prove(&port, Stream::Tcp(stream));
+    let proved = tokio::select! {
+        proved = proving => proved,
+        () = drain.reached(Phase::Draining) => return,
+    };
+    let (stream, proof, life) = match proved {
+        Ok(proved) => proved,
+        Err(error) => {
+            tracing::debug!(%peer, error, "a caller was refused");
+            return;
+        }
+    };
+    let Ok(_place) = places.try_acquire_owned() else {
+        tracing::debug!(%peer, "a caller was refused: there are too many connections");
+        return;
+    };
+    drop(stranger);
+    let activity = Arc::new(Activity::default());
+    let seat = Arc::new(Seat { port, proof, activity, out: Notify::new() });
+    serve(stream, peer, seat, life, drain).await;
+}
+
+/// Who calls, and for how long that is good.
+async fn prove(port: &Port, stream: Stream) -> Result<(Stream, Option<Proof>, Duration), String> {
+    let Some(mesh) = &port.mesh else { return Ok((stream, None, LIFE)) };
+    // Before the handshake: what changes while it goes on is judged anew.
+    let epoch = mesh.epoch();
+    let accepted = tls::accept(stream, mesh.inbound(), HANDSHAKE_LIMIT).await;
+    let accepted = accepted.map_err(|error| error.to_string())?;
+    if accepted.alpn != Some(Alpn::Http2) {
+        return Err("it does not speak HTTP/2".to_owned());
+    }
+    let left = accepted.caller.not_after.duration_since(clock::wall()).unwrap_or_default();
+    let proof = Proof { id: accepted.caller.id, chain: accepted.chain, epoch: AtomicU64::new(epoch) };
+    Ok((accepted.stream, Some(proof), LIFE.min(left)))
+}
+
+/// Answers the calls of one connection for at most `life`.
+async fn serve(stream: Stream, peer: SocketAddr, seat: Arc<Seat>, life: Duration, mut drain: DrainWatch) {
+    let tasks = StreamTasks::default();
+    let answering = Arc::clone(&seat);
+    let service = service_fn(move |request| {
+        let seat = Arc::clone(&answering);
+        async move { Ok::<_, Infallible>(answer::answer(seat, request).await) }
+    });
+    let serving = http2::Builder::new(tasks.start(Some(STREAM_LIFE)))
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(wire::STREAMS)
+        .max_pending_accept_reset_streams(MAX_GIVEN_UP)
+        .initial_stream_window_size(wire::STREAM_WINDOW)
+        .initial_connection_window_size(wire::CONNECTION_WINDOW)
+        .max_header_list_size(wire::LARGEST_HEAD)
+        .max_send_buf_size(wire::SEND_BUFFER)
+        .keep_alive_interval(wire::PING_INTERVAL)
+        .keep_alive_timeout(wire::PING_LIMIT)
+        .auto_date_header(false)
+        .serve_connection(TokioIo::new(stream), service);
+    // On the heap: this future is large, and one of many.
+    let mut serving = Box::pin(serving);
+    let ended = tokio::select! {
+        ended = serving.as_mut() => Some(ended),
+        () = drain.reached(Phase::Draining) => None,
+        () = sleep(life) => None,
+        () = seat.out.notified() => None,
+        () = seat.activity.quiet(FIRST_CALL, IDLE) => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
+            serving.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = timeout(LAST_ANSWER, serving) => ended.unwrap_or(Ok(())),
+                () = drain.reached(Phase::Stopped) => Ok(()),
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%peer, %error, "a connection between nodes broke");
+    }
+    tasks.end().await;
+}

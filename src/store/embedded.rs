@@ -1,0 +1,400 @@
+//! The store that lives in the sidecars themselves. A node that has a replica of the log answers from that; every other
+//! asks one that has. Whoever does not lead passes a write on to who does, once.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::StatusCode;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{sync::watch, time::timeout};
+
+use super::{
+    Leasable, Level, Progress, Readable, Replicated, Role, Scan, Standing, StoreError, StoreStatus,
+    Transactional, Watch, Watchable, Writable,
+    core::{
+        command::{Command, Request, Stay, Transaction},
+        key::{Key, LeaseId, OpId, Revision},
+        kv::Kv,
+        outcome::{Change, CommandResult, OperationResult, Outcome, Page, Versioned},
+    },
+    peers::Peers,
+    protocol::{self, Answer, COMMAND, Found, QUERY, Query, WireLevel},
+    raft::{Certainty, Node},
+};
+use crate::{
+    peer::rpc::{Call, Caller, Lane, Refusal, Target},
+    rt::clock,
+};
+
+/// For one write or certain read, with all that is asked again.
+const LIMIT: Duration = Duration::from_secs(5);
+/// Before a leader is asked for again, when there was none.
+const AGAIN: Duration = Duration::from_millis(50);
+/// For one question to one node, beside what it may wait itself.
+const QUESTION: Duration = Duration::from_secs(2);
+/// Most changes that are told at once.
+const CHANGES: usize = 1000;
+/// How long a watch of another node's state waits for changes before it asks again.
+const WAIT: Duration = Duration::from_secs(10);
+
+/// The store of a mesh as this node reaches it; clones are cheap.
+#[derive(Clone)]
+pub struct EmbeddedStore(Arc<Inner>);
+
+struct Inner {
+    parts: Parts,
+    /// Who led when it was last asked; 0 if nobody.
+    leader: AtomicU64,
+}
+
+impl fmt::Debug for EmbeddedStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("EmbeddedStore").field(&self.0.parts.own).finish()
+    }
+}
+
+/// What a node reaches the store with.
+pub(super) struct Parts {
+    /// Who writes, in the log.
+    pub(super) author: Arc<str>,
+    pub(super) own: u64,
+    /// The replica of this node, if it has one.
+    pub(super) node: Option<Node>,
+    pub(super) caller: Caller,
+    pub(super) peers: Peers,
+    /// The store that this node belongs to.
+    pub(super) founded: watch::Receiver<Option<u64>>,
+}
+
+impl EmbeddedStore {
+    pub(super) fn new(parts: Parts) -> Self {
+        Self(Arc::new(Inner { parts, leader: AtomicU64::new(0) }))
+    }
+
+    /// How it is, as this node sees it.
+    #[must_use]
+    pub fn status(&self) -> StoreStatus {
+        StoreStatus::of(self.0.parts.own, *self.0.parts.founded.borrow(), self.0.parts.node.as_ref())
+    }
+
+    /// Has `request` decided, wherever the leader is.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub(super) async fn execute(&self, op: OpId, request: Request) -> Result<Outcome, StoreError> {
+        let command = Command { op, at_ms: wall_ms(), author: Arc::clone(&self.0.parts.author), request };
+        command.check()?;
+        let deciding = Box::pin(self.decide(&command));
+        // It may have been decided: only who asks again with the same operation learns that.
+        timeout(LIMIT, deciding).await.unwrap_or(Err(StoreError::TimedOut))
+    }
+
+    async fn decide(&self, command: &Command) -> Result<Outcome, StoreError> {
+        let began = clock::now();
+        let mut may_have_happened = false;
+        loop {
+            let answer = match self.leads() {
+                Some(node) => node.propose(Command { at_ms: wall_ms(), ..command.clone() }).await,
+                None => self.ask_leader(COMMAND, command.clone(), QUESTION + LIMIT).await,
+            };
+            match answer {
+                Answer::Elsewhere(leader) => self.0.leader.store(leader.unwrap_or(0), Relaxed),
+                Answer::NoQuorum => self.0.leader.store(0, Relaxed),
+                Answer::TimedOut => {
+                    may_have_happened = true;
+                    self.0.leader.store(0, Relaxed);
+                }
+                Answer::Done(outcome) => return outcome.checked(),
+                other => return other.result()?.checked(),
+            }
+            if clock::now().since(began) + AGAIN >= LIMIT {
+                return Err(if may_have_happened { StoreError::TimedOut } else { StoreError::NoQuorum });
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    fn leads(&self) -> Option<&Node> {
+        self.0.parts.node.as_ref().filter(|node| node.role() == Role::Leader)
+    }
+
+    /// Who is to be asked, the likeliest leader first.
+    fn servers(&self) -> Vec<Target> {
+        let known =
+            self.0.parts.node.as_ref().and_then(Node::leader).unwrap_or_else(|| self.0.leader.load(Relaxed));
+        let peers = self.0.parts.peers.borrow();
+        let mut servers: Vec<_> = peers
+            .iter()
+            .filter(|peer| peer.is_server && peer.id != self.0.parts.own && peer.standing != Standing::Gone)
+            .collect();
+        servers.sort_by_key(|peer| {
+            (peer.id != known, peer.founded.is_none(), peer.standing == Standing::Suspect)
+        });
+        servers.iter().map(|peer| Target { node: peer.id, address: peer.address }).collect()
+    }
+
+    /// Asks who leads; if that is not known, anybody, who may know.
+    async fn ask_leader<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        method: &'static str,
+        what: Q,
+        limit: Duration,
+    ) -> Answer<A> {
+        let body = protocol::write(&what);
+        let mut said = Answer::NoQuorum;
+        for target in self.servers() {
+            match self.0.parts.caller.call(&target, Lane::Log, method, body.clone(), limit).await {
+                Ok(answer) => match protocol::read(&answer) {
+                    Some(Answer::Elsewhere(None)) => said = Answer::Elsewhere(None),
+                    Some(answer) => return answer,
+                    None => said = Answer::Failed("another node answers what was not asked".to_owned()),
+                },
+                Err(error) if error.failure.is_undone() => {}
+                // It may have got there.
+                Err(_) => return Answer::TimedOut,
+            }
+        }
+        said
+    }
+
+    async fn query(&self, query: Query, level: Level, wait: Duration) -> Result<Found, StoreError> {
+        let limit = LIMIT + wait;
+        let answering = async {
+            loop {
+                let answer = match &self.0.parts.node {
+                    Some(node) if node.role() != Role::Searching => {
+                        answer_query(node, &query, level.into()).await
+                    }
+                    _ => {
+                        self.ask_leader(QUERY, (query.clone(), WireLevel::from(level)), QUESTION + wait).await
+                    }
+                };
+                let answer = match answer {
+                    Answer::Elsewhere(Some(leader)) if leader != self.0.parts.own => {
+                        self.0.leader.store(leader, Relaxed);
+                        self.ask_leader(QUERY, (query.clone(), WireLevel::from(level)), QUESTION + wait).await
+                    }
+                    answer => answer,
+                };
+                match answer {
+                    // Reading twice harms nobody.
+                    Answer::Elsewhere(_) | Answer::NoQuorum | Answer::TimedOut => {
+                        tokio::time::sleep(AGAIN).await;
+                    }
+                    answer => return answer.result(),
+                }
+            }
+        };
+        timeout(limit, Box::pin(answering)).await.unwrap_or(Err(StoreError::NoQuorum))
+    }
+}
+
+impl Outcome {
+    /// What was refused is an error.
+    fn checked(self) -> Result<Self, StoreError> {
+        match self.result {
+            CommandResult::NoLease(lease) => Err(StoreError::NoLease(lease)),
+            CommandResult::Full => Err(StoreError::Full),
+            CommandResult::Transacted { .. } | CommandResult::Leased { .. } | CommandResult::Ended { .. } => {
+                Ok(self)
+            }
+        }
+    }
+}
+
+/// Answers what another node asks of this one's replica; `None` if that is not for the store.
+pub(super) async fn answer(node: &Node, call: &Call) -> Option<Result<Bytes, Refusal>> {
+    let unread = || Err(Refusal::new(StatusCode::BAD_REQUEST, "this version does not know what is asked"));
+    Some(match call.method.as_str() {
+        COMMAND => match protocol::read::<Command>(&call.body) {
+            Some(command) => {
+                let answer = match command.check() {
+                    Ok(()) => node.propose(Command { at_ms: wall_ms(), ..command }).await,
+                    Err(error) => Answer::Refused(error.to_string()),
+                };
+                Ok(protocol::write(&answer))
+            }
+            None => unread(),
+        },
+        QUERY => match protocol::read::<(Query, WireLevel)>(&call.body) {
+            Some((query, level)) => Ok(protocol::write(&answer_query(node, &query, level).await)),
+            None => unread(),
+        },
+        _ => return None,
+    })
+}
+
+async fn answer_query(node: &Node, query: &Query, level: WireLevel) -> Answer<Found> {
+    let ready = match level {
+        WireLevel::Strong => node.certain(Certainty::Asked).await,
+        WireLevel::Lease => node.certain(Certainty::Leased).await,
+        WireLevel::AtLeast(revision) => node.reached(revision, QUESTION).await,
+        WireLevel::Eventual => Answer::Done(()),
+    };
+    if let Err(not) = ready.done() {
+        return not;
+    }
+    match query {
+        Query::Get(key) => Answer::Done(Found::Got(node.state().read(|kv| kv.get(key).cloned()))),
+        Query::Scan { prefix, after, limit } => {
+            let scan = Scan { prefix: prefix.clone(), after: after.clone(), limit: *limit as usize };
+            Answer::Done(Found::Page(node.state().read(|kv| kv.scan(&scan))))
+        }
+        Query::Changes { prefix, after, wait_ms } => {
+            let wait = Duration::from_millis(u64::from(*wait_ms)).min(WAIT);
+            changes(node, prefix, *after, wait).await
+        }
+    }
+}
+
+/// Changes after `after`; waits for some.
+async fn changes(node: &Node, prefix: &str, after: Revision, wait: Duration) -> Answer<Found> {
+    let mut after = after;
+    let mut applied = node.state().watch();
+    let end = clock::instant(clock::now().after(wait));
+    loop {
+        applied.mark_unchanged();
+        match node.state().read(|kv| kv.changes_after(after, prefix, CHANGES)) {
+            Err(compacted) => return Answer::Compacted(compacted.oldest),
+            Ok((changes, to)) if !changes.is_empty() => return Answer::Done(Found::Changes(changes, to)),
+            Ok((_, to)) => after = to,
+        }
+        match tokio::time::timeout_at(end, applied.changed()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => return Answer::Done(Found::Changes(Vec::new(), after)),
+        }
+    }
+}
+
+impl Readable for EmbeddedStore {
+    async fn get(&self, key: &Key, level: Level) -> Result<Option<Versioned>, StoreError> {
+        match self.query(Query::Get(key.clone()), level, Duration::ZERO).await? {
+            Found::Got(got) => Ok(got),
+            Found::Page(_) | Found::Changes(..) => Err(nonsense()),
+        }
+    }
+
+    async fn scan(&self, scan: &Scan, level: Level) -> Result<Page, StoreError> {
+        match self.query(scan.into(), level, Duration::ZERO).await? {
+            Found::Page(page) => Ok(page),
+            Found::Got(_) | Found::Changes(..) => Err(nonsense()),
+        }
+    }
+}
+
+impl Writable for EmbeddedStore {
+    async fn put(&self, op: OpId, key: Key, value: Bytes, stay: Stay) -> Result<Revision, StoreError> {
+        Ok(self.transact(op, Transaction::put(key, value, stay)).await?.revision)
+    }
+
+    async fn delete(&self, op: OpId, key: Key) -> Result<bool, StoreError> {
+        match self.transact(op, Transaction::delete(key)).await?.result {
+            CommandResult::Transacted { results, .. } => Ok(results
+                .iter()
+                .any(|result| matches!(result, OperationResult::Deleted(count) if *count > 0))),
+            _ => Err(nonsense()),
+        }
+    }
+}
+
+impl Transactional for EmbeddedStore {
+    async fn transact(&self, op: OpId, transaction: Transaction) -> Result<Outcome, StoreError> {
+        self.execute(op, Request::Transact(transaction)).await
+    }
+}
+
+impl Leasable for EmbeddedStore {
+    async fn grant(&self, op: OpId, ttl: Duration) -> Result<LeaseId, StoreError> {
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        match self.execute(op, Request::Grant { ttl_ms }).await?.result {
+            CommandResult::Leased { lease, .. } => Ok(lease),
+            _ => Err(nonsense()),
+        }
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<Duration, StoreError> {
+        // Not remembered: saying twice that one is there does no harm.
+        let op = OpId { client: 0, sequence: 0 };
+        match self.execute(op, Request::KeepAlive(lease)).await?.result {
+            CommandResult::Leased { ttl_ms, .. } => Ok(Duration::from_millis(ttl_ms)),
+            _ => Err(nonsense()),
+        }
+    }
+
+    async fn revoke(&self, op: OpId, lease: LeaseId) -> Result<u64, StoreError> {
+        match self.execute(op, Request::Revoke(lease)).await?.result {
+            CommandResult::Ended { keys } => Ok(keys),
+            _ => Err(nonsense()),
+        }
+    }
+}
+
+impl Watchable for EmbeddedStore {
+    type Watch = EmbeddedWatch;
+
+    fn watch(&self, prefix: &str, after: Revision) -> EmbeddedWatch {
+        EmbeddedWatch { store: self.clone(), prefix: prefix.to_owned(), after }
+    }
+}
+
+/// Changes, from this node's replica or from another's.
+#[derive(Debug)]
+pub struct EmbeddedWatch {
+    store: EmbeddedStore,
+    prefix: String,
+    after: Revision,
+}
+
+impl Watch for EmbeddedWatch {
+    async fn next(&mut self) -> Result<Vec<Change>, StoreError> {
+        // First without waiting: whoever gives up on this one knows then how far the state is.
+        let mut wait = Duration::ZERO;
+        loop {
+            let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+            let query = Query::Changes { prefix: self.prefix.clone(), after: self.after, wait_ms };
+            // Whoever answers has got at least as far as who answered before.
+            let Found::Changes(changes, to) =
+                self.store.query(query, Level::AtLeast(self.after), wait).await?
+            else {
+                return Err(nonsense());
+            };
+            self.after = self.after.max(to);
+            if !changes.is_empty() {
+                return Ok(changes);
+            }
+            wait = WAIT;
+        }
+    }
+
+    fn seen(&self) -> Revision {
+        self.after
+    }
+}
+
+impl Replicated for EmbeddedStore {
+    fn role(&self) -> Role {
+        self.0.parts.node.as_ref().map_or(Role::Watcher, Node::role)
+    }
+
+    fn progress(&self) -> Progress {
+        let revision = self.0.parts.node.as_ref().map_or(Revision(0), |node| node.state().read(Kv::revision));
+        let heard = self.0.parts.node.as_ref().and_then(|node| node.status().quorum_heard);
+        Progress { revision, heard }
+    }
+}
+
+fn nonsense() -> StoreError {
+    StoreError::Failed("it answers what was not asked".to_owned())
+}
+
+pub(super) fn wall_ms() -> u64 {
+    let since = clock::wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,195 @@
+//! One store, whichever it is. Cheap to clone; whoever has a clone may ask everything that the traits have.
+
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+
+use super::{
+    EmbeddedStore, EmbeddedWatch, MemoryStore, StoreError, StoreStatus,
+    core::{
+        command::{Stay, Transaction},
+        key::{Key, LeaseId, OpId, Revision},
+        outcome::{Change, Outcome, Page, Versioned},
+    },
+    memory::MemoryWatch,
+    traits::{
+        Leasable, Level, Progress, Readable, Replicated, Role, Scan, Transactional, Watch, Watchable,
+        Writable,
+    },
+};
+use crate::identity;
+
+/// A store of one of the kinds that there are.
+#[derive(Clone, Debug)]
+pub enum Store {
+    /// In the memory of this process, gone with it.
+    Memory(MemoryStore),
+    /// Kept by the sidecars of the mesh among themselves.
+    Embedded(EmbeddedStore),
+}
+
+/// What a [`Store`] tells of its changes.
+#[derive(Debug)]
+pub enum StoreWatch {
+    /// Of a [`Store::Memory`].
+    Memory(MemoryWatch),
+    /// Of a [`Store::Embedded`].
+    Embedded(EmbeddedWatch),
+}
+
+impl Store {
+    /// A name for a write that no other write has. Whoever repeats a write, because nobody knows what became of it, uses
+    /// the same name again.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`] if the machine gives no random numbers.
+    pub fn next_op() -> Result<OpId, StoreError> {
+        static CLIENT: OnceLock<u64> = OnceLock::new();
+        static SEQUENCE: AtomicU64 = AtomicU64::new(1);
+        let client = match CLIENT.get() {
+            Some(client) => *client,
+            None => {
+                // Not of `rt::random`, which can be seeded: two nodes with one seed would be taken for one writer, and
+                // the writes of one of them for repeats.
+                let drawn =
+                    identity::unforeseeable().map_err(|error| StoreError::Failed(error.to_string()))?;
+                *CLIENT.get_or_init(|| u64::from_be_bytes(drawn))
+            }
+        };
+        Ok(OpId { client, sequence: SEQUENCE.fetch_add(1, Relaxed) })
+    }
+
+    /// How it is, as this node sees it; `None` if it is of a kind that has nothing to tell.
+    #[must_use]
+    pub fn status(&self) -> Option<StoreStatus> {
+        match self {
+            Self::Memory(_) => None,
+            Self::Embedded(store) => Some(store.status()),
+        }
+    }
+}
+
+impl Readable for Store {
+    async fn get(&self, key: &Key, level: Level) -> Result<Option<Versioned>, StoreError> {
+        match self {
+            Self::Memory(store) => store.get(key, level).await,
+            Self::Embedded(store) => store.get(key, level).await,
+        }
+    }
+
+    async fn scan(&self, scan: &Scan, level: Level) -> Result<Page, StoreError> {
+        match self {
+            Self::Memory(store) => store.scan(scan, level).await,
+            Self::Embedded(store) => store.scan(scan, level).await,
+        }
+    }
+}
+
+impl Writable for Store {
+    async fn put(&self, op: OpId, key: Key, value: Bytes, stay: Stay) -> Result<Revision, StoreError> {
+        match self {
+            Self::Memory(store) => store.put(op, key, value, stay).await,
+            Self::Embedded(store) => store.put(op, key, value, stay).await,
+        }
+    }
+
+    async fn delete(&self, op: OpId, key: Key) -> Result<bool, StoreError> {
+        match self {
+            Self::Memory(store) => store.delete(op, key).await,
+            Self::Embedded(store) => store.delete(op, key).await,
+        }
+    }
+}
+
+impl Transactional for Store {
+    async fn transact(&self, op: OpId, transaction: Transaction) -> Result<Outcome, StoreError> {
+        match self {
+            Self::Memory(store) => store.transact(op, transaction).await,
+            Self::Embedded(store) => store.transact(op, transaction).await,
+        }
+    }
+}
+
+impl Watchable for Store {
+    type Watch = StoreWatch;
+
+    fn watch(&self, prefix: &str, after: Revision) -> StoreWatch {
+        match self {
+            Self::Memory(store) => StoreWatch::Memory(store.watch(prefix, after)),
+            Self::Embedded(store) => StoreWatch::Embedded(store.watch(prefix, after)),
+        }
+    }
+}
+
+impl Watch for StoreWatch {
+    async fn next(&mut self) -> Result<Vec<Change>, StoreError> {
+        match self {
+            Self::Memory(watch) => watch.next().await,
+            Self::Embedded(watch) => watch.next().await,
+        }
+    }
+
+    fn seen(&self) -> Revision {
+        match self {
+            Self::Memory(watch) => watch.seen(),
+            Self::Embedded(watch) => watch.seen(),
+        }
+    }
+}
+
+impl Leasable for Store {
+    async fn grant(&self, op: OpId, ttl: Duration) -> Result<LeaseId, StoreError> {
+        match self {
+            Self::Memory(store) => store.grant(op, ttl).await,
+            Self::Embedded(store) => store.grant(op, ttl).await,
+        }
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<Duration, StoreError> {
+        match self {
+            Self::Memory(store) => store.keep_alive(lease).await,
+            Self::Embedded(store) => store.keep_alive(lease).await,
+        }
+    }
+
+    async fn revoke(&self, op: OpId, lease: LeaseId) -> Result<u64, StoreError> {
+        match self {
+            Self::Memory(store) => store.revoke(op, lease).await,
+            Self::Embedded(store) => store.revoke(op, lease).await,
+        }
+    }
+}
+
+impl Replicated for Store {
+    fn role(&self) -> Role {
+        match self {
+            Self::Memory(store) => store.role(),
+            Self::Embedded(store) => store.role(),
+        }
+    }
+
+    fn progress(&self) -> Progress {
+        match self {
+            Self::Memory(store) => store.progress(),
+            Self::Embedded(store) => store.progress(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_write_of_a_process_has_a_name_of_its_own() {
+        let (first, second) = (Store::next_op().unwrap(), Store::next_op().unwrap());
+        assert_eq!(first.client, second.client);
+        assert!(second.sequence > first.sequence, "{first:?} {second:?}");
+    }
+}

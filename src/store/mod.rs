@@ -1,0 +1,32 @@
+//! The replicated key-value store of a mesh: small shared state, the same on all sidecars. Knows nothing of routes and
+//! services; what is kept in it is another's business.
+
+pub mod backend;
+#[cfg(test)]
+mod conformance;
+pub mod core;
+mod embedded;
+mod error;
+mod founding;
+mod handle;
+mod memory;
+mod params;
+mod peers;
+mod protocol;
+pub mod raft;
+mod service;
+mod status;
+mod traits;
+mod voters;
+
+pub use embedded::{EmbeddedStore, EmbeddedWatch};
+pub use error::StoreError;
+pub use handle::{Store, StoreWatch};
+pub use memory::{MemoryStore, MemoryWatch};
+pub use params::{Mode, Params, StoreKey, StoreKeys, Timing};
+pub use peers::{Peer, Peers, Standing};
+pub use service::{Service, ServiceParams, StartError};
+pub use status::{Replica, StoreStatus};
+pub use traits::{
+    Leasable, Level, Progress, Readable, Replicated, Role, Scan, Transactional, Watch, Watchable, Writable,
+};

@@ -1,0 +1,128 @@
+//! What nodes ask each other beside Raft's own messages: one path each, postcard in the bodies.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::{
+    Level, Scan, StoreError,
+    core::{
+        key::{Key, LeaseId, Revision},
+        outcome::{Change, Page, Versioned},
+    },
+};
+
+/// A command: answered with `Answer<Outcome>`.
+pub(super) const COMMAND: &str = "store/command";
+/// A query: answered with `Answer<Found>`.
+pub(super) const QUERY: &str = "store/query";
+
+/// What is read.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Query {
+    Get(Key),
+    Scan {
+        prefix: String,
+        after: Option<Key>,
+        limit: u32,
+    },
+    /// Waits up to `wait_ms` for changes.
+    Changes {
+        prefix: String,
+        after: Revision,
+        wait_ms: u32,
+    },
+}
+
+/// What was found.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Found {
+    Got(Option<Versioned>),
+    Page(Page),
+    /// Changes up to a revision.
+    Changes(Vec<Change>, Revision),
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) enum WireLevel {
+    Strong,
+    Lease,
+    AtLeast(Revision),
+    Eventual,
+}
+
+/// Done, or why not.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Answer<T> {
+    Done(T),
+    /// Another leads, if anybody does. Nothing has happened.
+    Elsewhere(Option<u64>),
+    NoQuorum,
+    /// What was asked may happen, or have happened.
+    TimedOut,
+    NoLease(LeaseId),
+    Full,
+    Compacted(Revision),
+    /// It is of another store, or beyond a limit.
+    Refused(String),
+    Failed(String),
+}
+
+impl<T> Answer<T> {
+    /// Whether it is done; otherwise the same for somebody who wanted something else.
+    pub(super) fn done<U>(self) -> Result<T, Answer<U>> {
+        Err(match self {
+            Self::Done(done) => return Ok(done),
+            Self::Elsewhere(leader) => Answer::Elsewhere(leader),
+            Self::NoQuorum => Answer::NoQuorum,
+            Self::TimedOut => Answer::TimedOut,
+            Self::NoLease(lease) => Answer::NoLease(lease),
+            Self::Full => Answer::Full,
+            Self::Compacted(oldest) => Answer::Compacted(oldest),
+            Self::Refused(why) => Answer::Refused(why),
+            Self::Failed(why) => Answer::Failed(why),
+        })
+    }
+
+    /// As whoever asked sees it. `Elsewhere` means that nobody leads by then.
+    pub(super) fn result(self) -> Result<T, StoreError> {
+        Err(match self {
+            Self::Done(done) => return Ok(done),
+            Self::Elsewhere(_) | Self::NoQuorum => StoreError::NoQuorum,
+            Self::TimedOut => StoreError::TimedOut,
+            Self::NoLease(lease) => StoreError::NoLease(lease),
+            Self::Full => StoreError::Full,
+            Self::Compacted(oldest) => StoreError::Compacted { oldest },
+            Self::Refused(why) | Self::Failed(why) => StoreError::Failed(why),
+        })
+    }
+}
+
+impl From<Level> for WireLevel {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Strong => Self::Strong,
+            Level::Lease => Self::Lease,
+            Level::AtLeast(revision) => Self::AtLeast(revision),
+            Level::Eventual => Self::Eventual,
+        }
+    }
+}
+
+impl From<&Scan> for Query {
+    fn from(scan: &Scan) -> Self {
+        Self::Scan {
+            prefix: scan.prefix.clone(),
+            after: scan.after.clone(),
+            limit: u32::try_from(scan.limit).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+/// As it is sent. What this process made can always be written.
+pub(super) fn write<T: Serialize>(what: &T) -> bytes::Bytes {
+    postcard::to_allocvec(what).unwrap_or_default().into()
+}
+
+/// As it was sent, if it is that.
+pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
+    postcard::from_bytes(body).ok()
+}

@@ -1,0 +1,120 @@
+//! The store of sidecars does what every store does: from a replica of one's own, and through another node.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+
+use super::{Service, ServiceParams};
+use crate::{
+    rt::{Drain, Tasks},
+    store::{
+        Level, Mode, Params, Peer, Readable as _, Standing, Store, StoreKeys, Timing, conformance::conforms,
+        core::key::Key,
+    },
+    types::Mono,
+};
+
+/// What must live as long as the stores are used.
+struct Running {
+    _tasks: Tasks,
+    _drain: Drain,
+    _peers: watch::Sender<Arc<Vec<Peer>>>,
+}
+
+fn params(mode: Mode) -> Params {
+    Params {
+        mode,
+        bind: ([127, 0, 0, 1], 0).into(),
+        advertise: None,
+        data_dir: None,
+        bootstrap_expect: 1,
+        timing: Timing { heartbeat: Duration::from_millis(50), election_timeout: Duration::from_millis(300) },
+        keys: StoreKeys::default(),
+    }
+}
+
+/// A server that is its own majority, and a client of it.
+async fn pair() -> ([Store; 2], Running) {
+    let (peers, known) = watch::channel(Arc::new(Vec::new()));
+    let (drain, mut tasks) = (Drain::default(), Tasks::default());
+    let mut stores = Vec::new();
+    let mut seen = Vec::new();
+    for (id, mode) in [(1, Mode::Server), (2, Mode::Client)] {
+        let service = Service::open(ServiceParams {
+            id,
+            node: "node".into(),
+            cluster: "tests".into(),
+            seeds: Vec::new(),
+            is_seed: id == 1,
+            mesh: None,
+            peers: known.clone(),
+            store: params(mode),
+        });
+        let service = service.await.unwrap();
+        seen.push(Peer {
+            id,
+            name: "node".into(),
+            address: service.local_address(),
+            is_server: mode == Mode::Server,
+            is_seed: id == 1,
+            founded: None,
+            standing: Standing::Alive,
+            since: Mono::ZERO,
+            zone: "".into(),
+            is_draining: false,
+        });
+        stores.push(service.store());
+        tasks.spawn("store", service.run(drain.watch()));
+    }
+    peers.send_replace(Arc::new(seen));
+    // It answers once it is founded.
+    let key = Key::new("nothing").unwrap();
+    for store in &stores {
+        let answered = async { while store.get(&key, Level::Strong).await.is_err() {} };
+        tokio::time::timeout(Duration::from_secs(20), answered).await.expect("it is founded");
+    }
+    let [server, client] = stores.try_into().unwrap();
+    ([server, client], Running { _tasks: tasks, _drain: drain, _peers: peers })
+}
+
+async fn server() -> (Store, Running) {
+    let ([server, _], running) = pair().await;
+    (server, running)
+}
+
+async fn client() -> (Store, Running) {
+    let ([_, client], running) = pair().await;
+    (client, running)
+}
+
+mod of_a_server {
+    use super::*;
+
+    conforms!(server);
+}
+
+mod of_a_client {
+    use super::*;
+
+    conforms! {
+        client:
+        a_key_has_what_was_put_last,
+        a_delete_says_whether_there_was_anything,
+        a_comparison_decides_which_branch_is_done,
+        of_those_who_make_one_key_one_does,
+        a_transaction_is_one_revision_or_none,
+        a_transaction_reads_what_it_has_written,
+        a_repeat_does_nothing_twice,
+        pages_have_all_keys_in_order,
+        a_watch_tells_each_change_once_and_in_order,
+        a_watch_resumes_after_any_revision,
+        a_watch_of_quiet_keys_keeps_up,
+        a_watch_that_is_cancelled_loses_nothing,
+        a_watch_says_that_changes_are_forgotten,
+        a_lease_takes_its_keys_along,
+        a_lease_that_is_not_there_holds_nothing,
+        a_key_with_a_ttl_goes_by_itself,
+        a_lease_that_nobody_keeps_ends,
+        what_is_beyond_a_limit_is_refused_and_changes_nothing,
+    }
+}

@@ -1,0 +1,241 @@
+//! The store that sidecars keep among themselves: it is founded by itself, is the same on all nodes, and outlives some of
+//! them. What is decided when is in the unit tests and simulations of src/store/.
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    App, Client, Sidecar, eventually,
+    sidecar::{Directory, free_address, run, with},
+};
+
+const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
+/// A node that has a part in the store; those with a `directory` may vote.
+fn node(name: &str, join: &[&str], gossip: &str, directory: Option<&Directory>) -> Value {
+    let mesh = json!({
+        "node": name,
+        "bind": gossip,
+        "join": join,
+        "gossip_key": KEY,
+        "profile": "local",
+        "data_dir": directory.map_or_else(|| "none".into(), |one| one.0.join("mesh").display().to_string()),
+    });
+    let mut store = json!({ "bind": "127.0.0.1:0", "election_timeout": "500ms" });
+    if let Some(directory) = directory {
+        store["mode"] = "server".into();
+        store["data_dir"] = directory.0.join("store").display().to_string().into();
+    }
+    json!({ "mesh": mesh, "store": store })
+}
+
+/// Three nodes that vote.
+struct Trio {
+    directories: [Directory; 3],
+    gossip: [String; 3],
+    nodes: Vec<Option<Sidecar>>,
+    over: Value,
+}
+
+impl Trio {
+    async fn start() -> Self {
+        Self::start_with(json!({})).await
+    }
+
+    /// Three whose configuration has `over` as well.
+    async fn start_with(over: Value) -> Self {
+        let gossip = [0; 3].map(|_| free_address().to_string());
+        let mut trio =
+            Self { directories: [0; 3].map(|_| Directory::new()), gossip, nodes: Vec::new(), over };
+        for at in 0..3 {
+            let node = Sidecar::start(trio.config(at)).await;
+            trio.nodes.push(Some(node));
+        }
+        eventually("a store", async || {
+            let (code, _) = kv(trio.node(0), &["get", "nothing"]);
+            (code == Some(5)).then_some(())
+        })
+        .await;
+        trio
+    }
+
+    fn config(&self, at: usize) -> Value {
+        // The first one names nobody, and is the seed of all.
+        let join: &[&str] = if at == 0 { &[] } else { &[&self.gossip[0]] };
+        let node = node(&format!("node-{at}"), join, &self.gossip[at], Some(&self.directories[at]));
+        with(node, self.over.clone())
+    }
+
+    fn node(&self, at: usize) -> &Sidecar {
+        self.nodes[at].as_ref().unwrap_or_else(|| unreachable!("node {at} was killed"))
+    }
+
+    /// Which of the living leads.
+    async fn leader(&self) -> usize {
+        eventually("a leader", async || {
+            for (at, node) in self.nodes.iter().enumerate() {
+                if let Some(node) = node
+                    && node.document("/v1/raft").await["role"] == "leader"
+                {
+                    return Some(at);
+                }
+            }
+            None
+        })
+        .await
+    }
+
+    fn kill(&mut self, at: usize) {
+        self.nodes[at] = None;
+    }
+
+    async fn restart(&mut self, at: usize) {
+        let node = Sidecar::start(self.config(at)).await;
+        self.nodes[at] = Some(node);
+    }
+}
+
+/// Runs `outrigger kv` against `sidecar`: its exit code, and what it prints.
+fn kv(sidecar: &Sidecar, arguments: &[&str]) -> (Option<i32>, String) {
+    let admin = sidecar.admin().to_string();
+    let done = run(&[&["kv"], arguments, &["--admin", &admin, "--timeout", "10s"]].concat());
+    (done.status.code(), String::from_utf8_lossy(&done.stdout).into_owned())
+}
+
+fn put(sidecar: &Sidecar, key: &str, value: &str) {
+    assert_eq!(kv(sidecar, &["put", key, value]).0, Some(0), "{key}");
+}
+
+fn got(sidecar: &Sidecar, key: &str) -> String {
+    kv(sidecar, &["get", key, "--consistency", "strong"]).1
+}
+
+#[tokio::test]
+async fn three_servers_found_a_store_and_what_one_writes_all_read() {
+    let trio = Trio::start().await;
+    put(trio.node(0), "a", "1");
+    for at in 0..3 {
+        assert_eq!(got(trio.node(at), "a"), "1\n", "node {at}");
+    }
+    // Compare-and-set through another node than the one that wrote.
+    assert_eq!(kv(trio.node(1), &["put", "a", "2", "--cas", "0"]).0, Some(7));
+    assert_eq!(got(trio.node(2), "a"), "1\n");
+    // A node that may not vote asks those who do.
+    let client = Sidecar::start(node("client", &[&trio.gossip[0]], "127.0.0.1:0", None)).await;
+    eventually("the client knows the servers", async || {
+        (kv(&client, &["get", "a"]).1 == "1\n").then_some(())
+    })
+    .await;
+    put(&client, "b", "from the client");
+    assert_eq!(got(trio.node(2), "b"), "from the client\n");
+    assert_eq!(kv(&client, &["rm", "a"]).0, Some(0));
+    assert_eq!(kv(trio.node(0), &["get", "a"]).0, Some(5));
+}
+
+#[tokio::test]
+async fn a_leader_that_is_killed_is_replaced_and_comes_back_with_what_it_had() {
+    let mut trio = Trio::start().await;
+    put(trio.node(0), "before", "1");
+    let leader = trio.leader().await;
+    trio.kill(leader);
+    let survivor = (leader + 1) % 3;
+    put(trio.node(survivor), "after", "2");
+    assert_eq!(got(trio.node(survivor), "before"), "1\n");
+    trio.restart(leader).await;
+    eventually("it has caught up", async || {
+        let said = kv(trio.node(leader), &["get", "after", "--consistency", "eventual"]);
+        (said == (Some(0), "2\n".to_owned())).then_some(())
+    })
+    .await;
+    let status = trio.node(leader).document("/v1/raft").await;
+    assert_eq!(status["voters"].as_array().map(Vec::len), Some(3), "{status}");
+}
+
+#[tokio::test]
+async fn all_that_was_acknowledged_is_there_after_all_were_killed() {
+    let mut trio = Trio::start().await;
+    for number in 0..20 {
+        put(trio.node(number % 3), &format!("key-{number}"), &number.to_string());
+    }
+    (0..3).for_each(|at| trio.kill(at));
+    for at in 0..3 {
+        trio.restart(at).await;
+    }
+    for number in 0..20 {
+        assert_eq!(got(trio.node(number % 3), &format!("key-{number}")), format!("{number}\n"));
+    }
+}
+
+#[tokio::test]
+async fn without_a_quorum_writes_are_refused_and_old_values_still_read() {
+    let mut trio = Trio::start().await;
+    put(trio.node(0), "a", "1");
+    for at in 0..3 {
+        eventually("all have it", async || {
+            (kv(trio.node(at), &["get", "a", "--consistency", "eventual"]).1 == "1\n").then_some(())
+        })
+        .await;
+    }
+    trio.kill(1);
+    trio.kill(2);
+    let (code, _) = kv(trio.node(0), &["put", "a", "2"]);
+    assert!(matches!(code, Some(1 | 8)), "{code:?}");
+    assert!(matches!(kv(trio.node(0), &["get", "a"]).0, Some(1 | 8)));
+    assert_eq!(kv(trio.node(0), &["get", "a", "--consistency", "eventual"]), (Some(0), "1\n".to_owned()));
+    trio.restart(1).await;
+    eventually("it writes again", async || (kv(trio.node(0), &["put", "a", "3"]).0 == Some(0)).then_some(()))
+        .await;
+    assert_eq!(got(trio.node(1), "a"), "3\n");
+}
+
+/// Who answers a request through `sidecar`.
+async fn answerer(sidecar: &Sidecar) -> String {
+    Client::connect(sidecar.outbound()).await.get("shop", "/").await.text()
+}
+
+#[tokio::test]
+async fn a_route_in_the_store_is_served_by_every_sidecar_and_outlives_the_quorum() {
+    let apps = [App::saying("v1").await, App::saying("v2").await];
+    let over = json!({
+        "services": {
+            "v1": { "endpoints": [apps[0].endpoint()] },
+            "v2": { "endpoints": [apps[1].endpoint()] },
+        },
+        "routes": [{ "name": "shop", "service": "v1" }],
+    });
+    let mut trio = Trio::start_with(over).await;
+    assert_eq!(answerer(trio.node(0)).await, "v1");
+
+    let file = trio.directories[0].0.join("route.json");
+    std::fs::write(&file, json!({ "name": "shop", "service": "v2" }).to_string()).expect("it is ours");
+    let admin = trio.node(1).admin().to_string();
+    let done = run(&["routes", "put", "-f", &file.display().to_string(), "--admin", &admin]);
+    assert!(done.status.success(), "{done:?}");
+    for at in 0..3 {
+        eventually("the route of the store is served", async || {
+            (answerer(trio.node(at)).await == "v2").then_some(())
+        })
+        .await;
+    }
+
+    // An entry that cannot be is refused before it is written.
+    std::fs::write(&file, json!({ "name": "shop", "service": 7, "wonder": true }).to_string())
+        .expect("it is ours");
+    let refused = run(&["routes", "put", "-f", &file.display().to_string(), "--admin", &admin]);
+    assert_eq!(refused.status.code(), Some(3), "{refused:?}");
+
+    // Two of three are gone, and the third starts anew: it serves what it knew last.
+    (0..3).for_each(|at| trio.kill(at));
+    trio.restart(2).await;
+    assert_eq!(answerer(trio.node(2)).await, "v2");
+
+    trio.restart(0).await;
+    let admin = trio.node(0).admin().to_string();
+    eventually("the route is taken back", async || {
+        run(&["routes", "rm", "shop", "--admin", &admin]).status.success().then_some(())
+    })
+    .await;
+    eventually("the file's route is served again", async || {
+        (answerer(trio.node(2)).await == "v1").then_some(())
+    })
+    .await;
+}
