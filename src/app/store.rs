@@ -59,6 +59,7 @@ pub(super) async fn open(
         cluster: Arc::clone(&gossip.cluster),
         mesh,
         peers: known,
+        promises: gossip.data_dir.clone(),
         store: params.clone(),
     })
     .await

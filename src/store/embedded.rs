@@ -224,6 +224,10 @@ pub(super) async fn answer(node: &Node, call: &Call) -> Option<Result<Bytes, Ref
             None => unread(),
         },
         QUERY => match protocol::read::<(Query, WireLevel)>(&call.body) {
+            // It has a state, and that is empty: another one knows more.
+            Some(_) if node.role() == Role::Searching => {
+                Ok(protocol::write(&Answer::<Found>::Elsewhere(None)))
+            }
             Some((query, level)) => Ok(protocol::write(&answer_query(node, &query, level).await)),
             None => unread(),
         },

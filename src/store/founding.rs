@@ -120,7 +120,7 @@ impl Memory {
         replace_private(file, &content)
     }
 
-    /// Changes it, durably. It blocks for as long as the disk takes: the fate of a store waits for that.
+    /// Changes it, durably. Waits for as long as the disk takes: the fate of a store waits for that.
     async fn change(&mut self, change: impl FnOnce(&mut Written)) -> io::Result<()> {
         let mut next = self.written.clone();
         change(&mut next);

@@ -82,6 +82,9 @@ pub struct ServiceParams {
     pub mesh: Option<Arc<MeshTls>>,
     /// The other nodes, and this one.
     pub peers: Peers,
+    /// Where a node without a `data_dir` of its own for the store keeps what it has promised: clients may have a say in
+    /// who founds it. `None` keeps nothing.
+    pub promises: Option<PathBuf>,
     /// What is configured.
     pub store: Params,
 }
@@ -105,16 +108,19 @@ impl Service {
     /// # Errors
     /// See [`StartError`]; nothing is left open.
     pub async fn open(params: ServiceParams) -> Result<Self, StartError> {
-        let ServiceParams { id, node: name, cluster, seeds, is_seed, mesh, peers, store: params } = params;
+        let ServiceParams { id, node: name, cluster, seeds, is_seed, mesh, peers, promises, store: params } =
+            params;
         let anyone = mesh.as_ref().map(|mesh| mesh.anyone()).transpose().map_err(|_| StartError::Tls)?;
         let own = Own { cluster, node: id };
         let rpc = Rpc::bind(params.bind, mesh, own.clone())?;
         let caller = Caller::new(&own, anyone);
         let directory = params.data_dir.clone();
+        let promises = directory.clone().or(promises);
         let kept = directory.clone().unwrap_or_default();
         let storage = |source| StartError::Storage { directory: kept.clone(), source };
         let keys = keys(&params.keys);
-        let opened = tokio::task::spawn_blocking(move || files(directory.as_deref(), id, keys));
+        let opened =
+            tokio::task::spawn_blocking(move || files(directory.as_deref(), promises.as_deref(), id, keys));
         let (memory, backend) =
             opened.await.map_err(io::Error::other).and_then(|opened| opened).map_err(storage)?;
         let node = match params.mode {
@@ -217,7 +223,12 @@ fn keys(params: &StoreKeys) -> Keys {
 }
 
 /// Opens what is on the disk. Blocks.
-fn files(directory: Option<&Path>, id: u64, keys: Keys) -> io::Result<(Memory, Arc<dyn StorageBackend>)> {
+fn files(
+    directory: Option<&Path>,
+    promises: Option<&Path>,
+    id: u64,
+    keys: Keys,
+) -> io::Result<(Memory, Arc<dyn StorageBackend>)> {
     let backend: Arc<dyn StorageBackend> = match directory {
         Some(directory) => {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
@@ -225,7 +236,7 @@ fn files(directory: Option<&Path>, id: u64, keys: Keys) -> io::Result<(Memory, A
         }
         None => Arc::new(Sealed::new(backend::Memory::default(), Keys::None)),
     };
-    Ok((Memory::open(directory, id)?, backend))
+    Ok((Memory::open(promises, id)?, backend))
 }
 
 /// The same for all nodes that have the same seeds, in whatever order.

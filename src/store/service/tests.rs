@@ -21,20 +21,20 @@ struct Running {
     _peers: watch::Sender<Arc<Vec<Peer>>>,
 }
 
-fn params(mode: Mode) -> Params {
+fn params(mode: Mode, expect: usize) -> Params {
     Params {
         mode,
         bind: ([127, 0, 0, 1], 0).into(),
         advertise: None,
         data_dir: None,
-        bootstrap_expect: 1,
+        bootstrap_expect: expect,
         timing: Timing { heartbeat: Duration::from_millis(50), election_timeout: Duration::from_millis(300) },
         keys: StoreKeys::default(),
     }
 }
 
-/// A server that is its own majority, and a client of it.
-async fn pair() -> ([Store; 2], Running) {
+/// A server that waits for so many, and a client of it.
+async fn started(expect: usize) -> ([Store; 2], Running) {
     let (peers, known) = watch::channel(Arc::new(Vec::new()));
     let (drain, mut tasks) = (Drain::default(), Tasks::default());
     let mut stores = Vec::new();
@@ -48,7 +48,8 @@ async fn pair() -> ([Store; 2], Running) {
             is_seed: id == 1,
             mesh: None,
             peers: known.clone(),
-            store: params(mode),
+            promises: None,
+            store: params(mode, expect),
         });
         let service = service.await.unwrap();
         seen.push(Peer {
@@ -67,14 +68,29 @@ async fn pair() -> ([Store; 2], Running) {
         tasks.spawn("store", service.run(drain.watch()));
     }
     peers.send_replace(Arc::new(seen));
+    let [server, client] = stores.try_into().unwrap();
+    ([server, client], Running { _tasks: tasks, _drain: drain, _peers: peers })
+}
+
+/// A server that is its own majority, and a client of it, both of which answer.
+async fn pair() -> ([Store; 2], Running) {
+    let (stores, running) = started(1).await;
     // It answers once it is founded.
     let key = Key::new("nothing").unwrap();
     for store in &stores {
         let answered = async { while store.get(&key, Level::Strong).await.is_err() {} };
         tokio::time::timeout(Duration::from_secs(20), answered).await.expect("it is founded");
     }
-    let [server, client] = stores.try_into().unwrap();
-    ([server, client], Running { _tasks: tasks, _drain: drain, _peers: peers })
+    (stores, running)
+}
+
+#[tokio::test]
+async fn a_server_that_has_found_no_store_does_not_answer_for_one() {
+    let ([server, client], _running) = started(3).await;
+    let key = Key::new("a").unwrap();
+    let (of_server, of_client) =
+        tokio::join!(server.get(&key, Level::Eventual), client.get(&key, Level::Eventual));
+    assert!(of_server.is_err() && of_client.is_err(), "{of_server:?} {of_client:?}");
 }
 
 async fn server() -> (Store, Running) {
