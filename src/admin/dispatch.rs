@@ -17,6 +17,7 @@ use super::{
     guard, keyring, kv,
     server::Caller,
     shared,
+    state::{self, Look},
 };
 use crate::telemetry::metrics::{AdminMetrics, AdminResult};
 
@@ -39,6 +40,7 @@ enum Endpoint {
     Routes,
     Intentions,
     Shared(SharedKind),
+    State(Look),
     Certificates,
     Members,
     Keyring,
@@ -50,7 +52,7 @@ enum Endpoint {
 }
 
 /// Path, meaning, methods (GET includes HEAD), the smallest scope that has it, purpose.
-const ENDPOINTS: [(&str, Endpoint, &str, Scope, &str); 19] = [
+const ENDPOINTS: [(&str, Endpoint, &str, Scope, &str); 23] = [
     ("/", Endpoint::Index, "GET, HEAD", Scope::MetricsOnly, "this list"),
     (
         "/livez",
@@ -79,6 +81,28 @@ const ENDPOINTS: [(&str, Endpoint, &str, Scope, &str); 19] = [
         "PUT, DELETE",
         Scope::Full,
         "a rule of all sidecars: the body is an item of `intentions.rules`, perhaps with its `destination`",
+    ),
+    (
+        "/v1/state",
+        Endpoint::State(Look::At),
+        "GET, HEAD",
+        Scope::Full,
+        "what all sidecars share, as it is or was; ?at=REVISION or a time",
+    ),
+    (
+        "/v1/state/diff",
+        Endpoint::State(Look::Diff),
+        "GET, HEAD",
+        Scope::Full,
+        "what of it has changed, and by whom; ?from=&to=",
+    ),
+    ("/v1/state/log", Endpoint::State(Look::Log), "GET, HEAD", Scope::Full, "its last changes; ?limit="),
+    (
+        "/v1/state/revert",
+        Endpoint::State(Look::Revert),
+        "POST",
+        Scope::Full,
+        "puts it back; POST {\"revision\": 17}, perhaps with `only`, `if_revision`, `dry_run`",
     ),
     (
         "/v1/certificates",
@@ -200,6 +224,7 @@ async fn route(context: &Context, caller: &Caller, request: Request<Incoming>) -
             let name = name_in(place, request.uri().path()).unwrap_or_default().to_owned();
             shared::answer(backend, *kind, &name, request).await
         }
+        Endpoint::State(look) => state::answer(backend, *look, request).await,
         Endpoint::Certificates => backend.certificates().map(|told| ok(&told)),
         Endpoint::Members => backend.members().map(|told| ok(&told)),
         Endpoint::Keyring if guard::is_change(request.method()) => keyring_order(backend, request).await,

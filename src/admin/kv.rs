@@ -1,7 +1,7 @@
 //! The replicated store over HTTP: reads, pages and long polls, writes and transactions. What requests look like is in
 //! `written`, what answers look like in `told`; whose request may be answered at all is decided before.
 
-mod told;
+pub(super) mod told;
 mod written;
 
 #[cfg(test)]
@@ -32,7 +32,7 @@ use crate::store::{
 
 /// Longest time that an answer of the store is waited for, but for a long poll. Longer than it takes to elect another
 /// leader twice, and shorter than the patience of the command line, which would not hear that it was the store.
-const PATIENCE: Duration = Duration::from_secs(4);
+pub(super) const PATIENCE: Duration = Duration::from_secs(4);
 
 /// How the store is.
 pub(super) fn raft(store: Option<Store>) -> Result<Value, Problem> {

@@ -13,10 +13,11 @@ mod members;
 mod query;
 mod server;
 mod shared;
+mod state;
 #[cfg(test)]
 mod tests;
 
-use std::{net::SocketAddr, pin::Pin, sync::Arc};
+use std::{collections::HashSet, net::SocketAddr, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -112,6 +113,13 @@ pub trait Backend: Send + Sync + 'static {
     fn intentions(&self) -> Value;
     /// Whether an entry that all sidecars would share fits here. `warnings` of the answer is text for people, or null.
     fn check_shared(self: Arc<Self>, kind: SharedKind, name: String, text: Bytes) -> ReloadFuture;
+    /// Whether those of `entries`, by key, whose keys are `changed` would fit here, if these were all that sidecars share.
+    /// The answer says nothing.
+    fn check_all_shared(
+        self: Arc<Self>,
+        entries: Vec<(String, Bytes)>,
+        changed: HashSet<String>,
+    ) -> ReloadFuture;
     /// The certificates that the sidecar presents and trusts, without its key.
     ///
     /// # Errors

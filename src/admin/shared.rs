@@ -27,8 +27,11 @@ pub enum SharedKind {
 }
 
 impl SharedKind {
+    /// All of them.
+    pub(super) const ALL: [Self; 2] = [Self::Route, Self::Intention];
+
     /// What keys of such entries begin with.
-    const fn prefix(self) -> &'static str {
+    pub(super) const fn prefix(self) -> &'static str {
         match self {
             Self::Route => "routes/",
             Self::Intention => "intentions/",

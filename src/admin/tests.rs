@@ -1,6 +1,7 @@
 //! The admin API over real sockets, with a backend that tells what it was asked.
 
 use std::{
+    collections::HashSet,
     sync::{
         Mutex,
         atomic::{AtomicBool, Ordering},
@@ -115,6 +116,21 @@ impl Backend for Fake {
                 return Err(problem.with("findings", json!({ "errors": 1 })));
             }
             Ok(json!({ "warnings": (kind == SharedKind::Intention).then_some("beware") }))
+        })
+    }
+
+    fn check_all_shared(
+        self: Arc<Self>,
+        entries: Vec<(String, Bytes)>,
+        changed: HashSet<String>,
+    ) -> ReloadFuture {
+        Box::pin(async move {
+            let is_wrong = |(key, text): &(String, Bytes)| changed.contains(key) && text == "wrong";
+            match entries.iter().any(is_wrong) {
+                true => Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "wrong")
+                    .with("findings", json!({ "errors": 1 }))),
+                false => Ok(Value::Null),
+            }
         })
     }
 
@@ -252,7 +268,7 @@ async fn every_listed_path_answers() {
     let api = start(Scope::Full).await;
     let index = api.get("/").await.json();
     let listed = index["endpoints"].as_array().unwrap();
-    assert_eq!(listed.len(), 19);
+    assert_eq!(listed.len(), 23);
     for endpoint in listed {
         if endpoint["methods"].as_array().unwrap().contains(&json!("GET")) {
             let path = endpoint["path"].as_str().unwrap();

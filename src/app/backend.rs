@@ -1,6 +1,7 @@
 //! What the admin API tells: the state of the process, put into JSON.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::SystemTime,
 };
@@ -177,6 +178,18 @@ impl Backend for AppBackend {
                 self.reload.check(Record { kind, name: name.into(), text }).await.map_err(problem)?;
             let told = (!warnings.is_empty()).then(|| warnings.render_text(Style::Plain));
             Ok(json!({ "warnings": told }))
+        })
+    }
+
+    fn check_all_shared(
+        self: Arc<Self>,
+        entries: Vec<(String, Bytes)>,
+        changed: HashSet<String>,
+    ) -> ReloadFuture {
+        Box::pin(async move {
+            let records = entries.into_iter().filter_map(|(key, text)| Record::of_key(&key, text)).collect();
+            self.reload.check_all(records, changed).await.map_err(problem)?;
+            Ok(Value::Null)
         })
     }
 

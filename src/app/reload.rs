@@ -3,6 +3,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
+use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -12,7 +13,7 @@ use super::{
 use crate::{
     config::{
         self, Base, Bundle, Debounce, Diff, FileSource, Findings, Fingerprint, Overlaid, ProcessEnvironment,
-        Record, Style,
+        Record, Severity, Style,
     },
     directory::Publisher,
     proxy::ListenersParams,
@@ -73,6 +74,12 @@ pub(crate) enum ReloadRequest {
     File { trigger: ReloadTrigger, dry_run: bool, answer: oneshot::Sender<Result<Reloaded, ReloadError>> },
     /// Lays other records over the file, which is not read.
     Share { records: Arc<SharedRecords>, answer: oneshot::Sender<Result<(), ReloadError>> },
+    /// Says whether some of all records would fit.
+    CheckAll {
+        records: Vec<Record>,
+        changed: HashSet<String>,
+        answer: oneshot::Sender<Result<(), Vec<Findings>>>,
+    },
     /// Says whether a record would fit.
     Check { record: Record, answer: oneshot::Sender<Result<Findings, Findings>> },
 }
@@ -114,6 +121,28 @@ impl ReloadHandle {
         self.0.send(ReloadRequest::Check { record, answer }).await.map_err(|_| ReloadError::Leaving)?;
         outcome.await.map_err(|_| ReloadError::Leaving)?.map_err(|findings| invalid(&findings))
     }
+
+    /// Whether those of `records` whose keys are `changed` would fit with the file, if these were all that lie over it.
+    ///
+    /// # Errors
+    /// [`ReloadError::Invalid`] with what is wrong with them.
+    pub(crate) async fn check_all(
+        &self,
+        records: Vec<Record>,
+        changed: HashSet<String>,
+    ) -> Result<(), ReloadError> {
+        let (answer, outcome) = oneshot::channel();
+        let request = ReloadRequest::CheckAll { records, changed, answer };
+        self.0.send(request).await.map_err(|_| ReloadError::Leaving)?;
+        outcome.await.map_err(|_| ReloadError::Leaving)?.map_err(|findings| all_invalid(&findings))
+    }
+}
+
+fn all_invalid(all: &[Findings]) -> ReloadError {
+    let rendered = all.iter().map(|findings| findings.render_text(Style::Plain)).collect();
+    let count: usize = all.iter().map(|findings| findings.count(Severity::Error)).sum();
+    let records: serde_json::Value = all.iter().map(Findings::to_json).collect();
+    ReloadError::Invalid { rendered, findings: json!({ "errors": count, "records": records }) }
 }
 
 fn invalid(findings: &Findings) -> ReloadError {
@@ -185,6 +214,10 @@ impl Reloader {
                         }
                         ReloadRequest::Share { records, answer } => {
                             let _ = answer.send(Box::pin(self.share(records)).await);
+                        }
+                        ReloadRequest::CheckAll { records, changed, answer } => {
+                            let is_changed = |record: &Record| changed.contains(&record.key());
+                            let _ = answer.send(self.parts.base.check_all(&records, is_changed));
                         }
                         ReloadRequest::Check { record, answer } => {
                             let _ = answer.send(self.parts.base.check(&self.parts.shared.records(), &record));

@@ -1,6 +1,6 @@
 //! What the admin API tells before there is anything to tell of: while a sidecar waits for its first certificate.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -86,6 +86,10 @@ impl Backend for WaitingBackend {
     }
 
     fn check_shared(self: Arc<Self>, _: SharedKind, _: String, _: Bytes) -> ReloadFuture {
+        Box::pin(async move { Err(self.not_yet()) })
+    }
+
+    fn check_all_shared(self: Arc<Self>, _: Vec<(String, Bytes)>, _: HashSet<String>) -> ReloadFuture {
         Box::pin(async move { Err(self.not_yet()) })
     }
 

@@ -15,6 +15,7 @@ mod raft;
 mod routes;
 mod run;
 mod shared;
+mod state;
 mod status;
 
 use std::process::ExitCode;
@@ -50,6 +51,8 @@ enum Verb {
     Routes(routes::RoutesArgs),
     /// List the rules about callers, write and remove those of all sidecars
     Intentions(intentions::IntentionsArgs),
+    /// Look back at what all sidecars share, and put it back
+    State(state::StateArgs),
     /// Redirect the connections of an unmodified application through the sidecar
     Iptables(iptables::IptablesArgs),
     /// Issue certificates for the mesh, renew its roots, revoke
@@ -107,6 +110,7 @@ pub fn main() -> ExitCode {
         Verb::Kv(args) => kv::kv(&args),
         Verb::Routes(args) => routes::routes(&args),
         Verb::Intentions(args) => intentions::intentions(&args),
+        Verb::State(args) => state::state(&args),
         Verb::Iptables(args) => iptables::iptables(&args),
         Verb::Ca(args) => ca::ca(&args),
         Verb::Cert(args) => cert::cert(&args),

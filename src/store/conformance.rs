@@ -1,5 +1,7 @@
 //! What every store does, whichever it is: one suite for all of them. `conforms!` makes tests of it for a kind of store.
 
+mod past;
+
 use std::{future::Future, time::Duration};
 
 use bytes::Bytes;
@@ -53,10 +55,13 @@ macro_rules! conforms {
             what_is_beyond_a_limit_is_refused_and_changes_nothing,
             a_read_waits_until_it_is_as_far_as_asked,
             progress_follows_the_state,
+            the_past_is_as_it_was,
+            what_is_forgotten_is_not_looked_back_to,
         }
     };
 }
 pub(super) use conforms;
+pub(super) use past::{the_past_is_as_it_was, what_is_forgotten_is_not_looked_back_to};
 
 /// Longer than anything here takes on a machine with much to do.
 const SOON: Duration = Duration::from_secs(20);

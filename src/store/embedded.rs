@@ -1,6 +1,8 @@
 //! The store that lives in the sidecars themselves. A node that has a replica of the log answers from that; every other
 //! asks one that has. Whoever does not lead passes a write on to who does, once.
 
+mod past;
+
 use std::{
     fmt,
     sync::{
@@ -255,6 +257,10 @@ async fn answer_query(node: &Node, query: &Query, level: WireLevel) -> Answer<Fo
             let wait = Duration::from_millis(u64::from(*wait_ms)).min(WAIT);
             changes(node, prefix, *after, wait).await
         }
+        Query::Past { revision, prefix, after, limit } => {
+            past::scan(node, *revision, prefix, after.as_ref(), *limit)
+        }
+        Query::RevisionAt { at_ms } => past::revision_at(node, *at_ms),
     }
 }
 
@@ -281,14 +287,14 @@ impl Readable for EmbeddedStore {
     async fn get(&self, key: &Key, level: Level) -> Result<Option<Versioned>, StoreError> {
         match self.query(Query::Get(key.clone()), level, Duration::ZERO).await? {
             Found::Got(got) => Ok(got),
-            Found::Page(_) | Found::Changes(..) => Err(nonsense()),
+            Found::Page(_) | Found::Changes(..) | Found::Revision(_) => Err(nonsense()),
         }
     }
 
     async fn scan(&self, scan: &Scan, level: Level) -> Result<Page, StoreError> {
         match self.query(scan.into(), level, Duration::ZERO).await? {
             Found::Page(page) => Ok(page),
-            Found::Got(_) | Found::Changes(..) => Err(nonsense()),
+            Found::Got(_) | Found::Changes(..) | Found::Revision(_) => Err(nonsense()),
         }
     }
 }

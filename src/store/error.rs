@@ -3,6 +3,7 @@
 use super::core::{
     command::RequestError,
     key::{LeaseId, Revision},
+    kv::Compacted,
 };
 
 /// Why the store did not do what it was asked. Unless it says otherwise, nothing has changed.
@@ -38,4 +39,10 @@ pub enum StoreError {
     /// The store has ended, or is about to.
     #[error("this node is leaving its store")]
     Leaving,
+}
+
+impl From<Compacted> for StoreError {
+    fn from(Compacted { oldest }: Compacted) -> Self {
+        Self::Compacted { oldest }
+    }
 }

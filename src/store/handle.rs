@@ -19,8 +19,8 @@ use super::{
     },
     memory::MemoryWatch,
     traits::{
-        Leasable, Level, Progress, Readable, Replicated, Role, Scan, Transactional, Watch, Watchable,
-        Writable,
+        Historical, Leasable, Level, Progress, Readable, Replicated, Role, Scan, Transactional, Watch,
+        Watchable, Writable,
     },
 };
 use crate::identity;
@@ -112,6 +112,29 @@ impl Transactional for Store {
         match self {
             Self::Memory(store) => store.transact(op, transaction).await,
             Self::Embedded(store) => store.transact(op, transaction).await,
+        }
+    }
+}
+
+impl Historical for Store {
+    async fn scan_at(&self, revision: Revision, scan: &Scan) -> Result<Page, StoreError> {
+        match self {
+            Self::Memory(store) => store.scan_at(revision, scan).await,
+            Self::Embedded(store) => store.scan_at(revision, scan).await,
+        }
+    }
+
+    async fn changes(&self, prefix: &str, after: Revision) -> Result<(Vec<Change>, Revision), StoreError> {
+        match self {
+            Self::Memory(store) => store.changes(prefix, after).await,
+            Self::Embedded(store) => store.changes(prefix, after).await,
+        }
+    }
+
+    async fn revision_at(&self, at_ms: u64) -> Result<Revision, StoreError> {
+        match self {
+            Self::Memory(store) => store.revision_at(at_ms).await,
+            Self::Embedded(store) => store.revision_at(at_ms).await,
         }
     }
 }

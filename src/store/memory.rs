@@ -18,8 +18,8 @@ use super::{
         outcome::{Change, CommandResult, OperationResult, Outcome, Page, Versioned},
     },
     traits::{
-        Leasable, Level, Progress, Readable, Replicated, Role, Scan, Transactional, Watch, Watchable,
-        Writable,
+        Historical, Leasable, Level, Progress, Readable, Replicated, Role, Scan, Transactional, Watch,
+        Watchable, Writable,
     },
 };
 use crate::rt::clock;
@@ -188,6 +188,22 @@ impl Replicated for MemoryStore {
     }
 }
 
+impl Historical for MemoryStore {
+    async fn scan_at(&self, revision: Revision, scan: &Scan) -> Result<Page, StoreError> {
+        self.reach(Level::AtLeast(revision)).await;
+        Ok(self.now().0.kv.at(revision)?.scan(scan))
+    }
+
+    async fn changes(&self, prefix: &str, after: Revision) -> Result<(Vec<Change>, Revision), StoreError> {
+        self.reach(Level::AtLeast(after)).await;
+        Ok(self.now().0.kv.changes_after(after, prefix, MOST_CHANGES)?)
+    }
+
+    async fn revision_at(&self, at_ms: u64) -> Result<Revision, StoreError> {
+        Ok(self.now().0.kv.revision_at(at_ms)?)
+    }
+}
+
 impl Watchable for MemoryStore {
     type Watch = MemoryWatch;
 
@@ -232,8 +248,7 @@ impl MemoryWatch {
     /// What there is now, and after which time to look again whatever happens.
     fn look(&mut self) -> Result<(Vec<Change>, Duration), StoreError> {
         let (state, now_ms) = self.store.now();
-        let told = state.kv.changes_after(self.after, &self.prefix, MOST_CHANGES);
-        let (changes, seen) = told.map_err(|compacted| StoreError::Compacted { oldest: compacted.oldest })?;
+        let (changes, seen) = state.kv.changes_after(self.after, &self.prefix, MOST_CHANGES)?;
         self.after = seen;
         let due = state.kv.next_expiry().map(|due| Duration::from_millis(due.saturating_sub(now_ms)));
         Ok((changes, due.map_or(LONGEST_PAUSE, |due| due.min(LONGEST_PAUSE))))

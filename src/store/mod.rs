@@ -28,5 +28,6 @@ pub use peers::{Peer, Peers, Standing};
 pub use service::{Service, ServiceParams, StartError};
 pub use status::{Replica, StoreStatus};
 pub use traits::{
-    Leasable, Level, Progress, Readable, Replicated, Role, Scan, Transactional, Watch, Watchable, Writable,
+    Historical, Leasable, Level, Progress, Readable, Replicated, Role, Scan, Transactional, Watch, Watchable,
+    Writable,
 };

@@ -30,6 +30,17 @@ pub(super) enum Query {
         after: Revision,
         wait_ms: u32,
     },
+    /// The keys as they were at `revision`.
+    Past {
+        revision: Revision,
+        prefix: String,
+        after: Option<Key>,
+        limit: u32,
+    },
+    /// The last revision by this time.
+    RevisionAt {
+        at_ms: u64,
+    },
 }
 
 /// What was found.
@@ -39,6 +50,7 @@ pub(super) enum Found {
     Page(Page),
     /// Changes up to a revision.
     Changes(Vec<Change>, Revision),
+    Revision(Revision),
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]

@@ -75,6 +75,29 @@ pub trait Transactional: Send + Sync {
     ) -> impl Future<Output = Result<Outcome, StoreError>> + Send;
 }
 
+/// Looks back, as far as changes are remembered. Cancel-safe.
+///
+/// All of it fails with [`StoreError::Compacted`] where they are not.
+pub trait Historical: Send + Sync {
+    /// Keys in order as they were at `revision`, which the state must have reached: it is waited for.
+    fn scan_at(
+        &self,
+        revision: Revision,
+        scan: &Scan,
+    ) -> impl Future<Output = Result<Page, StoreError>> + Send;
+
+    /// Some of the changes after `after` of the keys that begin with `prefix`, and up to which revision they are: where
+    /// to go on. Waits for none, but until the state has reached `after`.
+    fn changes(
+        &self,
+        prefix: &str,
+        after: Revision,
+    ) -> impl Future<Output = Result<(Vec<Change>, Revision), StoreError>> + Send;
+
+    /// The last revision that was made by a time of the log, in milliseconds since 1970; 0 is before the first.
+    fn revision_at(&self, at_ms: u64) -> impl Future<Output = Result<Revision, StoreError>> + Send;
+}
+
 /// Tells of changes.
 pub trait Watchable: Send + Sync {
     /// What one watch tells.

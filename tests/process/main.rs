@@ -81,6 +81,8 @@ mod shield;
 mod signing;
 #[cfg(test)]
 mod slow;
+#[cfg(test)]
+mod state;
 mod store;
 #[cfg(test)]
 mod tcp;

@@ -103,14 +103,11 @@ fn done(operation: &Operation, result: &OperationResult) -> Value {
 }
 
 fn change(change: &outcome::Change) -> Value {
-    // Later than the year 9999 is no date that can be written, and no time at which anything has happened.
-    let at = Some(change.at_ms).filter(|at_ms| *at_ms < 253_402_300_800_000);
-    let at = at.and_then(|at_ms| UNIX_EPOCH.checked_add(Duration::from_millis(at_ms)));
     let mut told = json!({
         "change": if change.after.is_some() { "put" } else { "delete" },
         "key": change.key,
         "revision": change.revision,
-        "at": at.map(|at| humantime::format_rfc3339_millis(at).to_string()),
+        "at": time(change.at_ms),
         "author": change.author,
         "previous": change.before.as_ref().map(|before| before.modified),
     });
@@ -120,13 +117,21 @@ fn change(change: &outcome::Change) -> Value {
     told
 }
 
-fn item(key: &Key, found: &Versioned) -> Value {
+/// A time of the log.
+pub(in crate::admin) fn time(at_ms: u64) -> Option<String> {
+    // Later than the year 9999 is no date that can be written, and no time at which anything has happened.
+    let at_ms = Some(at_ms).filter(|at_ms| *at_ms < 253_402_300_800_000)?;
+    let at = UNIX_EPOCH.checked_add(Duration::from_millis(at_ms))?;
+    Some(humantime::format_rfc3339_millis(at).to_string())
+}
+
+pub(in crate::admin) fn item(key: &Key, found: &Versioned) -> Value {
     let mut told = json!({ "key": key });
     extend(&mut told, Value::Object(of_key(found)));
     told
 }
 
-fn of_key(found: &Versioned) -> Map<String, Value> {
+pub(in crate::admin) fn of_key(found: &Versioned) -> Map<String, Value> {
     let (name, value) = match std::str::from_utf8(&found.value) {
         Ok(text) => ("value", text.to_owned()),
         Err(_) => ("value_base64", base64::encode(&found.value)),

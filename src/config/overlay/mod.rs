@@ -3,6 +3,7 @@
 //! from being used. Where records come from is not known here.
 
 mod compose;
+mod document;
 mod record;
 #[cfg(test)]
 mod tests;
@@ -11,6 +12,7 @@ use std::{io, path::Path, sync::Arc};
 
 use bytes::Bytes;
 
+pub use self::document::shared_yaml;
 use self::{compose::Attributed, record::Candidate};
 use super::{
     Bundle, Environment, Findings, Severity, Text, codes,
@@ -167,7 +169,7 @@ impl Base {
     /// denies still wins over all that allow; what happens to those whom no rule is about is the file's to say.
     #[must_use]
     pub fn overlay(&self, records: &[Record]) -> Overlaid {
-        self.lay(records, None)
+        self.lay(records, &[])
     }
 
     /// Whether `record` fits together with `others`, of which one with its key is replaced. Warnings, if it does.
@@ -182,15 +184,34 @@ impl Base {
             return Err(beyond(record));
         }
         all.push(record.clone());
-        match self.lay(&all, Some(record)).standings.pop() {
+        match self.lay(&all, &[record]).standings.pop() {
             Some(Standing::Applied(warnings)) => Ok(warnings),
             Some(Standing::Quarantined(errors)) => Err(errors),
             Some(Standing::Elsewhere) | None => Ok(Findings::new(&record.key(), "", None, Report::default())),
         }
     }
 
+    /// Whether those of `records` that `is_changed` picks fit, if these are all there are.
+    ///
+    /// # Errors
+    /// What is wrong with each of them that does not.
+    pub fn check_all(
+        &self,
+        records: &[Record],
+        is_changed: impl Fn(&Record) -> bool,
+    ) -> Result<(), Vec<Findings>> {
+        let checked: Vec<&Record> = records.iter().filter(|record| is_changed(record)).collect();
+        let standings = self.lay(records, &checked).standings;
+        let left_out = records.iter().zip(standings).filter_map(|(record, standing)| match standing {
+            Standing::Quarantined(findings) if checked.contains(&record) => Some(findings),
+            Standing::Quarantined(_) | Standing::Applied(_) | Standing::Elsewhere => None,
+        });
+        let errors: Vec<Findings> = left_out.collect();
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+
     /// As [`Base::overlay`]; of `checked` all that can be known here is checked also if it is about others.
-    fn lay(&self, records: &[Record], checked: Option<&Record>) -> Overlaid {
+    fn lay(&self, records: &[Record], checked: &[&Record]) -> Overlaid {
         let mut standings: Vec<Standing> = records.iter().map(|_| Standing::Elsewhere).collect();
         let mut order: Vec<usize> = (0..records.len()).collect();
         order.sort_by_key(|index| records.get(*index).map(|record| (record.kind, Arc::clone(&record.name))));
@@ -205,7 +226,7 @@ impl Base {
                 continue;
             }
             match Candidate::read(record, index, offset, self) {
-                Ok(candidate) if candidate.is_here || checked == Some(record) => {
+                Ok(candidate) if candidate.is_here || checked.contains(&record) => {
                     offset += record.text.len() + GAP;
                     live.push(candidate);
                 }

@@ -132,5 +132,7 @@ mod of_a_client {
         a_key_with_a_ttl_goes_by_itself,
         a_lease_that_nobody_keeps_ends,
         what_is_beyond_a_limit_is_refused_and_changes_nothing,
+        the_past_is_as_it_was,
+        what_is_forgotten_is_not_looked_back_to,
     }
 }

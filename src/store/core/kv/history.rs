@@ -89,6 +89,18 @@ impl History {
         Ok((told, None))
     }
 
+    /// The last revision that was made by `at_ms`; 0 is before the first.
+    pub(super) fn revision_at(&self, at_ms: u64) -> Result<Revision, Compacted> {
+        // Log time never goes back.
+        let after = self.changes.partition_point(|change| change.at_ms <= at_ms);
+        let last = after.checked_sub(1).and_then(|at| self.changes.get(at)).map(|change| change.revision);
+        match last {
+            Some(revision) => Ok(revision),
+            None if self.forgotten == Revision::default() => Ok(self.forgotten),
+            None => Err(Compacted { oldest: self.oldest() }),
+        }
+    }
+
     pub(super) fn of(&self, key: &Key) -> impl Iterator<Item = &Change> {
         self.changes.iter().filter(move |change| change.key == *key)
     }

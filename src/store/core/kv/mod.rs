@@ -173,6 +173,15 @@ impl Kv {
         Ok(Past::new(&self.keys, changes, revision.min(self.revision)))
     }
 
+    /// The revision whose keys were there at a time of the log, in milliseconds since 1970: that of the last change by then,
+    /// 0 before the first.
+    ///
+    /// # Errors
+    /// If all changes by then are forgotten.
+    pub fn revision_at(&self, at_ms: u64) -> Result<Revision, Compacted> {
+        self.history.revision_at(at_ms)
+    }
+
     /// The first revision whose changes are remembered; the next one if none are.
     #[must_use]
     pub fn oldest(&self) -> Revision {

@@ -580,6 +580,29 @@ fn the_past_is_forgotten_by_whole_revisions() {
 }
 
 #[test]
+fn a_time_names_the_last_revision_by_then() {
+    let mut store = Store::new();
+    let at = |store: &Store, at_ms| store.kv.revision_at(at_ms).map(|revision| revision.0);
+    assert_eq!(at(&store, 5), Ok(0));
+    for at_ms in [10, 20, 20, 30] {
+        store.at_ms = at_ms;
+        store.put("a", "1");
+    }
+    // A clock that was set back does not set the log back.
+    store.at_ms = 25;
+    store.put("a", "1");
+    let told: Vec<_> = [9, 10, 19, 20, 29, 30, 99].into_iter().map(|at_ms| at(&store, at_ms)).collect();
+    assert_eq!(told, [Ok(0), Ok(1), Ok(1), Ok(3), Ok(3), Ok(5), Ok(5)]);
+    let large = "x".repeat(MAX_VALUE);
+    store.at_ms = 40;
+    while store.kv.oldest() <= Revision(5) {
+        store.put("large", &large);
+    }
+    assert_eq!(at(&store, 30), Err(Compacted { oldest: store.kv.oldest() }));
+    assert_eq!(at(&store, 40), Ok(store.kv.revision().0));
+}
+
+#[test]
 fn bytes_that_are_no_image_are_refused() {
     let mut store = Store::new();
     let lease = store.grant(1_000);
