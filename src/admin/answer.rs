@@ -12,6 +12,10 @@ use serde_json::{Map, Value, json};
 #[derive(Clone, Debug)]
 pub(super) struct Detail(pub(super) String);
 
+/// As whom the store knows whoever asked, for the audit log.
+#[derive(Clone, Debug)]
+pub(super) struct Author(pub(super) String);
+
 pub(super) type Answer = Response<Full<Bytes>>;
 
 /// Why a request was not done.

@@ -4,7 +4,7 @@
 use http::{Method, Request};
 
 use super::{
-    answer::{Answer, Detail},
+    answer::{Answer, Author, Detail},
     dispatch::{KEYRING, KV},
     server::Caller,
 };
@@ -42,12 +42,13 @@ impl Audit {
     pub(super) fn end(mut self, answer: &Answer, result: AdminResult) {
         self.ended = true;
         let detail = answer.extensions().get::<Detail>().map_or("", |detail| shortened(&detail.0));
+        let author = answer.extensions().get::<Author>().map(|author| author.0.as_str());
         let (who, method, what) = (&self.who, &self.method, &self.what);
         let (outcome, status) = (result.as_str(), answer.status().as_u16());
         if result == AdminResult::Ok {
-            tracing::info!(target: AUDIT, who, %method, what, outcome, status, detail, "change by the admin API");
+            tracing::info!(target: AUDIT, who, author, %method, what, outcome, status, detail, "change by the admin API");
         } else {
-            tracing::warn!(target: AUDIT, who, %method, what, outcome, status, detail, "change by the admin API");
+            tracing::warn!(target: AUDIT, who, author, %method, what, outcome, status, detail, "change by the admin API");
         }
     }
 }

@@ -11,15 +11,19 @@ use serde_json::{Value, json};
 
 use super::{
     Backend, Problem, ReloadMode, Scope, SharedKind,
-    answer::{self, Answer, Detail},
+    answer::{self, Answer, Author, Detail},
     audit::Audit,
+    author,
     gate::Gate,
     guard, keyring, kv,
     server::Caller,
     shared,
     state::{self, Look},
 };
-use crate::telemetry::metrics::{AdminMetrics, AdminResult};
+use crate::{
+    store::Store,
+    telemetry::metrics::{AdminMetrics, AdminResult},
+};
 
 /// Largest body of a request.
 const MAX_BODY: usize = 1 << 20;
@@ -222,20 +226,47 @@ async fn route(context: &Context, caller: &Caller, request: Request<Incoming>) -
         Endpoint::Intentions => Ok(ok(&backend.intentions())),
         Endpoint::Shared(kind) => {
             let name = name_in(place, request.uri().path()).unwrap_or_default().to_owned();
-            shared::answer(backend, *kind, &name, request).await
+            let store = store(context, caller, &request).await;
+            of(store.as_ref(), shared::answer(backend, store.clone(), *kind, &name, request).await)
         }
-        Endpoint::State(look) => state::answer(backend, *look, request).await,
+        Endpoint::State(look) => {
+            let store = store(context, caller, &request).await;
+            of(store.as_ref(), state::answer(backend, store.clone(), *look, request).await)
+        }
         Endpoint::Certificates => backend.certificates().map(|told| ok(&told)),
         Endpoint::Members => backend.members().map(|told| ok(&told)),
         Endpoint::Keyring if guard::is_change(request.method()) => keyring_order(backend, request).await,
         Endpoint::Keyring => backend.keyring().map(|told| ok(&told)),
-        Endpoint::Kv => kv::answer(backend.store(), request).await,
+        Endpoint::Kv => {
+            let store = store(context, caller, &request).await;
+            of(store.as_ref(), kv::answer(store.clone(), request).await)
+        }
         Endpoint::Raft => kv::raft(backend.store()).map(|told| ok(&told)),
         Endpoint::Reload => reload(backend, request).await,
         Endpoint::Renew => renew(backend, request).await,
         Endpoint::Log if guard::is_change(request.method()) => set_log_level(backend, request).await,
         Endpoint::Log => Ok(ok(&json!({ "level": backend.log_level() }))),
     }
+}
+
+/// The store on behalf of whoever asks, if it is for a change.
+async fn store<B>(context: &Context, caller: &Caller, request: &Request<B>) -> Option<Store> {
+    let store = context.backend.store()?;
+    if !guard::is_change(request.method()) {
+        return Some(store);
+    }
+    let who = author::author(caller, context.gate.asks()).await;
+    Some(store.on_behalf_of(&who))
+}
+
+/// Says for the audit log on whose behalf the store was asked.
+fn of(store: Option<&Store>, answered: Result<Answer, Problem>) -> Result<Answer, Problem> {
+    // A refusal is an answer, too.
+    let mut answer = answered.unwrap_or_else(|problem| problem.answer());
+    if let Some(store) = store {
+        answer.extensions_mut().insert(Author(store.author().to_owned()));
+    }
+    Ok(answer)
 }
 
 /// Whether a request for `path` is for what is listed at `place`.

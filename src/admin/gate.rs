@@ -58,6 +58,11 @@ impl Gate {
         Self { token, failures: Mutex::default() }
     }
 
+    /// Whether whoever is in has the token.
+    pub(super) fn asks(&self) -> bool {
+        self.token.is_some()
+    }
+
     /// Lets a request in.
     ///
     /// # Errors

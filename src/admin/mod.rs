@@ -3,6 +3,7 @@
 
 mod answer;
 mod audit;
+mod author;
 pub(crate) mod base64;
 mod dispatch;
 mod gate;

@@ -15,7 +15,7 @@ use super::{
     kv,
     query::{Query, decoded},
 };
-use crate::store::core::key::Key;
+use crate::store::{Store, core::key::Key};
 
 /// What an entry is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,11 +49,12 @@ impl SharedKind {
 /// Sets or removes the entry that `path` names, which is percent-encoded.
 pub(super) async fn answer(
     backend: &Arc<dyn Backend>,
+    store: Option<Store>,
     kind: SharedKind,
     path: &str,
     request: Request<Incoming>,
 ) -> Result<Answer, Problem> {
-    let store = kv::present(backend.store())?;
+    let store = kv::present(store)?;
     let name = decoded(path).ok_or_else(|| bad("the name is not percent-encoded UTF-8"))?;
     let mut query = Query::parse(request.uri().query())?;
     let asked = query.take_as("if_revision", "a revision", number)?;

@@ -68,10 +68,11 @@ struct Step {
 /// Answers a request about the shared state.
 pub(super) async fn answer(
     backend: &Arc<dyn Backend>,
+    store: Option<Store>,
     look: Look,
     request: Request<Incoming>,
 ) -> Result<Answer, Problem> {
-    let store = kv::present(backend.store())?;
+    let store = kv::present(store)?;
     if look == Look::Revert {
         return back::answer(backend, &store, request).await;
     }

@@ -21,7 +21,7 @@ use super::{
     Leasable, Level, Progress, Readable, Replicated, Role, Scan, Standing, StoreError, StoreStatus,
     Transactional, Watch, Watchable, Writable,
     core::{
-        command::{Command, Request, Stay, Transaction},
+        command::{Command, Request, Stay, Transaction, author},
         key::{Key, LeaseId, OpId, Revision},
         kv::Kv,
         outcome::{Change, CommandResult, OperationResult, Outcome, Page, Versioned},
@@ -46,9 +46,9 @@ const CHANGES: usize = 1000;
 /// How long a watch of another node's state waits for changes before it asks again.
 const WAIT: Duration = Duration::from_secs(10);
 
-/// The store of a mesh as this node reaches it; clones are cheap.
+/// The store of a mesh as this node reaches it, and on whose behalf; clones are cheap.
 #[derive(Clone)]
-pub struct EmbeddedStore(Arc<Inner>);
+pub struct EmbeddedStore(Arc<Inner>, Arc<str>);
 
 struct Inner {
     parts: Parts,
@@ -64,7 +64,7 @@ impl fmt::Debug for EmbeddedStore {
 
 /// What a node reaches the store with.
 pub(super) struct Parts {
-    /// Who writes, in the log.
+    /// Who writes if nobody else is named.
     pub(super) author: Arc<str>,
     pub(super) own: u64,
     /// The replica of this node, if it has one.
@@ -77,7 +77,18 @@ pub(super) struct Parts {
 
 impl EmbeddedStore {
     pub(super) fn new(parts: Parts) -> Self {
-        Self(Arc::new(Inner { parts, leader: AtomicU64::new(0) }))
+        let author = Arc::clone(&parts.author);
+        Self(Arc::new(Inner { parts, leader: AtomicU64::new(0) }), author)
+    }
+
+    /// The same store, whose changes are told to be `who`'s, through this node.
+    pub(super) fn on_behalf_of(&self, who: &str) -> Self {
+        Self(Arc::clone(&self.0), author(&format!("{who} via {}", self.0.parts.author)))
+    }
+
+    /// Whose its changes are told to be.
+    pub(super) fn author(&self) -> &str {
+        &self.1
     }
 
     /// How it is, as this node sees it.
@@ -91,7 +102,7 @@ impl EmbeddedStore {
     /// # Errors
     /// See [`StoreError`].
     pub(super) async fn execute(&self, op: OpId, request: Request) -> Result<Outcome, StoreError> {
-        let command = Command { op, at_ms: wall_ms(), author: Arc::clone(&self.0.parts.author), request };
+        let command = Command { op, at_ms: wall_ms(), author: Arc::clone(&self.1), request };
         command.check()?;
         let deciding = Box::pin(self.decide(&command));
         // It may have been decided: only who asks again with the same operation learns that.

@@ -65,6 +65,25 @@ impl Store {
         Ok(OpId { client, sequence: SEQUENCE.fetch_add(1, Relaxed) })
     }
 
+    /// The same store, whose changes are told to be made by `who` through this node. What could not be the name of an
+    /// author is left out of it, and so is what would be too much.
+    #[must_use]
+    pub fn on_behalf_of(&self, who: &str) -> Self {
+        match self {
+            Self::Memory(store) => Self::Memory(store.on_behalf_of(who)),
+            Self::Embedded(store) => Self::Embedded(store.on_behalf_of(who)),
+        }
+    }
+
+    /// Whose its changes are told to be.
+    #[must_use]
+    pub fn author(&self) -> &str {
+        match self {
+            Self::Memory(store) => store.author(),
+            Self::Embedded(store) => store.author(),
+        }
+    }
+
     /// How it is, as this node sees it; `None` if it is of a kind that has nothing to tell.
     #[must_use]
     pub fn status(&self) -> Option<StoreStatus> {

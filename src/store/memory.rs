@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::{
     StoreError,
     core::{
-        command::{Command, Request, Stay, Transaction},
+        command::{Command, Request, Stay, Transaction, author},
         key::{Key, LeaseId, OpId, Revision},
         kv::Kv,
         outcome::{Change, CommandResult, OperationResult, Outcome, Page, Versioned},
@@ -28,11 +28,14 @@ use crate::rt::clock;
 #[derive(Clone, Debug)]
 pub struct MemoryStore {
     shared: Arc<Shared>,
+    /// On whose behalf.
+    author: Arc<str>,
 }
 
 #[derive(Debug)]
 struct Shared {
-    author: Arc<str>,
+    /// Who writes if nobody else is named.
+    own: Arc<str>,
     state: Mutex<State>,
     /// The revision of the state, for those who wait for it.
     revision: watch::Sender<Revision>,
@@ -46,12 +49,24 @@ struct State {
 }
 
 impl MemoryStore {
-    /// An empty one. Its changes are told to be `author`'s.
+    /// An empty one. Its changes are told to be those of `own`.
     #[must_use]
-    pub fn new(author: &str) -> Self {
+    pub fn new(own: &str) -> Self {
         let (revision, _) = watch::channel(Revision::default());
-        let shared = Shared { author: author.into(), state: Mutex::default(), revision };
-        Self { shared: Arc::new(shared) }
+        let own: Arc<str> = own.into();
+        let shared = Shared { own: Arc::clone(&own), state: Mutex::default(), revision };
+        Self { shared: Arc::new(shared), author: own }
+    }
+
+    /// The same store, whose changes are told to be `who`'s.
+    pub(super) fn on_behalf_of(&self, who: &str) -> Self {
+        let name = author(&format!("{who} via {}", self.shared.own));
+        Self { shared: Arc::clone(&self.shared), author: name }
+    }
+
+    /// Whose its changes are told to be.
+    pub(super) fn author(&self) -> &str {
+        &self.author
     }
 
     /// The state as it is now: without the keys whose time has come.
@@ -67,7 +82,7 @@ impl MemoryStore {
     }
 
     fn apply(&self, state: &mut State, op: OpId, at_ms: u64, request: Request) -> Outcome {
-        let command = Command { op, at_ms, author: Arc::clone(&self.shared.author), request };
+        let command = Command { op, at_ms, author: Arc::clone(&self.shared.own), request };
         self.apply_command(state, &command)
     }
 
@@ -86,7 +101,7 @@ impl MemoryStore {
     fn ask(&self, op: Option<OpId>, request: Request) -> Result<Outcome, StoreError> {
         let (mut state, at_ms) = self.now();
         let op = op.unwrap_or_else(|| state.next_op());
-        let command = Command { op, at_ms, author: Arc::clone(&self.shared.author), request };
+        let command = Command { op, at_ms, author: Arc::clone(&self.author), request };
         command.check()?;
         let outcome = self.apply_command(&mut state, &command);
         match outcome.result {
@@ -275,6 +290,19 @@ mod tests {
     }
 
     conforms!(open);
+
+    #[tokio::test]
+    async fn a_change_is_told_to_be_of_whoever_asked_for_it() {
+        let (store, ()) = open().await;
+        let op = |sequence| OpId { client: 1, sequence };
+        let (key, alice) = (Key::new("a").unwrap(), store.on_behalf_of("user/alice"));
+        alice.put(op(1), key.clone(), "1".into(), Stay::Forever).await.unwrap();
+        store.put(op(2), key, "2".into(), Stay::Forever).await.unwrap();
+        let (changes, _) = store.changes("", Revision(0)).await.unwrap();
+        let authors: Vec<&str> = changes.iter().map(|change| &*change.author).collect();
+        assert_eq!(authors, ["user/alice via tests", "tests"]);
+        assert_eq!(alice.on_behalf_of("user/bob").author(), "user/bob via tests");
+    }
 
     #[tokio::test]
     async fn clones_are_the_same_store() {

@@ -492,6 +492,10 @@ pub(crate) const LONG_FUNCTIONS: &[Exception] = &[];
 /// Files that start tasks or threads by themselves, with who ends them.
 pub(crate) const SPAWNING_FILES: &[Exception] = &[
     Exception {
+        place: "src/admin/author.rs",
+        reason: "reads the names of users on the blocking pool and waits for it",
+    },
+    Exception {
         place: "src/admin/dispatch.rs",
         reason: "rendering and reloads that must not die with the client who asked; the control runtime ends them",
     },

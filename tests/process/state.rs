@@ -99,7 +99,7 @@ async fn a_route_that_was_a_mistake_is_found_and_put_back() {
         assert_eq!((&log["items"][0]["key"], &log["items"][0]["revision"]), (&json!("routes/shop"), &bad.into()));
         let (code, diff) = outrigger(node, &["state", "diff", &good.to_string(), &bad.to_string()]);
         assert!(code == Some(0) && diff.contains("changed routes/shop\n"), "{diff}");
-        assert!(diff.contains("  - service: v1\n  + service: v2\n") && diff.contains("node/client"), "{diff}");
+        assert!(diff.contains("  - service: v1\n  + service: v2\n") && diff.contains("by address/127.0.0.1 via node/client\n"), "{diff}");
     }
     // By the time at which it was made, and by how long ago that was.
     let (_, log) = outrigger(&pair.client, &["state", "log", "-n", "1", "-o", "json"]);

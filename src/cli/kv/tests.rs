@@ -130,6 +130,9 @@ fn a_change_is_a_line() {
     assert_eq!(line(&put, Output::Text), "7 put a b x y");
     let removed = json!({ "change": "delete", "key": "a", "revision": 8 });
     assert_eq!(line(&removed, Output::Text), "8 delete a");
+    let mut by = removed.clone();
+    by["author"] = "user/alice via\u{1b} node/web-1".into();
+    assert_eq!(line(&by, Output::Text), "8 delete a  by user/alice via  node/web-1");
     assert_eq!(serde_json::from_str::<Value>(&line(&put, Output::Json)).unwrap(), put);
     assert!(!line(&put, Output::Json).contains('\n'));
 }

@@ -17,7 +17,7 @@ use crate::cli::{
 
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "One line for each change: its revision, `put` or `delete`, the key, the value. When the sidecar starts again or\n\
+    after_help = "One line for each change: its revision, `put` or `delete`, the key, the value, and by whom. When the sidecar starts again or\n\
                   the store has no quorum, it goes on by itself where it was. It ends with exit code 1 if changes were\n\
                   forgotten before it could tell them.\n\n\
                   Examples:\n  outrigger kv watch limits/\n  outrigger kv watch '' --after 17 -o json"
@@ -95,7 +95,8 @@ pub(super) fn line(item: &Value, output: Output) -> String {
     }
     let (change, key) = (printable(item["change"].as_str().unwrap_or("-")), shown_key(item));
     let value = Held::of(item).map(|held| format!(" {}", held.shown(LONGEST_VALUE))).unwrap_or_default();
-    format!("{} {change} {key}{value}", item["revision"])
+    let author = item["author"].as_str().map_or_else(String::new, |who| format!("  by {}", printable(who)));
+    format!("{} {change} {key}{value}{author}", item["revision"])
 }
 
 /// How long one request waits for a change.

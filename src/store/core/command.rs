@@ -25,7 +25,7 @@ pub struct Command {
     pub op: OpId,
     /// When its leader took it, in milliseconds since 1970. A time before that of an earlier entry counts as that.
     pub at_ms: u64,
-    /// Who asked for it: an identity, or a name of the node.
+    /// Who asked for it, and through which node; or the node alone.
     pub author: Arc<str>,
     /// What is asked.
     pub request: Request,
@@ -148,9 +148,22 @@ pub enum RequestError {
     /// The life of a lease is out of range.
     #[error("a lease lasts 1 second to 24 hours, not {0} ms")]
     Ttl(u64),
-    /// The name of an author is too long.
-    #[error("the name of an author has at most {MAX_AUTHOR} bytes")]
+    /// The name of an author is none.
+    #[error("the name of an author has at most {MAX_AUTHOR} bytes, and no control characters")]
     Author,
+}
+
+/// Whoever `text` names, as an author: without control characters, and cut at the end of a character if it is too long.
+#[must_use]
+pub fn author(text: &str) -> Arc<str> {
+    let mut name = String::with_capacity(text.len().min(MAX_AUTHOR));
+    for letter in text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }) {
+        if name.len() + letter.len_utf8() > MAX_AUTHOR {
+            break;
+        }
+        name.push(letter);
+    }
+    name.into()
 }
 
 impl Command {
@@ -159,7 +172,7 @@ impl Command {
     /// # Errors
     /// What is beyond which limit.
     pub fn check(&self) -> Result<(), RequestError> {
-        if self.author.len() > MAX_AUTHOR {
+        if self.author.len() > MAX_AUTHOR || self.author.chars().any(char::is_control) {
             return Err(RequestError::Author);
         }
         match &self.request {

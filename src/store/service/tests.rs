@@ -8,8 +8,12 @@ use super::{Service, ServiceParams};
 use crate::{
     rt::{Drain, Tasks},
     store::{
-        Level, Mode, Params, Peer, Readable as _, Standing, Store, StoreKeys, Timing, conformance::conforms,
-        core::key::Key,
+        Historical as _, Level, Mode, Params, Peer, Readable as _, Standing, Store, StoreKeys, Timing, Writable as _,
+        conformance::conforms,
+        core::{
+            command::Stay,
+            key::{Key, Revision},
+        },
     },
     types::Mono,
 };
@@ -82,6 +86,19 @@ async fn pair() -> ([Store; 2], Running) {
         tokio::time::timeout(Duration::from_secs(20), answered).await.expect("it is founded");
     }
     (stores, running)
+}
+
+#[tokio::test]
+async fn a_change_is_told_to_be_of_whoever_asked_for_it() {
+    let ([server, client], _running) = pair().await;
+    let key = Key::new("a").unwrap();
+    for store in [&server, &client.on_behalf_of("user/alice")] {
+        let op = Store::next_op().unwrap();
+        store.put(op, key.clone(), "1".into(), Stay::Forever).await.unwrap();
+    }
+    let (changes, _) = client.changes("", Revision(0)).await.unwrap();
+    let authors: Vec<&str> = changes.iter().map(|change| &*change.author).collect();
+    assert_eq!(authors, ["node/node", "user/alice via node/node"]);
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::store::{
     Scan,
-    core::command::{MAX_AUTHOR, MAX_VALUE},
+    core::command::{MAX_AUTHOR, MAX_VALUE, author},
 };
 
 /// A state, and the next operation id and time.
@@ -413,8 +413,10 @@ fn what_no_replica_would_apply_changes_nothing() {
         assert_eq!(store.ask(request).result, CommandResult::Full);
     }
     let op = OpId { client: 5, sequence: 5 };
-    let author = "a".repeat(MAX_AUTHOR + 1).into();
-    store.kv.apply(&Command { op, at_ms: u64::MAX, author, request: Request::Expire });
+    for author in ["a".repeat(MAX_AUTHOR + 1), "a\nb".to_owned()] {
+        let author = author.into();
+        store.kv.apply(&Command { op, at_ms: u64::MAX, author, request: Request::Expire });
+    }
     assert_eq!(store.kv, state);
 }
 
@@ -577,6 +579,14 @@ fn the_past_is_forgotten_by_whole_revisions() {
     assert_eq!(store.kv.oldest(), Revision(revision.0 + 1));
     assert_eq!(store.kv.changes_after(revision, "", 0), Ok((Vec::new(), revision)));
     assert!(store.kv.at(revision).unwrap().iter().next().is_none());
+}
+
+#[test]
+fn any_text_can_name_an_author() {
+    assert_eq!(&*author("user/alice via node/web-1"), "user/alice via node/web-1");
+    assert_eq!(&*author("a\u{1b}[1m\n\u{85}b"), "a [1m  b");
+    assert_eq!(author(&"é".repeat(MAX_AUTHOR)).len(), MAX_AUTHOR);
+    assert_eq!(author(&format!("x{}", "é".repeat(MAX_AUTHOR))).len(), MAX_AUTHOR - 1);
 }
 
 #[test]
