@@ -49,6 +49,8 @@ enum Endpoint {
     Members,
     Keyring,
     Kv,
+    Leases,
+    Lease,
     Raft,
     Reload,
     Renew,
@@ -56,7 +58,7 @@ enum Endpoint {
 }
 
 /// Path, meaning, methods (GET includes HEAD), the smallest scope that has it, purpose.
-const ENDPOINTS: [(&str, Endpoint, &str, Scope, &str); 23] = [
+const ENDPOINTS: [(&str, Endpoint, &str, Scope, &str); 25] = [
     ("/", Endpoint::Index, "GET, HEAD", Scope::MetricsOnly, "this list"),
     (
         "/livez",
@@ -129,6 +131,14 @@ const ENDPOINTS: [(&str, Endpoint, &str, Scope, &str); 23] = [
         "GET, HEAD, PUT, DELETE, POST",
         Scope::Full,
         "the replicated store; ?key=, ?prefix=, ?watch=&after=; PUT {\"key\", \"value\"}, DELETE ?key=, POST a transaction",
+    ),
+    ("/v1/kv/leases", Endpoint::Leases, "POST", Scope::Full, "grants a lease of the store; POST {\"ttl\": \"30s\"}"),
+    (
+        "/v1/kv/leases/{name}",
+        Endpoint::Lease,
+        "PUT, DELETE",
+        Scope::Full,
+        "PUT keeps a lease alive, DELETE ends it and removes its keys",
     ),
     (
         "/v1/raft",
@@ -240,6 +250,15 @@ async fn route(context: &Context, caller: &Caller, request: Request<Incoming>) -
         Endpoint::Kv => {
             let store = store(context, caller, &request).await;
             of(store.as_ref(), kv::answer(store.clone(), request).await)
+        }
+        Endpoint::Leases => {
+            let store = store(context, caller, &request).await;
+            of(store.as_ref(), kv::leases::grant(store.clone(), request).await)
+        }
+        Endpoint::Lease => {
+            let name = name_in(place, request.uri().path()).unwrap_or_default().to_owned();
+            let store = store(context, caller, &request).await;
+            of(store.as_ref(), kv::leases::one(store.clone(), &name, request).await)
         }
         Endpoint::Raft => kv::raft(backend.store()).map(|told| ok(&told)),
         Endpoint::Reload => reload(backend, request).await,

@@ -1,6 +1,7 @@
 //! The replicated store over HTTP: reads, pages and long polls, writes and transactions. What requests look like is in
 //! `written`, what answers look like in `told`; whose request may be answered at all is decided before.
 
+pub(super) mod leases;
 pub(super) mod told;
 mod written;
 

@@ -268,7 +268,7 @@ async fn every_listed_path_answers() {
     let api = start(Scope::Full).await;
     let index = api.get("/").await.json();
     let listed = index["endpoints"].as_array().unwrap();
-    assert_eq!(listed.len(), 23);
+    assert_eq!(listed.len(), 25);
     for endpoint in listed {
         if endpoint["methods"].as_array().unwrap().contains(&json!("GET")) {
             let path = endpoint["path"].as_str().unwrap();
@@ -470,7 +470,8 @@ async fn a_unix_socket_asks_for_no_token_and_goes_with_its_server() {
     let path = folder.join("admin.sock");
     let (socket, place) = bind_unix(&path).unwrap();
     let listener = Listener::Unix(UnixListener::from_std(socket).unwrap(), Arc::new(place));
-    let backend = Arc::new(Fake::default());
+    let store = Store::Memory(MemoryStore::new("node/web"));
+    let backend = Arc::new(Fake { store: Some(store), ..Fake::default() });
     let serving = Serving {
         backend: Arc::<Fake>::clone(&backend),
         scope: Scope::Full,
@@ -483,6 +484,16 @@ async fn a_unix_socket_asks_for_no_token_and_goes_with_its_server() {
     let answer = converse(UnixStream::connect(&path).await.unwrap(), request).await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     assert_eq!(*backend.reloads.lock().unwrap(), [ReloadMode::Apply]);
+    // Who writes into the store is the user at the other end of the socket.
+    let head = "HTTP/1.1\r\nHost: any\r\nX-Outrigger: 1\r\nConnection: close\r\nContent-Length: 23\r\n\r\n";
+    let put = format!("PUT /v1/kv {head}{{\"key\":\"a\",\"value\":\"1\"}}");
+    let answer = converse(UnixStream::connect(&path).await.unwrap(), put.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let watch = b"GET /v1/kv?watch=a&after=0 HTTP/1.1\r\nHost: any\r\nConnection: close\r\n\r\n";
+    let answer = converse(UnixStream::connect(&path).await.unwrap(), watch).await;
+    let author = answer.lines().find(|line| line.contains("\"author\"")).unwrap_or_default();
+    let is_user = author.contains("\"user/") || author.contains("\"uid/");
+    assert!(is_user && author.contains(" via node/web\""), "{answer}");
     drain.send(true).unwrap();
     tokio::time::timeout(SOON, server).await.expect("the server ends").unwrap();
     assert!(!path.exists());

@@ -68,6 +68,30 @@ fn read(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error} in {text}"))
 }
 
+#[tokio::test]
+async fn a_lease_is_kept_from_the_command_line_and_takes_its_key_along() {
+    let pair = Pair::start(json!({})).await;
+    let kv = |arguments: &[&str]| outrigger(&pair.client, &[&["kv"], arguments].concat());
+    let (code, granted) = kv(&["lease", "grant", "1h"]);
+    assert_eq!(code, Some(0), "{granted}");
+    let lease = granted.trim();
+    assert_eq!(kv(&["put", "leader", "me", "--lease", lease, "--cas", "0"]).0, Some(0));
+    let kept = kv(&["lease", "keep-alive", lease, "--once"]);
+    assert_eq!(kept, (Some(0), format!("lease {lease} lasts 1h\n")));
+    assert_eq!(outrigger(&pair.server, &["kv", "get", "leader"]), (Some(0), "me\n".to_owned()));
+    assert_eq!(kv(&["lease", "revoke", lease]), (Some(0), "1 keys removed\n".to_owned()));
+    assert_eq!(kv(&["get", "leader"]).0, Some(5));
+    assert_eq!(kv(&["lease", "keep-alive", lease]).0, Some(5));
+    assert_eq!(kv(&["lease", "revoke", lease]).0, Some(5));
+    assert_eq!(kv(&["put", "leader", "me", "--lease", lease]).0, Some(5));
+    assert_eq!(kv(&["lease", "grant", "1ms"]).0, Some(1));
+
+    // One that nobody keeps alive ends by itself, and its key with it.
+    let (_, granted) = kv(&["lease", "grant", "5s"]);
+    assert_eq!(kv(&["put", "leader", "me", "--lease", granted.trim()]).0, Some(0));
+    eventually("the lease ends", async || (kv(&["get", "leader"]).0 == Some(5)).then_some(())).await;
+}
+
 async fn answerer(sidecar: &Sidecar) -> String {
     Client::connect(sidecar.outbound()).await.get("shop", "/").await.text()
 }

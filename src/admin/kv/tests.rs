@@ -282,3 +282,48 @@ fn a_change_is_named_by_its_keys_and_never_by_a_value() {
     let long = written::delete(Query::parse(Some(&format!("key={}", "k".repeat(4096)))).unwrap()).unwrap();
     assert!(long.named.len() < 200, "{}", long.named);
 }
+
+#[tokio::test]
+async fn keys_go_with_their_lease() {
+    let api = start(Scope::Full).await;
+    let ask = async |line: &str| api.send(line, "X-Outrigger: 1\r\n", "").await;
+    let granted = api.send("POST /v1/kv/leases", JSON, "{\"ttl\": \"1h\"}").await;
+    assert_eq!((granted.status, &granted.json()["ttl_seconds"]), (200, &json!(3600.0)), "{}", granted.body);
+    let lease = granted.json()["lease"].as_u64().unwrap();
+    for key in ["a", "b"] {
+        let written = put(&api, json!({ "key": key, "value": "1", "lease": lease })).await;
+        assert_eq!(written.status, 200, "{}", written.body);
+    }
+    let step = json!({ "then": [{ "put": { "key": "c", "value": "1", "lease": lease } }] });
+    assert_eq!(transact(&api, step).await.status, 200);
+    assert_eq!(api.get("/v1/kv?key=a").await.json()["lease"], lease);
+    let place = format!("/v1/kv/leases/{lease}");
+    let kept = ask(&format!("PUT {place}")).await;
+    assert_eq!((kept.status, &kept.json()["ttl_seconds"]), (200, &json!(3600.0)), "{}", kept.body);
+    let ended = ask(&format!("DELETE {place}")).await;
+    assert_eq!((ended.status, &ended.json()["keys"]), (200, &json!(3)), "{}", ended.body);
+    assert_eq!(api.get("/v1/kv?key=a").await.status, 404);
+    for method in ["PUT", "DELETE"] {
+        let gone = ask(&format!("{method} {place}")).await;
+        assert!(gone.status == 404 && gone.body.contains("no lease"), "{}", gone.body);
+    }
+    assert_eq!(put(&api, json!({ "key": "a", "value": "1", "lease": lease })).await.status, 404);
+}
+
+#[tokio::test]
+async fn what_is_no_lease_is_refused() {
+    let api = start(Scope::Full).await;
+    for (body, status) in [
+        ("{}", 400),
+        ("{\"ttl\": 30}", 400),
+        ("{\"ttl\": \"30s\", \"id\": 1}", 400),
+        ("{\"ttl\": \"soon\"}", 422),
+        ("{\"ttl\": \"1ms\"}", 422),
+        ("{\"ttl\": \"25h\"}", 422),
+    ] {
+        assert_eq!(api.send("POST /v1/kv/leases", JSON, body).await.status, status, "{body}");
+    }
+    assert_eq!(api.send("PUT /v1/kv/leases/a", "X-Outrigger: 1\r\n", "").await.status, 400);
+    let both = put(&api, json!({ "key": "a", "value": "1", "ttl": "1h", "lease": 1 })).await;
+    assert_eq!(both.status, 422, "{}", both.body);
+}

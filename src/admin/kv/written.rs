@@ -12,7 +12,7 @@ use crate::{
         Level, Scan,
         core::{
             command::{Compare, Operand, Operation, Relation, Stay, Transaction},
-            key::{Key, Revision},
+            key::{Key, LeaseId, Revision},
         },
     },
 };
@@ -85,13 +85,13 @@ pub(super) fn delete(mut query: Query) -> Result<Change, Problem> {
 pub(super) fn put(body: &[u8]) -> Result<Change, Problem> {
     let written: Put = parse(
         body,
-        "{\"key\": ..., \"value\" or \"value_base64\": ..., \"ttl\": \"30s\", \"if_revision\": 3}, the last two only if \
-         need be",
+        "{\"key\": ..., \"value\" or \"value_base64\": ..., \"ttl\": \"30s\" or \"lease\": 7, \"if_revision\": 3}, the \
+         last two only if need be",
     )?;
-    let Put { key, value, value_base64, ttl, if_revision } = written;
+    let Put { key, value, value_base64, ttl, lease, if_revision } = written;
     let key = self::key(&key)?;
     let value = self::value(value, value_base64.as_deref())?;
-    let stay = stay(ttl.as_deref())?;
+    let stay = stay(ttl.as_deref(), lease)?;
     let named = format!("put {}", named(&key));
     let transaction = only_if(Transaction::put(key.clone(), value, stay), &key, if_revision);
     Ok(Change { ask: Ask::Put, transaction, named })
@@ -142,6 +142,7 @@ struct Put {
     value: Option<String>,
     value_base64: Option<String>,
     ttl: Option<String>,
+    lease: Option<u64>,
     if_revision: Option<u64>,
 }
 
@@ -196,6 +197,7 @@ struct StepPut {
     value: Option<String>,
     value_base64: Option<String>,
     ttl: Option<String>,
+    lease: Option<u64>,
 }
 
 fn compare(written: Condition) -> Result<Compare, Problem> {
@@ -225,7 +227,7 @@ fn operation(written: Step) -> Result<Operation, Problem> {
         Step::Put(put) => Operation::Put {
             key: key(&put.key)?,
             value: value(put.value, put.value_base64.as_deref())?,
-            stay: stay(put.ttl.as_deref())?,
+            stay: stay(put.ttl.as_deref(), put.lease)?,
         },
         Step::Delete(text) => Operation::Delete(key(&text)?),
         Step::DeletePrefix(prefix) => Operation::DeletePrefix(prefix),
@@ -252,8 +254,13 @@ fn value(text: Option<String>, base64: Option<&str>) -> Result<Bytes, Problem> {
     }
 }
 
-fn stay(ttl: Option<&str>) -> Result<Stay, Problem> {
-    let Some(ttl) = ttl else { return Ok(Stay::Forever) };
+fn stay(ttl: Option<&str>, lease: Option<u64>) -> Result<Stay, Problem> {
+    let ttl = match (ttl, lease) {
+        (None, None) => return Ok(Stay::Forever),
+        (None, Some(lease)) => return Ok(Stay::Lease(LeaseId(lease))),
+        (Some(ttl), None) => ttl,
+        (Some(_), Some(_)) => return Err(unfit("a key goes with a `lease` or after its `ttl`, not both")),
+    };
     let duration = humantime::parse_duration(ttl).map_err(|_| unfit("`ttl` must be a duration, as 30s"))?;
     // What is out of range is the store's to refuse.
     Ok(Stay::Ttl(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))

@@ -1,6 +1,7 @@
 //! `outrigger kv`: the replicated store from the command line, through the admin API of a sidecar. Here are the verbs and
 //! what they share; reading, writing, watching and moving many keys have files of their own.
 
+mod lease;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -21,7 +22,7 @@ use crate::admin::base64;
 /// Read and write the replicated store
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 4 the sidecar cannot be reached, 5 no such key, or no store, 6 it\n\
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 4 the sidecar cannot be reached, 5 no such key or lease, or no store, 6 it\n\
                   denies access, 7 a comparison does not hold, 8 the store did not answer in time: a write may have happened.\n\n\
                   Examples:\n  outrigger kv put limits/web '{\"per_second\": 100}'\n  outrigger kv put motd @motd.txt --ttl 1h\n  \
                   outrigger kv get limits/web --consistency eventual\n  outrigger kv put limits/web 200 --cas 17\n  \
@@ -46,6 +47,8 @@ enum Action {
     Watch(watch::WatchArgs),
     /// Compare, then do one of two things, all at one moment
     Txn(write::TxnArgs),
+    /// Grant a lease that keys can go with, keep it alive, end it
+    Lease(lease::LeaseArgs),
     /// Print keys and values as JSON lines
     Export(transfer::ExportArgs),
     /// Set keys from JSON lines, one by one
@@ -61,6 +64,7 @@ pub(super) fn kv(args: &KvArgs) -> ExitCode {
         Action::Ls(args) => read::list(args),
         Action::Watch(args) => watch::watch(args),
         Action::Txn(args) => write::transact(args),
+        Action::Lease(args) => lease::lease(args),
         Action::Export(args) => transfer::export(args),
         Action::Import(args) => transfer::import(args),
     };

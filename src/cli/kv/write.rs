@@ -30,6 +30,9 @@ pub(super) struct PutArgs {
     /// How long the key stays, from 1s to 24h. Default: until it is removed
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     ttl: Option<Duration>,
+    /// It goes when this lease ends (`kv lease`)
+    #[arg(long, value_name = "LEASE", conflicts_with = "ttl")]
+    lease: Option<u64>,
     /// `text` or `json`
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -82,6 +85,9 @@ pub(super) fn put(args: &PutArgs) -> Result<ExitCode, Failure> {
     set_value(&mut body, &value(&args.value)?);
     if let Some(ttl) = args.ttl {
         body["ttl"] = humantime::format_duration(ttl).to_string().into();
+    }
+    if let Some(lease) = args.lease {
+        body["lease"] = lease.into();
     }
     if let Some(revision) = args.cas {
         body["if_revision"] = revision.into();
