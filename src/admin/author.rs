@@ -31,7 +31,8 @@ fn user(file: &Path, uid: u32) -> Option<String> {
     lines.map_while(Result::ok).find_map(|line| {
         let mut fields = line.split(':');
         let (name, its) = (fields.next()?, fields.nth(1)?);
-        let is_name = !name.is_empty() && name.len() <= MAX_NAME && name.bytes().all(|byte| byte.is_ascii_graphic());
+        let is_name =
+            !name.is_empty() && name.len() <= MAX_NAME && name.bytes().all(|byte| byte.is_ascii_graphic());
         (is_name && its.parse() == Ok(uid)).then(|| name.to_owned())
     })
 }

@@ -43,6 +43,8 @@ enum Endpoint {
     Services,
     Routes,
     Intentions,
+    Policies,
+    RateLimits,
     Shared(SharedKind),
     State(Look),
     Certificates,
@@ -58,7 +60,7 @@ enum Endpoint {
 }
 
 /// Path, meaning, methods (GET includes HEAD), the smallest scope that has it, purpose.
-const ENDPOINTS: [(&str, Endpoint, &str, Scope, &str); 25] = [
+const ENDPOINTS: [(&str, Endpoint, &str, Scope, &str); 29] = [
     ("/", Endpoint::Index, "GET, HEAD", Scope::MetricsOnly, "this list"),
     (
         "/livez",
@@ -87,6 +89,22 @@ const ENDPOINTS: [(&str, Endpoint, &str, Scope, &str); 25] = [
         "PUT, DELETE",
         Scope::Full,
         "a rule of all sidecars: the body is an item of `intentions.rules`, perhaps with its `destination`",
+    ),
+    ("/v1/policies", Endpoint::Policies, "GET, HEAD", Scope::Full, "how services are called"),
+    (
+        "/v1/policies/{name}",
+        Endpoint::Shared(SharedKind::Policy),
+        "PUT, DELETE",
+        Scope::Full,
+        "how all sidecars call a service: the body has keys of `services.NAME`",
+    ),
+    ("/v1/ratelimits", Endpoint::RateLimits, "GET, HEAD", Scope::Full, "rate limits of this service"),
+    (
+        "/v1/ratelimits/{name}",
+        Endpoint::Shared(SharedKind::Limit),
+        "PUT, DELETE",
+        Scope::Full,
+        "a rate limit of all sidecars: the body is an item of `service.rate_limit`, perhaps with its `destination`",
     ),
     (
         "/v1/state",
@@ -132,7 +150,13 @@ const ENDPOINTS: [(&str, Endpoint, &str, Scope, &str); 25] = [
         Scope::Full,
         "the replicated store; ?key=, ?prefix=, ?watch=&after=; PUT {\"key\", \"value\"}, DELETE ?key=, POST a transaction",
     ),
-    ("/v1/kv/leases", Endpoint::Leases, "POST", Scope::Full, "grants a lease of the store; POST {\"ttl\": \"30s\"}"),
+    (
+        "/v1/kv/leases",
+        Endpoint::Leases,
+        "POST",
+        Scope::Full,
+        "grants a lease of the store; POST {\"ttl\": \"30s\"}",
+    ),
     (
         "/v1/kv/leases/{name}",
         Endpoint::Lease,
@@ -234,6 +258,8 @@ async fn route(context: &Context, caller: &Caller, request: Request<Incoming>) -
         Endpoint::Services => Ok(ok(&backend.services())),
         Endpoint::Routes => Ok(ok(&backend.routes())),
         Endpoint::Intentions => Ok(ok(&backend.intentions())),
+        Endpoint::Policies => Ok(ok(&backend.policies())),
+        Endpoint::RateLimits => Ok(ok(&backend.rate_limits())),
         Endpoint::Shared(kind) => {
             let name = name_in(place, request.uri().path()).unwrap_or_default().to_owned();
             let store = store(context, caller, &request).await;

@@ -112,6 +112,10 @@ pub trait Backend: Send + Sync + 'static {
     fn routes(&self) -> Value;
     /// Rules about callers that are in force, and what is shared of them.
     fn intentions(&self) -> Value;
+    /// How services are called, and what is shared of that.
+    fn policies(&self) -> Value;
+    /// Rate limits that are in force, and what is shared of them.
+    fn rate_limits(&self) -> Value;
     /// Whether an entry that all sidecars would share fits here. `warnings` of the answer is text for people, or null.
     fn check_shared(self: Arc<Self>, kind: SharedKind, name: String, text: Bytes) -> ReloadFuture;
     /// Whether those of `entries`, by key, whose keys are `changed` would fit here, if these were all that sidecars share.

@@ -1,5 +1,5 @@
-//! What all sidecars share, one entry at a time: routes and rules about callers that are written into the store. Each is
-//! checked before it is proposed. What is in force is told by the backend.
+//! What all sidecars share, one entry at a time: routes, rules about callers, policies and rate limits that are written into
+//! the store. Each is checked before it is proposed. What is in force is told by the backend.
 
 use std::sync::Arc;
 
@@ -24,17 +24,23 @@ pub enum SharedKind {
     Route,
     /// A rule about callers.
     Intention,
+    /// How a service is called.
+    Policy,
+    /// A rate limit.
+    Limit,
 }
 
 impl SharedKind {
     /// All of them.
-    pub(super) const ALL: [Self; 2] = [Self::Route, Self::Intention];
+    pub(super) const ALL: [Self; 4] = [Self::Route, Self::Intention, Self::Policy, Self::Limit];
 
     /// What keys of such entries begin with.
     pub(super) const fn prefix(self) -> &'static str {
         match self {
             Self::Route => "routes/",
             Self::Intention => "intentions/",
+            Self::Policy => "policies/",
+            Self::Limit => "ratelimits/",
         }
     }
 
@@ -42,6 +48,8 @@ impl SharedKind {
         match self {
             Self::Route => "route",
             Self::Intention => "intention",
+            Self::Policy => "policy",
+            Self::Limit => "rate limit",
         }
     }
 }

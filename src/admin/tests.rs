@@ -109,6 +109,14 @@ impl Backend for Fake {
         json!({ "items": [] })
     }
 
+    fn policies(&self) -> Value {
+        json!({ "items": [] })
+    }
+
+    fn rate_limits(&self) -> Value {
+        json!({ "items": [] })
+    }
+
     fn check_shared(self: Arc<Self>, kind: SharedKind, _: String, text: Bytes) -> ReloadFuture {
         Box::pin(async move {
             if text == "wrong" {
@@ -268,7 +276,7 @@ async fn every_listed_path_answers() {
     let api = start(Scope::Full).await;
     let index = api.get("/").await.json();
     let listed = index["endpoints"].as_array().unwrap();
-    assert_eq!(listed.len(), 25);
+    assert_eq!(listed.len(), 29);
     for endpoint in listed {
         if endpoint["methods"].as_array().unwrap().contains(&json!("GET")) {
             let path = endpoint["path"].as_str().unwrap();

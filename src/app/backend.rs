@@ -168,10 +168,22 @@ impl Backend for AppBackend {
         shared::intentions(&running.bundle, &running.shared)
     }
 
+    fn policies(&self) -> Value {
+        let running = self.state.running();
+        shared::policies(&running.bundle, &running.shared)
+    }
+
+    fn rate_limits(&self) -> Value {
+        let running = self.state.running();
+        shared::rate_limits(&running.bundle, &running.shared)
+    }
+
     fn check_shared(self: Arc<Self>, kind: SharedKind, name: String, text: Bytes) -> ReloadFuture {
         let kind = match kind {
             SharedKind::Route => RecordKind::Route,
             SharedKind::Intention => RecordKind::Intention,
+            SharedKind::Policy => RecordKind::Policy,
+            SharedKind::Limit => RecordKind::Limit,
         };
         Box::pin(async move {
             let warnings =

@@ -85,6 +85,14 @@ impl Backend for WaitingBackend {
         json!({ "apiVersion": API, "kind": "IntentionList", "items": [] })
     }
 
+    fn policies(&self) -> Value {
+        json!({ "apiVersion": API, "kind": "PolicyList", "items": [] })
+    }
+
+    fn rate_limits(&self) -> Value {
+        json!({ "apiVersion": API, "kind": "RateLimitList", "items": [] })
+    }
+
     fn check_shared(self: Arc<Self>, _: SharedKind, _: String, _: Bytes) -> ReloadFuture {
         Box::pin(async move { Err(self.not_yet()) })
     }

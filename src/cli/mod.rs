@@ -11,7 +11,9 @@ mod iptables;
 mod keyring;
 mod kv;
 mod members;
+mod policies;
 mod raft;
+mod ratelimits;
 mod routes;
 mod run;
 mod shared;
@@ -51,6 +53,10 @@ enum Verb {
     Routes(routes::RoutesArgs),
     /// List the rules about callers, write and remove those of all sidecars
     Intentions(intentions::IntentionsArgs),
+    /// List how services are called, write and remove what all sidecars share of that
+    Policies(policies::PoliciesArgs),
+    /// List the rate limits in force, write and remove those of all sidecars
+    Ratelimits(ratelimits::RateLimitsArgs),
     /// Look back at what all sidecars share, and put it back
     State(state::StateArgs),
     /// Redirect the connections of an unmodified application through the sidecar
@@ -110,6 +116,8 @@ pub fn main() -> ExitCode {
         Verb::Kv(args) => kv::kv(&args),
         Verb::Routes(args) => routes::routes(&args),
         Verb::Intentions(args) => intentions::intentions(&args),
+        Verb::Policies(args) => policies::policies(&args),
+        Verb::Ratelimits(args) => ratelimits::rate_limits(&args),
         Verb::State(args) => state::state(&args),
         Verb::Iptables(args) => iptables::iptables(&args),
         Verb::Ca(args) => ca::ca(&args),

@@ -1,11 +1,6 @@
 //! `outrigger routes`: which routes are in force, and those that all sidecars share.
 
-use std::{
-    fs::File,
-    io::{self, Read},
-    path::Path,
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use serde_json::Value;
 
@@ -13,9 +8,8 @@ use super::{
     Output,
     admin::AdminArgs,
     columns::{columns, word},
-    shared::{self, RmArgs, Writing, failed, from, left_out},
+    shared::{self, PutArgs, RmArgs, from, left_out},
 };
-use crate::config::Record;
 
 /// List the routes in force, write and remove those of all sidecars
 #[derive(clap::Args, Debug)]
@@ -36,6 +30,11 @@ enum Action {
     /// List the routes in the order in which they are tried, and those that are left out
     Ls(LsArgs),
     /// Write a route for all sidecars
+    #[command(
+        after_help = "The file is an item of `routes`, as it would stand in the configuration, in YAML or JSON:\n\n  \
+                      name: canary\n  match: { path_prefix: /api }\n  split:\n  - { service: api, weight: 90 }\n  \
+                      - { service: api-v2, weight: 10 }"
+    )]
     Put(PutArgs),
     /// Remove a route that was written for all sidecars
     Rm(RmArgs),
@@ -50,58 +49,13 @@ struct LsArgs {
     output: Output,
 }
 
-#[derive(clap::Args, Debug)]
-#[command(
-    after_help = "The file is an item of `routes`, as it would stand in the configuration, in YAML or JSON:\n\n  \
-                  name: canary\n  match: { path_prefix: /api }\n  split:\n  - { service: api, weight: 90 }\n  \
-                  - { service: api-v2, weight: 10 }"
-)]
-struct PutArgs {
-    #[command(flatten)]
-    admin: AdminArgs,
-    #[command(flatten)]
-    writing: Writing,
-    /// File with the route, `-` for standard input
-    #[arg(short, long)]
-    file: String,
-    /// What it is called, if it does not say so itself
-    name: Option<String>,
-}
-
 /// Runs the command.
 pub(super) fn routes(args: &RoutesArgs) -> ExitCode {
     match &args.action {
         Action::Ls(args) => shared::list(&args.admin, PLACE, args.output, listed),
-        Action::Put(args) => put(args),
+        Action::Put(args) => shared::put(args, PLACE),
         Action::Rm(args) => shared::remove(args, PLACE),
     }
-}
-
-fn put(args: &PutArgs) -> ExitCode {
-    let text = match read(&args.file) {
-        Ok(text) => text,
-        Err(error) => return failed(&format!("cannot read {}: {error}", args.file)),
-    };
-    let Some(name) = args.name.clone().or_else(|| Record::name_in(&text)) else {
-        return failed("the route has no `name`, and none is given");
-    };
-    let path = args.writing.path(PLACE, &name);
-    args.writing.tell(args.admin.put_text(&path, text))
-}
-
-fn read(place: &str) -> io::Result<String> {
-    let mut text = String::new();
-    let read = match place {
-        "-" => io::stdin().take(MAX_TEXT + 1).read_to_string(&mut text),
-        file => File::open(Path::new(file))?.take(MAX_TEXT + 1).read_to_string(&mut text),
-    };
-    if read? as u64 > MAX_TEXT {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            "larger than 512 KiB, which no entry may be",
-        ));
-    }
-    Ok(text)
 }
 
 /// The routes as people read them.
@@ -132,8 +86,6 @@ fn action(action: &Value) -> String {
 }
 
 const PLACE: &str = "/v1/routes";
-/// As much as a key of the store may have.
-const MAX_TEXT: u64 = 512 << 10;
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,12 @@
-//! What `outrigger routes` and `outrigger intentions` have in common: entries that all sidecars share, written through the
-//! admin API of one.
+//! What `outrigger routes`, `intentions`, `policies` and `ratelimits` have in common: entries that all sidecars share, written
+//! through the admin API of one.
 
-use std::process::ExitCode;
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+    process::ExitCode,
+};
 
 use serde_json::Value;
 
@@ -12,6 +17,7 @@ use super::{
     exit,
     kv::encoded,
 };
+use crate::config::Record;
 
 /// Removes an entry that was written for all sidecars.
 #[derive(clap::Args, Debug)]
@@ -22,6 +28,20 @@ pub(super) struct RmArgs {
     pub(super) writing: Writing,
     /// Which
     pub(super) name: String,
+}
+
+/// Writes an entry for all sidecars.
+#[derive(clap::Args, Debug)]
+pub(super) struct PutArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+    #[command(flatten)]
+    writing: Writing,
+    /// File with the entry, `-` for standard input
+    #[arg(short, long)]
+    file: String,
+    /// What it is called, if it does not say so itself
+    name: Option<String>,
 }
 
 /// How an entry is written.
@@ -63,6 +83,37 @@ impl Writing {
         }
     }
 }
+
+/// Writes an entry.
+pub(super) fn put(args: &PutArgs, place: &str) -> ExitCode {
+    let text = match read(&args.file) {
+        Ok(text) => text,
+        Err(error) => return failed(&format!("cannot read {}: {error}", args.file)),
+    };
+    let Some(name) = args.name.clone().or_else(|| Record::name_in(&text)) else {
+        return failed("the entry has no `name`, and none is given");
+    };
+    let path = args.writing.path(place, &name);
+    args.writing.tell(args.admin.put_text(&path, text))
+}
+
+fn read(place: &str) -> io::Result<String> {
+    let mut text = String::new();
+    let read = match place {
+        "-" => io::stdin().take(MAX_TEXT + 1).read_to_string(&mut text),
+        file => File::open(Path::new(file))?.take(MAX_TEXT + 1).read_to_string(&mut text),
+    };
+    if read? as u64 > MAX_TEXT {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            "larger than 512 KiB, which no entry may be",
+        ));
+    }
+    Ok(text)
+}
+
+/// As much as a key of the store may have.
+const MAX_TEXT: u64 = 512 << 10;
 
 /// Removes it.
 pub(super) fn remove(args: &RmArgs, place: &str) -> ExitCode {

@@ -33,7 +33,9 @@ pub use diagnostic::{Diagnostic, Findings, Related, Severity, Style};
 pub use diff::Diff;
 pub use effective::{effective_json, effective_yaml};
 pub use environment::{Environment, ProcessEnvironment};
-pub use overlay::{Base, MAX_RECORD_BYTES, MAX_RECORDS, Overlaid, Record, RecordKind, Standing, shared_yaml};
+pub use overlay::{
+    Base, MAX_RECORD_BYTES, MAX_RECORDS, Overlaid, Record, RecordKind, Standing, is_policy, shared_yaml,
+};
 pub use parse::{load, parse};
 pub use precedence::routes_in_order;
 pub use source::{Debounce, FileSource, Fingerprint, Text};

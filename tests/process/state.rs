@@ -69,6 +69,59 @@ fn read(text: &str) -> Value {
 }
 
 #[tokio::test]
+async fn how_a_service_is_called_and_how_many_call_is_shared() {
+    let app = App::saying("v1").await;
+    let pair = Pair::start(json!({
+        "service": { "address": app.endpoint() },
+        "services": { "v1": { "endpoints": [app.endpoint()] } },
+        "routes": [{ "name": "shop", "service": "v1" }],
+    }))
+    .await;
+    let put = |kind: &str, name: &str, text: &str| {
+        let file = pair.folder.0.join("entry.yaml");
+        std::fs::write(&file, text).expect("it is ours");
+        outrigger(&pair.client, &[kind, "put", name, "-f", &file.display().to_string()])
+    };
+    let cookie = async |node: &Sidecar| {
+        let answer = Client::connect(node.outbound()).await.get("shop", "/").await;
+        answer.field("set-cookie").is_some_and(|field| field.starts_with("shared="))
+    };
+
+    assert!(!cookie(&pair.server).await);
+    let (code, told) = put("policies", "v1", "session_affinity: { cookie: shared }\n");
+    assert_eq!(code, Some(0), "{told}");
+    for node in [&pair.server, &pair.client] {
+        eventually("the policy is in force", async || cookie(node).await.then_some(())).await;
+        let (_, list) = outrigger(node, &["policies", "ls"]);
+        assert!(list.contains("session_affinity") && list.contains("store@"), "{list}");
+    }
+    // What does not fit is not written.
+    assert_eq!(put("policies", "v1", "endpoints: [127.0.0.1:1]\n").0, Some(3));
+    assert_eq!(put("policies", "v1", "session_afinity: { cookie: shared }\n").0, Some(3));
+    assert_eq!(put("ratelimits", "all", "rate: often\n").0, Some(3));
+
+    let inbound = async || Client::connect(pair.server.inbound()).await.get("web", "/").await.status;
+    assert_eq!(inbound().await, 200);
+    assert_eq!(put("ratelimits", "all", "rate: 1/h\n").0, Some(0));
+    eventually("the limit is in force", async || (inbound().await == 429).then_some(())).await;
+    let (_, list) = outrigger(&pair.server, &["ratelimits", "ls"]);
+    assert!(list.contains("all") && list.contains("1/h"), "{list}");
+    assert_eq!(outrigger(&pair.client, &["ratelimits", "rm", "all"]).0, Some(0));
+    eventually("the limit is gone", async || (inbound().await == 200).then_some(())).await;
+
+    // One that was written past the check is left out, and the rest is served.
+    let written = outrigger(&pair.client, &["kv", "put", "policies/v1", "{ limits: many }"]);
+    assert_eq!(written.0, Some(0), "{}", written.1);
+    eventually("it is left out", async || {
+        let (_, list) = outrigger(&pair.server, &["policies", "ls"]);
+        list.contains("left out").then_some(())
+    })
+    .await;
+    assert_eq!(answerer(&pair.server).await, "v1");
+    assert!(!cookie(&pair.server).await);
+}
+
+#[tokio::test]
 async fn a_lease_is_kept_from_the_command_line_and_takes_its_key_along() {
     let pair = Pair::start(json!({})).await;
     let kv = |arguments: &[&str]| outrigger(&pair.client, &[&["kv"], arguments].concat());
@@ -120,10 +173,17 @@ async fn a_route_that_was_a_mistake_is_found_and_put_back() {
         assert_eq!((code, state), (Some(0), expected));
         let (_, log) = outrigger(node, &["state", "log", "-o", "json"]);
         let log = read(&log);
-        assert_eq!((&log["items"][0]["key"], &log["items"][0]["revision"]), (&json!("routes/shop"), &bad.into()));
+        assert_eq!(
+            (&log["items"][0]["key"], &log["items"][0]["revision"]),
+            (&json!("routes/shop"), &bad.into())
+        );
         let (code, diff) = outrigger(node, &["state", "diff", &good.to_string(), &bad.to_string()]);
         assert!(code == Some(0) && diff.contains("changed routes/shop\n"), "{diff}");
-        assert!(diff.contains("  - service: v1\n  + service: v2\n") && diff.contains("by address/127.0.0.1 via node/client\n"), "{diff}");
+        assert!(
+            diff.contains("  - service: v1\n  + service: v2\n")
+                && diff.contains("by address/127.0.0.1 via node/client\n"),
+            "{diff}"
+        );
     }
     // By the time at which it was made, and by how long ago that was.
     let (_, log) = outrigger(&pair.client, &["state", "log", "-n", "1", "-o", "json"]);
@@ -132,7 +192,8 @@ async fn a_route_that_was_a_mistake_is_found_and_put_back() {
     assert_eq!(read(&state)["revision"], bad);
     assert_eq!(outrigger(&pair.client, &["state", "at", "1h"]).1, "# revision 0\n");
 
-    let revert = |more: &[&str]| outrigger(&pair.client, &[&["state", "revert", &good.to_string()], more].concat());
+    let revert =
+        |more: &[&str]| outrigger(&pair.client, &[&["state", "revert", &good.to_string()], more].concat());
     let (code, told) = revert(&["--dry-run"]);
     assert!(code == Some(0) && told.contains(&format!("seen at revision {bad}")), "{told}");
     assert_eq!(answerer(&pair.server).await, "v2");

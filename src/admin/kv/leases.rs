@@ -35,9 +35,8 @@ pub(in crate::admin) async fn grant(
     let written: Grant = serde_json::from_slice(&body(request).await?).map_err(|error| {
         Problem::new(StatusCode::BAD_REQUEST, format!("expected {{\"ttl\": \"30s\"}}: {error}"))
     })?;
-    let ttl = humantime::parse_duration(&written.ttl).map_err(|_| {
-        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "`ttl` must be a duration, as 30s")
-    })?;
+    let ttl = humantime::parse_duration(&written.ttl)
+        .map_err(|_| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "`ttl` must be a duration, as 30s"))?;
     let lease = in_time(store.grant(Store::next_op()?, ttl)).await?;
     Ok(done(&told(lease, ttl), format!("granted lease {}", lease.0)))
 }
@@ -52,7 +51,8 @@ pub(in crate::admin) async fn one(
     Query::parse(request.uri().query())?.end()?;
     let is_number = name.bytes().all(|byte| byte.is_ascii_digit());
     let lease = name.parse().ok().filter(|_| is_number).map(LeaseId);
-    let lease = lease.ok_or_else(|| Problem::new(StatusCode::BAD_REQUEST, "a lease is called by its number"))?;
+    let lease =
+        lease.ok_or_else(|| Problem::new(StatusCode::BAD_REQUEST, "a lease is called by its number"))?;
     let is_revoked = *request.method() == Method::DELETE;
     body(request).await?;
     if is_revoked {

@@ -18,7 +18,7 @@ use crate::{
     types::Mono,
 };
 
-/// Changes within this time are one: those of a transaction come by two watches.
+/// Changes within this time are one: those of a transaction come by several watches.
 const BURST: Duration = Duration::from_millis(5);
 /// How long it waits to ask a store again that did not answer, at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -217,12 +217,14 @@ impl Follower {
     }
 }
 
-/// The next changes of one of the two.
-async fn next(watches: &mut [StoreWatch; 2]) -> Result<Vec<Change>, StoreError> {
-    let [routes, intentions] = watches;
+/// The next changes of one of all kinds.
+async fn next(watches: &mut [StoreWatch; RecordKind::ALL.len()]) -> Result<Vec<Change>, StoreError> {
+    let [routes, intentions, policies, limits] = watches;
     tokio::select! {
         changes = routes.next() => changes,
         changes = intentions.next() => changes,
+        changes = policies.next() => changes,
+        changes = limits.next() => changes,
     }
 }
 

@@ -93,7 +93,7 @@ fn written(records: &SharedRecords) -> serde_json::Result<Vec<u8>> {
 }
 
 /// The bound counts names, not keys.
-const MAX_FILE_KEYS: usize = MAX_RECORDS * "intentions/".len();
+const MAX_FILE_KEYS: usize = MAX_RECORDS * "ratelimits/".len();
 
 /// Writes what is newest, each time that there is something newer, until the process leaves.
 pub(super) async fn run(place: PathBuf, mut newest: Newest, mut drain: DrainWatch) {

@@ -1,5 +1,5 @@
-//! What all sidecars share: routes and rules about callers that are written once into the store and served by everybody,
-//! over the file as the base. Here is what the parts share; `follow` reads the store, `kept` is the copy on disk, `view` is
+//! What all sidecars share: routes, rules about callers, policies of services and rate limits that are written once into the
+//! store and served by everybody, over the file as the base. Here is what the parts share; `follow` reads the store, `kept` is the copy on disk, `view` is
 //! what people are told. How records go over a file is `config`'s, and who puts it to work is the reloader.
 
 mod follow;
@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use self::follow::Follower;
 pub(crate) use self::{
-    told::{intentions, mark, quarantined},
+    told::{intentions, mark, policies, quarantined, rate_limits},
     view::SharedView,
 };
 use super::reload::ReloadHandle;
@@ -69,8 +69,8 @@ pub(super) fn start(
         tasks.spawn("keeping what is shared", kept::run(place, newest, drain.watch()));
     } else {
         tracing::warn!(
-            "without mesh.data_dir the routes and intentions of the store are not remembered: after a start without a \
-             quorum, those of the file are served alone"
+            "without mesh.data_dir the routes, rules, policies and limits of the store are not remembered: after a start \
+             without a quorum, those of the file are served alone"
         );
     }
     let age = follow::age(store.clone(), SharedMetrics::resolve(registry), drain.watch());

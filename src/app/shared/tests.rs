@@ -89,7 +89,7 @@ async fn a_transaction_is_one_change() {
     following.put("routes/first", "service: x").await;
     following.next().await;
     let put = |n: usize| Operation::Put {
-        key: Key::new(&format!("{}{n}", RecordKind::ALL[n % 2].prefix())).unwrap(),
+        key: Key::new(&format!("{}{n}", RecordKind::ALL[n % 4].prefix())).unwrap(),
         value: Bytes::from_static(b"service: x"),
         stay: Stay::Forever,
     };

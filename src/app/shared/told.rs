@@ -51,22 +51,7 @@ pub(crate) fn intentions(bundle: &Bundle, view: &SharedView) -> Value {
         };
         item["state"] = State::Applied.as_str().into();
     }
-    let elsewhere = view
-        .records
-        .iter()
-        .filter(|record| record.kind == RecordKind::Intention && record.state == State::Elsewhere);
-    items.extend(elsewhere.map(|record| {
-        let text = |key: &str| record.document.get(key).and_then(Value::as_str);
-        json!({
-            "name": &*record.name,
-            "source": text("source"),
-            "action": text("action"),
-            "destination": record.destination,
-            "from": "store",
-            "revision": record.revision,
-            "state": record.state.as_str(),
-        })
-    }));
+    items.extend(elsewhere(view, RecordKind::Intention, &["source", "action"]));
     json!({
         "apiVersion": API,
         "kind": "IntentionList",
@@ -79,10 +64,87 @@ pub(crate) fn intentions(bundle: &Bundle, view: &SharedView) -> Value {
     })
 }
 
-/// What of a rule is shown where it is not in force.
+/// How services are called, key by key, then policies about services that nothing here calls.
+pub(crate) fn policies(bundle: &Bundle, view: &SharedView) -> Value {
+    let Value::Object(services) = config::effective_json(bundle)["services"].take() else {
+        return Value::Null;
+    };
+    let item = |(name, service): (String, Value)| {
+        let keys = match service {
+            Value::Object(keys) => keys.into_iter().filter(|(key, _)| config::is_policy(key)).collect(),
+            _ => Map::new(),
+        };
+        let mut item = json!({ "name": name, "policy": keys, "state": State::Applied.as_str() });
+        mark(&mut item, view, RecordKind::Policy, &name);
+        let record = view.applied(RecordKind::Policy, &name);
+        item["shared"] = record.map_or(Value::Null, |record| record.keys.clone().into());
+        item
+    };
+    let mut items: Vec<Value> = services.into_iter().map(item).collect();
+    items.extend(elsewhere(view, RecordKind::Policy, &[]));
+    json!({
+        "apiVersion": API,
+        "kind": "PolicyList",
+        "store_revision": view.revision,
+        "items": items,
+        "quarantined": quarantined(view, RecordKind::Policy),
+    })
+}
+
+/// Rate limits of this service, then those of others.
+pub(crate) fn rate_limits(bundle: &Bundle, view: &SharedView) -> Value {
+    let mut all = config::effective_json(bundle)["service"]["rate_limit"].take();
+    let limits = &bundle.directory.local.traffic.limits;
+    let mut items: Vec<Value> = Vec::with_capacity(limits.len());
+    for (item, limit) in all.as_array_mut().into_iter().flatten().zip(limits) {
+        let mut item = item.take();
+        item["name"] = (&*limit.name).into();
+        item["state"] = State::Applied.as_str().into();
+        mark(&mut item, view, RecordKind::Limit, &limit.name);
+        let record = view.applied(RecordKind::Limit, &limit.name);
+        item["destination"] = match record {
+            Some(record) => record.destination.as_deref().unwrap_or("*").into(),
+            None => (&*bundle.directory.local.name).into(),
+        };
+        items.push(item);
+    }
+    items.extend(elsewhere(view, RecordKind::Limit, &["rate"]));
+    json!({
+        "apiVersion": API,
+        "kind": "RateLimitList",
+        "service": &*bundle.directory.local.name,
+        "store_revision": view.revision,
+        "items": items,
+        "quarantined": quarantined(view, RecordKind::Limit),
+    })
+}
+
+/// Records of a kind that are not about this sidecar, with some of their keys.
+fn elsewhere<'v>(
+    view: &'v SharedView,
+    kind: RecordKind,
+    keys: &'v [&'v str],
+) -> impl Iterator<Item = Value> + 'v {
+    let is_it = move |record: &&SharedRecord| record.kind == kind && record.state == State::Elsewhere;
+    view.records.iter().filter(is_it).map(move |record| {
+        let mut item = json!({
+            "name": &*record.name,
+            "destination": record.destination,
+            "from": "store",
+            "revision": record.revision,
+            "state": record.state.as_str(),
+        });
+        for key in keys {
+            item[*key] = record.document.get(*key).cloned().unwrap_or_default();
+        }
+        item
+    })
+}
+
+/// What of a record is shown where it is not in force.
 pub(super) fn shown(record: &Record) -> Map<String, Value> {
     let field = |key: &str| Some((key.to_owned(), record.field(key)?.into()));
-    ["source", "action"].into_iter().filter_map(field).collect()
+    ["source", "action", "rate"].into_iter().filter_map(field).collect()
 }
 
 #[cfg(test)]
@@ -142,6 +204,41 @@ intentions: { rules: [{ name: own, source: shop, action: allow }] }
         let left = &told["quarantined"][0];
         assert_eq!((&left["name"], &left["revision"]), (&json!("c"), &json!(3)));
         assert!(left["reason"].as_str().unwrap().starts_with("OR"), "{left}");
+    }
+
+    #[test]
+    fn policies_and_limits_are_told_with_what_of_them_is_shared() {
+        let (bundle, view) = laid(&[
+            ("policies/api", "{ slow_start: 9s }"),
+            ("policies/far", "{ slow_start: 9s }"),
+            ("ratelimits/all", "{ rate: 5/s }"),
+            ("ratelimits/far", "{ rate: 6/s, destination: shop }"),
+            ("ratelimits/bad", "{ rate: 6 }"),
+        ]);
+        let told = policies(&bundle, &view);
+        let api = &told["items"][0];
+        assert_eq!(
+            (&api["name"], &api["from"], &api["revision"]),
+            (&json!("api"), &json!("store"), &json!(1))
+        );
+        assert_eq!((&api["policy"]["slow_start"], &api["shared"]), (&json!("9s"), &json!(["slow_start"])));
+        assert_eq!(api["policy"]["endpoints"], Value::Null);
+        assert_eq!(
+            (&told["items"][1]["name"], &told["items"][1]["state"]),
+            (&json!("far"), &json!("elsewhere"))
+        );
+        let told = rate_limits(&bundle, &view);
+        let short: Vec<String> = told["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|item| {
+                let word = |key: &str| item[key].as_str().unwrap_or("-").to_owned();
+                ["name", "rate", "destination", "from", "state"].map(word).join(" ")
+            })
+            .collect();
+        assert_eq!(short, ["all 5/s * store applied", "far 6/s shop store elsewhere"]);
+        assert_eq!(told["quarantined"][0]["name"], "bad");
     }
 
     #[test]

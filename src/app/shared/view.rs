@@ -28,6 +28,8 @@ pub(crate) struct SharedRecord {
     pub(crate) revision: Revision,
     /// Whose callers a rule is about, if it says so.
     pub(crate) destination: Option<String>,
+    /// Which keys it has.
+    pub(crate) keys: Vec<String>,
     /// What else of it is shown where it is not in force.
     pub(crate) document: Map<String, Value>,
     pub(crate) state: State,
@@ -66,6 +68,7 @@ impl SharedView {
             name: Arc::clone(&stored.record.name),
             revision: stored.revision,
             destination: stored.record.field("destination"),
+            keys: stored.record.keys(),
             document: told::shown(&stored.record),
             state: match standing {
                 Standing::Applied(_) => State::Applied,

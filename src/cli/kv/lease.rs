@@ -46,8 +46,10 @@ struct GrantArgs {
 }
 
 #[derive(clap::Args, Debug)]
-#[command(after_help = "It is kept alive three times in its life. When the sidecar or the quorum is away, it is tried on until the\n\
-                  lease must have ended.")]
+#[command(
+    after_help = "It is kept alive three times in its life. When the sidecar or the quorum is away, it is tried on until the\n\
+                  lease must have ended."
+)]
 struct KeepAliveArgs {
     #[command(flatten)]
     admin: AdminArgs,
@@ -98,7 +100,11 @@ fn keep_alive(args: &KeepAliveArgs) -> Result<(), Failure> {
                 let seconds = kept["ttl_seconds"].as_f64();
                 let ttl = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
                 let ttl = ttl.ok_or_else(|| Failure::Here("the sidecar told no `ttl_seconds`".to_owned()))?;
-                tell(args.output, &kept, &format!("lease {} lasts {}", args.lease, humantime::format_duration(ttl)))?;
+                tell(
+                    args.output,
+                    &kept,
+                    &format!("lease {} lasts {}", args.lease, humantime::format_duration(ttl)),
+                )?;
                 (pause, end) = (ttl / 3, Some(asked.after(ttl)));
             }
             // It has not ended for that.

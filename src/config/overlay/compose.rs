@@ -34,7 +34,7 @@ impl Base {
         let (root, masked) = self.tree(live);
         let mut report = Report::default();
         let bundle = parse::bundle(&root, masked, &Named(self.host.as_deref()), &mut report);
-        let bundle = bundle.filter(|_| !report.failed()).map(|bundle| self.with(bundle));
+        let bundle = bundle.filter(|_| !report.failed()).map(|bundle| self.with(bundle, live));
         let (findings, _) = report.finish();
         let mut own: Vec<Report> = live.iter().map(|_| Report::default()).collect();
         let mut elsewhere = None;
@@ -96,6 +96,16 @@ impl Base {
                 items.extend(rules.map(Candidate::entry));
             }
         }
+        for policy in of(RecordKind::Policy) {
+            self.put_policy(entries, policy, &mut masked);
+        }
+        let mut limits = of(RecordKind::Limit);
+        if limits.peek().is_some()
+            && let Some(section) = map_in(entries, "service")
+            && let Some(items) = several_in(section, "rate_limit")
+        {
+            items.extend(limits.map(Candidate::entry));
+        }
         (root, masked)
     }
 
@@ -141,8 +151,20 @@ fn list_in<'e>(entries: &'e mut Vec<Entry>, key: &str) -> Option<&'e mut Vec<Nod
     }
 }
 
+/// The items at `key`, where one may stand without a list around it.
+fn several_in<'e>(entries: &'e mut Vec<Entry>, key: &str) -> Option<&'e mut Vec<Node>> {
+    if let Some(entry) = entries.iter_mut().find(|entry| entry.key == key)
+        && let Content::Map(_) = &entry.value.content
+    {
+        let span = entry.value.span;
+        let one = std::mem::replace(&mut entry.value, Node { span, content: Content::List(Vec::new()) });
+        entry.value.content = Content::List(vec![one]);
+    }
+    list_in(entries, key)
+}
+
 /// The entries at `key`, which are made if they are not there.
-fn map_in<'e>(entries: &'e mut Vec<Entry>, key: &str) -> Option<&'e mut Vec<Entry>> {
+pub(super) fn map_in<'e>(entries: &'e mut Vec<Entry>, key: &str) -> Option<&'e mut Vec<Entry>> {
     match content_in(entries, key, Content::Map(Vec::new()))? {
         Content::Map(entries) => Some(entries),
         Content::Scalar(_) | Content::List(_) => None,

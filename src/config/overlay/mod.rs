@@ -1,9 +1,11 @@
-//! What all sidecars share, laid over the file of one: routes and rules about callers that were written into the store.
+//! What all sidecars share, laid over the file of one: routes, rules about callers, policies of services and rate limits that
+//! were written into the store.
 //! The file is the base. A record that does not fit is left out with the reason, and never keeps the rest, or the file,
 //! from being used. Where records come from is not known here.
 
 mod compose;
 mod document;
+mod policies;
 mod record;
 #[cfg(test)]
 mod tests;
@@ -12,8 +14,8 @@ use std::{io, path::Path, sync::Arc};
 
 use bytes::Bytes;
 
-pub use self::document::shared_yaml;
 use self::{compose::Attributed, record::Candidate};
+pub use self::{document::shared_yaml, policies::is_policy};
 use super::{
     Bundle, Environment, Findings, Severity, Text, codes,
     parse::{self, Read},
@@ -38,6 +40,10 @@ pub enum RecordKind {
     /// An item of `intentions.rules`, and besides that perhaps `destination`: the services whose callers it is about, as
     /// `shop`, `batch-*` or `*`, which is what its absence means.
     Intention,
+    /// Keys of `services.NAME`: how the service of that name is called.
+    Policy,
+    /// An item of `service.rate_limit`, and besides that perhaps `destination`, as in a rule: whose requests are counted.
+    Limit,
 }
 
 /// One entry that all sidecars share.
@@ -82,8 +88,8 @@ pub struct Overlaid {
 }
 
 impl RecordKind {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Route, Self::Intention];
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Route, Self::Intention, Self::Policy, Self::Limit];
 
     /// What keys of such records begin with.
     #[must_use]
@@ -91,6 +97,26 @@ impl RecordKind {
         match self {
             Self::Route => "routes/",
             Self::Intention => "intentions/",
+            Self::Policy => "policies/",
+            Self::Limit => "ratelimits/",
+        }
+    }
+
+    /// What one is called.
+    pub(super) const fn noun(self) -> &'static str {
+        match self {
+            Self::Route => "route",
+            Self::Intention => "rule",
+            Self::Policy => "service",
+            Self::Limit => "rate limit",
+        }
+    }
+
+    /// What its names may have besides letters, digits and `._-`.
+    const fn name_also(self) -> &'static str {
+        match self {
+            Self::Route | Self::Intention | Self::Limit => "/",
+            Self::Policy => "",
         }
     }
 }
@@ -120,6 +146,18 @@ impl Record {
     #[must_use]
     pub fn field(&self, key: &str) -> Option<String> {
         std::str::from_utf8(&self.text).ok().and_then(|text| field_in(text, key))
+    }
+
+    /// The keys of its text, if that is an entry at all, but for its name.
+    #[must_use]
+    pub fn keys(&self) -> Vec<String> {
+        let text = std::str::from_utf8(&self.text).unwrap_or_default();
+        match yaml::read(text, &mut Report::default()).map(|node| node.content) {
+            Some(Content::Map(entries)) => {
+                entries.into_iter().map(|entry| entry.key).filter(|key| key != record::NAME).collect()
+            }
+            Some(Content::Scalar(_) | Content::List(_)) | None => Vec::new(),
+        }
     }
 
     fn size(&self) -> usize {
@@ -166,7 +204,9 @@ impl Base {
     ///
     /// A route takes the place of the file's route of the same name; others come after the file's, by name, so that among
     /// routes that are equally narrow the file's are tried first. A rule is added to the file's rules, of which one that
-    /// denies still wins over all that allow; what happens to those whom no rule is about is the file's to say.
+    /// denies still wins over all that allow; what happens to those whom no rule is about is the file's to say. Each key of a
+    /// policy takes the place of that key of the service. A rate limit is added to the file's, all of which must allow a
+    /// request.
     #[must_use]
     pub fn overlay(&self, records: &[Record]) -> Overlaid {
         self.lay(records, &[])
@@ -226,7 +266,7 @@ impl Base {
                 continue;
             }
             match Candidate::read(record, index, offset, self) {
-                Ok(candidate) if candidate.is_here || checked.contains(&record) => {
+                Ok(candidate) if self.is_about(&candidate, &live) || checked.contains(&record) => {
                     offset += record.text.len() + GAP;
                     live.push(candidate);
                 }
@@ -236,6 +276,16 @@ impl Base {
         }
         let bundle = self.settle(live, &mut standings);
         Overlaid { bundle, standings }
+    }
+
+    /// Whether `candidate` is about this sidecar, given those before it: routes come first.
+    fn is_about(&self, candidate: &Candidate, live: &[Candidate]) -> bool {
+        match candidate.kind {
+            RecordKind::Policy => {
+                self.serves(&candidate.name) || live.iter().any(|other| other.sends_to(&candidate.name))
+            }
+            RecordKind::Route | RecordKind::Intention | RecordKind::Limit => candidate.is_here,
+        }
     }
 
     /// Lays `live` over the file, without those for which it cannot be done.
@@ -300,10 +350,18 @@ impl Base {
     }
 
     /// The configuration in force, of which only what records are about is taken from the tree with them.
-    fn with(&self, composed: Bundle) -> Bundle {
+    fn with(&self, composed: Bundle, live: &[Candidate]) -> Bundle {
         let base = self.bundle().clone();
-        let DirectoryParams { intentions, routes, clusters, .. } = composed.directory;
-        let directory = DirectoryParams { intentions, routes, clusters, ..base.directory };
+        let DirectoryParams { intentions, routes, clusters, local: with_limits, .. } = composed.directory;
+        let mut local = base.directory.local;
+        let of_the_file = local.traffic.limits.len();
+        local.traffic.limits = with_limits.traffic.limits;
+        // The file's are called by their places, and these would lose what they have counted if one before them went.
+        let added = local.traffic.limits.iter_mut().skip(of_the_file);
+        for (limit, candidate) in added.zip(live.iter().filter(|one| one.kind == RecordKind::Limit)) {
+            limit.name = Arc::clone(&candidate.name);
+        }
+        let directory = DirectoryParams { intentions, routes, clusters, local, ..base.directory };
         Bundle { directory, masked: composed.masked, ..base }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{str, sync::Arc};
 
-use super::{Base, Record, RecordKind, Standing};
+use super::{Base, Record, RecordKind, Standing, policies};
 use crate::config::{
     Findings, Severity, codes, environment, form,
     report::{Report, error},
@@ -54,16 +54,20 @@ impl Candidate {
         environment::refuse(&mut node, &mut report);
         check_name(record, &node, &mut report);
         let mut is_here = true;
-        if record.kind == RecordKind::Intention {
+        if matches!(record.kind, RecordKind::Intention | RecordKind::Limit) {
             is_here = destination(&node, &base.bundle().directory.local.name, &mut report);
-            if base.rules().any(|name| name == &*record.name) {
-                let message = format!("a rule of the file is called `{}`, too", record.name);
-                report.add::<()>(
-                    error(codes::RECORD, node.span, message)
-                        .label("rules are added to those of the file")
-                        .help("give this one another name"),
-                );
-            }
+        }
+        if record.kind == RecordKind::Policy {
+            policies::check(&node, &mut report);
+            is_here = base.serves(&record.name);
+        }
+        if record.kind == RecordKind::Intention && base.rules().any(|name| name == &*record.name) {
+            let message = format!("a rule of the file is called `{}`, too", record.name);
+            report.add::<()>(
+                error(codes::RECORD, node.span, message)
+                    .label("rules are added to those of the file")
+                    .help("give this one another name"),
+            );
         }
         if report.failed() {
             return Err(refused(text, Some(&node), report));
@@ -77,14 +81,23 @@ impl Candidate {
         let mut node = self.node.moved(self.offset);
         let span = node.span;
         if let Content::Map(entries) = &mut node.content {
-            if self.kind == RecordKind::Intention {
-                entries.retain(|entry| entry.key != DESTINATION);
+            match self.kind {
+                RecordKind::Intention => entries.retain(|entry| entry.key != DESTINATION),
+                RecordKind::Limit => entries.retain(|entry| entry.key != DESTINATION && entry.key != NAME),
+                RecordKind::Policy => entries.retain(|entry| entry.key != NAME),
+                RecordKind::Route => {}
             }
-            if !entries.iter().any(|entry| entry.key == NAME) {
+            let is_named = matches!(self.kind, RecordKind::Route | RecordKind::Intention);
+            if is_named && !entries.iter().any(|entry| entry.key == NAME) {
                 entries.push(text_entry(NAME, &self.name, span));
             }
         }
         node
+    }
+
+    /// Whether it is a route that has requests sent to `service`.
+    pub(super) fn sends_to(&self, service: &str) -> bool {
+        self.kind == RecordKind::Route && policies::names(&self.node, service)
     }
 
     /// Whether a place is in its text.
@@ -118,12 +131,9 @@ pub(super) fn text_entry(key: &str, text: &str, span: Span) -> Entry {
 }
 
 fn check_name(record: &Record, node: &Node, report: &mut Report) {
-    if !form::is_name(&record.name, "/") {
-        let what = match record.kind {
-            RecordKind::Route => "route",
-            RecordKind::Intention => "rule",
-        };
-        report.add::<()>(form::bad_name(Span::default(), what, "/"));
+    let (what, also) = (record.kind.noun(), record.kind.name_also());
+    if !form::is_name(&record.name, also) {
+        report.add::<()>(form::bad_name(Span::default(), what, also));
     }
     let Some(given) = entry(node, NAME) else { return };
     let Content::Scalar(scalar) = &given.content else { return };

@@ -197,17 +197,157 @@ fn there_is_an_end_to_what_is_taken_over() {
     assert!(base.check(&[], &large).is_err());
 }
 
+const MESH: &str = "mesh: { node: a, gossip_key: '0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef', data_dir: none }\n";
+
+fn cluster<'o>(overlaid: &'o Overlaid, name: &str) -> &'o crate::snapshot::ClusterParams {
+    let clusters = &overlaid.bundle.directory.clusters;
+    clusters.iter().find(|cluster| *cluster.name == *name).unwrap_or_else(|| panic!("no {name}"))
+}
+
+#[test]
+fn each_key_of_a_policy_takes_the_place_of_that_key_of_the_service() {
+    let text = FILE.replace(
+        "api: { endpoints: [127.0.0.1:9000] }",
+        "api: { endpoints: [127.0.0.1:9000], connect_timeout: 3s, slow_start: 5s, limits: { max_requests: 7, max_retries: 3 } }",
+    );
+    let base = base(&text);
+    let policy = "{ name: api, slow_start: 9s, limits: { max_requests: 8 }, idle_timeout: 20s }";
+    let overlaid = base.overlay(&[record("policies/api", policy)]);
+    assert_eq!(reasons(&overlaid), ["applied"]);
+    let (api, raw) = (cluster(&overlaid, "api"), cluster(&overlaid, "raw"));
+    let seconds = [api.connect_timeout, api.slow_start, api.idle_timeout].map(|time| time.as_secs());
+    assert_eq!(seconds, [3, 9, 20]);
+    // A key is one whole: what it does not say has its usual value.
+    let usual = cluster(&base.overlay(&[]), "raw").limits;
+    assert_eq!((api.limits.max_requests, api.limits.max_retries), (8, usual.max_retries));
+    assert_eq!(raw.limits, usual);
+    assert_eq!(api.source, base.bundle().directory.clusters[0].source);
+}
+
+#[test]
+fn a_policy_says_nothing_of_where_a_service_is() {
+    let records = [
+        record("policies/api", "{ endpoints: [10.0.0.1:1] }"),
+        record("policies/raw", "{ protocol: http1, tls: { mode: disabled } }"),
+        record("policies/a/b", "{ slow_start: 1s }"),
+        record("policies/none", "[slow_start]"),
+        record("policies/other", "{ slow_start: 1s }"),
+    ];
+    let overlaid = base(FILE).overlay(&records);
+    let codes: Vec<String> =
+        reasons(&overlaid).iter().map(|reason| reason.split(':').next().unwrap().to_owned()).collect();
+    assert_eq!(codes, ["OR250", "OR250", "OR113", "OR250", "elsewhere"], "{:#?}", reasons(&overlaid));
+}
+
+#[test]
+fn a_bad_policy_is_left_out_and_its_service_stays_as_it_was() {
+    let base = base(FILE);
+    for (text, code) in [
+        ("{ circuit_braker: { consecutive_errors: 3 } }", "OR104"),
+        ("{ slow_start: 5 }", "OR108"),
+        ("{ slow_start: ${env:HOME} }", "OR230"),
+        ("{ name: raw, slow_start: 5s }", "OR250"),
+    ] {
+        let overlaid = base.overlay(&[record("policies/api", text), record("routes/good", "service: api")]);
+        let reason = overlaid.standings[0].reason().unwrap_or_default();
+        assert!(reason.starts_with(code), "{text}: {reason}");
+        assert_eq!(names(&overlaid), ["first", "second", "good"]);
+        assert_eq!(cluster(&overlaid, "api"), &base.bundle().directory.clusters[0]);
+    }
+    let errors = base.check(&[], &record("policies/api", "{ limits: { max_requests: 0 } }")).unwrap_err();
+    assert_eq!((errors.items()[0].line, errors.items()[0].column), (1, 27), "{:?}", errors.items());
+}
+
+#[test]
+fn a_policy_is_about_whoever_is_called_and_named_by_a_stored_route_too() {
+    let text = FILE.replace("services:\n", &format!("{MESH}services:\n"))
+        + "listeners: { tcp: [{ name: db, address: 127.0.0.1:0, service: db }] }\n";
+    let base = base(&text);
+    let policy = |name: &str| record(&format!("policies/{name}"), "{ slow_start: 9s }");
+    let records = [
+        record("routes/x", "split: [{ service: one, weight: 1 }, { service: two, weight: 1 }]"),
+        record("routes/y", "{ service: api, match: { path: /y }, mirror: { service: three } }"),
+        policy("one"),
+        policy("two"),
+        policy("three"),
+        policy("db"),
+        policy("nobody"),
+    ];
+    let overlaid = base.overlay(&records);
+    assert_eq!(reasons(&overlaid)[2..], ["applied", "applied", "applied", "applied", "elsewhere"]);
+    for name in ["one", "two", "three", "db"] {
+        assert_eq!(cluster(&overlaid, name).slow_start.as_secs(), 9, "{name}");
+    }
+    // It stays what it was named for.
+    assert_eq!(cluster(&overlaid, "db").protocol, crate::snapshot::Protocol::Tcp);
+    assert!(overlaid.bundle.directory.clusters.iter().all(|cluster| &*cluster.name != "nobody"));
+    // Whoever writes for others learns what is wrong all the same.
+    assert!(base.check(&[], &policy("nobody")).is_ok());
+    assert!(base.check(&[], &record("policies/nobody", "{ slow_start: soon }")).is_err());
+}
+
+#[test]
+fn a_secret_that_a_policy_replaces_is_no_longer_there() {
+    let health = "health_check: { path: /h, headers: { x-a: \"${env:PATH}\" } }";
+    let text =
+        FILE.replace("endpoints: [127.0.0.1:9000] }", &format!("endpoints: [127.0.0.1:9000], {health} }}"));
+    let base = base(&text);
+    assert_eq!(base.bundle().masked, ["/services/api/health_check/headers/x-a"]);
+    let other = base.overlay(&[record("policies/api", "{ slow_start: 1s }")]);
+    assert_eq!(other.bundle.masked, base.bundle().masked);
+    assert!(
+        base.overlay(&[record("policies/api", "{ health_check: { tcp: true } }")]).bundle.masked.is_empty()
+    );
+}
+
+fn limits(overlaid: &Overlaid) -> Vec<String> {
+    let limits = overlaid.bundle.directory.local.traffic.limits.iter();
+    limits.map(|limit| format!("{} {}", limit.name, limit.rate.count)).collect()
+}
+
+#[test]
+fn a_stored_limit_is_added_to_those_of_the_file_and_keeps_its_name() {
+    let records = [
+        record("ratelimits/b", "{ rate: 2/s }"),
+        record("ratelimits/a", "{ name: a, rate: 1/s, key: { header: x-tenant }, destination: web }"),
+        record("ratelimits/far", "{ rate: 3/s, destination: shop }"),
+        record("ratelimits/bad", "{ rate: 3 }"),
+        record("ratelimits/list", "[rate, 3/s]"),
+        record("ratelimits/where", "{ rate: 3/s, destination: [web] }"),
+    ];
+    let service = "service: { name: web, address: 127.0.0.1:8080";
+    for (more, of_the_file) in [
+        ("", &[][..]),
+        (", rate_limit: { rate: 9/s }", &["inbound#1 9"]),
+        (", rate_limit: [{ rate: 9/s }, { rate: 8/m }]", &["inbound#1 9", "inbound#2 8"]),
+    ] {
+        let overlaid = base(&FILE.replace(service, &format!("{service}{more}"))).overlay(&records);
+        let applied: Vec<bool> =
+            overlaid.standings.iter().map(|standing| matches!(standing, Standing::Applied(_))).collect();
+        assert_eq!(applied, [true, true, false, false, false, false], "{:?}", reasons(&overlaid));
+        assert_eq!(reasons(&overlaid)[2], "elsewhere");
+        assert_eq!(limits(&overlaid), [of_the_file, &["a 1", "b 2"]].concat());
+    }
+}
+
 fn text() -> impl Strategy<Value = String> {
     let fits = ["service: api", "{ service: api, match: { path_prefix: /q } }", "redirect: { path: /x }"];
-    let rules = ["{ source: a, action: allow }", "{ source: '*', action: deny, destination: web }"];
+    let rules =
+        ["{ source: a, action: allow }", "{ source: '*', action: deny, destination: web }", "{ rate: 7/s }"];
+    let policies = ["{ slow_start: 1s }", "{ load_balancer: { policy: random }, zones: { mode: none } }"];
     let wrong =
         ["service: nobody", "{", "a: &a 1", "service: raw", "name: \u{e9}", "- - -", "service: ${env:PATH}"];
-    let known = fits.into_iter().chain(rules).chain(wrong).map(str::to_owned).collect::<Vec<_>>();
+    let known =
+        fits.into_iter().chain(rules).chain(policies).chain(wrong).map(str::to_owned).collect::<Vec<_>>();
     prop_oneof![prop::sample::select(known), any::<String>()]
 }
 
 fn records() -> impl Strategy<Value = BTreeMap<String, String>> {
-    let key = prop_oneof!["(routes|intentions)/(first|own|[a-c]{1,2})", "(routes|intentions)/.{0,4}"];
+    let key = prop_oneof![
+        "(routes|intentions|ratelimits)/(first|own|[a-c]{1,2})",
+        "policies/(api|raw|[a-c])",
+        "(routes|intentions|policies|ratelimits)/.{0,4}"
+    ];
     prop::collection::btree_map(key, text(), 0..8)
 }
 
@@ -229,8 +369,14 @@ proptest! {
         for (record, standing) in records.iter().zip(&overlaid.standings) {
             match standing {
                 Standing::Applied(_) if record.kind == RecordKind::Route => applied.push(record.name.to_string()),
-                Standing::Applied(_) => {
+                Standing::Applied(_) if record.kind == RecordKind::Intention => {
                     prop_assert!(rules(&overlaid.bundle).contains(&&*record.name));
+                }
+                Standing::Applied(_) if record.kind == RecordKind::Limit => {
+                    prop_assert!(limits(&overlaid).contains(&format!("{} 7", record.name)));
+                }
+                Standing::Applied(_) => {
+                    prop_assert!(overlaid.bundle.directory.clusters.iter().any(|one| one.name == record.name));
                 }
                 Standing::Elsewhere => {}
                 Standing::Quarantined(_) => prop_assert!(standing.reason().is_some()),

@@ -8,7 +8,8 @@ use super::{Service, ServiceParams};
 use crate::{
     rt::{Drain, Tasks},
     store::{
-        Historical as _, Level, Mode, Params, Peer, Readable as _, Standing, Store, StoreKeys, Timing, Writable as _,
+        Historical as _, Level, Mode, Params, Peer, Readable as _, Standing, Store, StoreKeys, Timing,
+        Writable as _,
         conformance::conforms,
         core::{
             command::Stay,
