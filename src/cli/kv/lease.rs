@@ -92,10 +92,10 @@ pub(super) fn lease(args: &LeaseArgs) -> Result<ExitCode, Failure> {
 }
 
 fn keep_alive(args: &KeepAliveArgs) -> Result<(), Failure> {
-    let (mut pause, mut end) = (PAUSE, None);
+    let mut end = None;
     loop {
         let asked = clock::now();
-        match args.admin.put_text(&of(args.lease), String::new()) {
+        let pause = match args.admin.put_text(&of(args.lease), String::new()) {
             Ok(kept) => {
                 let seconds = kept["ttl_seconds"].as_f64();
                 let ttl = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
@@ -105,15 +105,16 @@ fn keep_alive(args: &KeepAliveArgs) -> Result<(), Failure> {
                     &kept,
                     &format!("lease {} lasts {}", args.lease, humantime::format_duration(ttl)),
                 )?;
-                (pause, end) = (ttl / 3, Some(asked.after(ttl)));
+                end = Some(asked.after(ttl));
+                ttl / 3
             }
             // It has not ended for that.
             Err(error) if end.is_some_and(|end| clock::now() < end) && may_pass(&error) => {
                 error.tell();
-                pause = PAUSE;
+                PAUSE
             }
             Err(error) => return Err(error.into()),
-        }
+        };
         if args.once {
             return Ok(());
         }

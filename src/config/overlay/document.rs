@@ -63,7 +63,7 @@ mod tests {
         .map(|(key, text)| Record::of_key(key, Bytes::from_static(text.as_bytes())).unwrap());
         assert_eq!(
             shared_yaml(&records),
-            "routes:\n  a:\n    methods:\n    - GET\n    - 'no'\n  b:\n    retry:\n      attempts: 2\n    service: '7'\n    \
+            "routes:\n  a:\n    methods:\n    - GET\n    - no\n  b:\n    retry:\n      attempts: 2\n    service: '7'\n    \
              timeout: 1s\n  torn: 'service: [api'\nintentions:\n  a:\n    action: allow\n    source: web\npolicies:\n  api:\n    slow_start: 1s\n"
         );
     }
