@@ -352,6 +352,9 @@ fn config(timing: Timing) -> Config {
         // A leader that reaches no quorum falls silent now and then, so that those who could elect another do (openraft
         // #2080). The lease is the longest election timeout.
         quorum_loss_probe_interval: Some(4 * shortest + heartbeat),
+        // Who led before a restart asks to lead again. Otherwise it would go on in its term without knowing what it had
+        // acknowledged in it, and reads would be certain of an older state (openraft #1511).
+        enable_leader_restore: Some(false),
         snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_AFTER),
         max_in_snapshot_log_to_keep: KEPT_BEHIND,
         install_snapshot_timeout: 60_000,

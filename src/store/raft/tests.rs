@@ -4,6 +4,7 @@
 use std::{
     io,
     sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -18,15 +19,20 @@ use openraft::{
 use proptest::{prelude::*, test_runner::TestRunner};
 
 use super::*;
-use crate::store::{
-    backend::{
-        Disk, Durability, Keys, Memory, Sealed, Span, Table,
-        tests::{Failing, Folder, Volatile, some_keys},
-    },
-    core::{
-        command::{Command, Request, Stay, Transaction},
-        key::{Key, OpId},
-        kv::Kv,
+use crate::{
+    peer::rpc::{Caller, Own},
+    store::{
+        Timing,
+        backend::{
+            Batch, Disk, Durability, Keys, Memory, Sealed, Span, Table,
+            tests::{Failing, Folder, Volatile, some_keys},
+        },
+        core::{
+            command::{Command, Request, Stay, Transaction},
+            key::{Key, OpId},
+            kv::Kv,
+        },
+        protocol::Answer,
     },
 };
 
@@ -346,4 +352,44 @@ fn a_snapshot_that_was_built_late_does_not_replace_a_newer_one() {
         late.build_snapshot().await.unwrap();
         assert_eq!(machine.get_current_snapshot().await.unwrap().unwrap().meta, meta);
     });
+}
+
+/// Openraft #1511: a leader that went on in its term after it was killed did not know what it had acknowledged in it, and
+/// with others to agree with, answered by less. The first entry of a new term tells it.
+#[test]
+fn a_leader_that_was_killed_leads_again_in_a_later_term_only_and_with_all_that_it_acknowledged() {
+    runtime().block_on(async {
+        let backend: Arc<dyn StorageBackend> = Arc::new(Memory::default());
+        let first = lone_voter(&backend).await;
+        first.found([(1, Voter::default())].into()).await.unwrap();
+        for number in 1..=20 {
+            while !matches!(first.propose(command(number, "k", 10)).await, Answer::Done(_)) {}
+        }
+        let (written, term) = (first.state().read(Kv::revision), first.status().term);
+        // As a kill would leave it: every entry is there, and none is known to be committed.
+        let left: Arc<dyn StorageBackend> = Arc::new(Memory::default());
+        let mut batch = Batch::default();
+        for table in Table::ALL {
+            for (key, value) in backend.range(table, Span::ALL, 1000).unwrap() {
+                if key != b"committed" {
+                    batch.put(table, key, value);
+                }
+            }
+        }
+        left.apply(batch, Durability::Durable).unwrap();
+        let second = lone_voter(&left).await;
+        while !matches!(second.certain(Certainty::Asked).await, Answer::Done(())) {}
+        assert!(second.status().term > term);
+        assert_eq!(second.state().read(Kv::revision), written);
+    });
+}
+
+/// A replica that nobody else takes part with.
+async fn lone_voter(backend: &Arc<dyn StorageBackend>) -> Node {
+    let own = Own { cluster: "tests".into(), node: 1 };
+    let (_, peers) = tokio::sync::watch::channel(Arc::new(Vec::new()));
+    let network = Network { caller: Caller::new(&own, None), peers, own: 1 };
+    let timing =
+        Timing { heartbeat: Duration::from_millis(50), election_timeout: Duration::from_millis(150) };
+    Node::open(1, timing, network, backend).await.unwrap()
 }
