@@ -95,6 +95,15 @@ fn every_path_named_in_the_documents_exists() {
 }
 
 #[test]
+fn planted_bugs_are_in_no_build_that_does_not_ask_for_them() {
+    let text = fs::read_to_string(root().join("Cargo.toml")).expect("Cargo.toml");
+    let default = text.lines().find(|line| line.starts_with("default = ")).expect("default features");
+    assert!(!default.contains("planted-bugs"), "{default}");
+    let naming: Vec<_> = text.lines().filter(|line| line.contains("planted-bugs")).collect();
+    assert_eq!(naming, ["planted-bugs = []"], "no other feature may bring it, nor it any other");
+}
+
+#[test]
 fn every_test_that_the_hardening_table_names_exists() {
     let text = fs::read_to_string(root().join("docs/hardening.md")).expect("docs/hardening.md");
     let named = rules::named_tests(&text);

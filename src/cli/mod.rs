@@ -105,7 +105,19 @@ mod exit {
 
 /// Reads the command line and does what it says. Wrong usage exits with 2.
 #[must_use]
+#[cfg_attr(
+    feature = "planted-bugs",
+    expect(clippy::print_stderr, reason = "there is no log yet, and it must be seen")
+)]
 pub fn main() -> ExitCode {
+    #[cfg(feature = "planted-bugs")]
+    match crate::store::planted::plant() {
+        Ok(warning) => eprintln!("{warning}"),
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(exit::FAILED);
+        }
+    }
     match Cli::parse().verb {
         Verb::Run(args) => run::run(&args),
         Verb::Check(args) => check::check(&args),

@@ -12,6 +12,8 @@ mod handle;
 mod memory;
 mod params;
 mod peers;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
 mod protocol;
 pub mod raft;
 mod service;

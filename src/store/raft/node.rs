@@ -23,6 +23,8 @@ use super::{
     state::State,
     types::{LogId, Proposal, SnapshotData, TypeConfig, Voter},
 };
+#[cfg(feature = "planted-bugs")]
+use crate::store::planted;
 use crate::{
     peer::rpc::{Call, Refusal},
     store::{
@@ -148,6 +150,10 @@ impl Node {
 
     /// Waits until the state of this leader has all that was written before.
     pub(in crate::store) async fn certain(&self, by: Certainty) -> Answer<()> {
+        #[cfg(feature = "planted-bugs")]
+        if planted::has(planted::Bug::StaleRead) {
+            return Answer::Done(());
+        }
         let policy = match by {
             Certainty::Asked => ReadPolicy::ReadIndex,
             Certainty::Leased => ReadPolicy::LeaseRead,
@@ -354,7 +360,10 @@ fn config(timing: Timing) -> Config {
         quorum_loss_probe_interval: Some(4 * shortest + heartbeat),
         // Who led before a restart asks to lead again. Otherwise it would go on in its term without knowing what it had
         // acknowledged in it, and reads would be certain of an older state (openraft #1511).
+        #[cfg(not(feature = "planted-bugs"))]
         enable_leader_restore: Some(false),
+        #[cfg(feature = "planted-bugs")]
+        enable_leader_restore: Some(planted::has(planted::Bug::LeaderRestore)),
         snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_AFTER),
         max_in_snapshot_log_to_keep: KEPT_BEHIND,
         install_snapshot_timeout: 60_000,

@@ -13,6 +13,8 @@ use super::{
     queue::{Group, Queue},
 };
 use crate::store::backend::Durability;
+#[cfg(feature = "planted-bugs")]
+use crate::store::planted;
 
 pub(super) fn start(shared: Arc<Shared>, queue: Arc<Queue>) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name("store-log".into()).spawn(move || run(&shared, &queue))
@@ -21,6 +23,11 @@ pub(super) fn start(shared: Arc<Shared>, queue: Arc<Queue>) -> io::Result<JoinHa
 fn run(shared: &Shared, queue: &Queue) {
     while let Some(mut group) = queue.next() {
         let batch = group.take_batch();
+        #[cfg(feature = "planted-bugs")]
+        if planted::has(planted::Bug::EarlyAck) {
+            tell(shared, queue, std::mem::take(&mut group), &Ok(()));
+            thread::sleep(planted::HELD);
+        }
         // A panic of the engine must be an error: whoever waits for a write that will never be would wait for ever.
         let written = catch_unwind(AssertUnwindSafe(|| shared.backend.apply(batch, Durability::Durable)))
             .unwrap_or_else(|_| Err(io::Error::other("writing the log panicked")));
