@@ -96,6 +96,7 @@ class Node:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.log_path = self.directory / "outrigger.log"
         self.ahead = {}  # its clocks, as `Host.spawn` takes them
+        self.environment = None  # of the sidecar; None: that of the script
         self.process = None
         self.apps = {}
         self.is_stopped = False
@@ -131,6 +132,9 @@ class Node:
             "shutdown": {"grace": "1s", "drain_timeout": "10s"},
         }
 
+    def program(self):
+        return binary("OUTRIGGER_BIN", "outrigger")
+
     def start(self):
         """Starts the sidecar, and the application if it does not run; see `until_ready`."""
         if self.service != CLIENT and self.host not in self.apps:
@@ -139,8 +143,8 @@ class Node:
         path = self.directory / "outrigger.yaml"
         path.write_text(json.dumps(self.config(), indent=2), encoding="utf-8")
         path.chmod(0o600)  # it has the key in it
-        command = [binary("OUTRIGGER_BIN", "outrigger"), "run", "--config", path]
-        self.process = self.host.spawn(command, log=self.log_path, **self.ahead)
+        command = [self.program(), "run", "--config", path]
+        self.process = self.host.spawn(command, log=self.log_path, env=self.environment, **self.ahead)
         self.is_stopped = False
         return self
 

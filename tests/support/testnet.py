@@ -333,7 +333,8 @@ class Host:
         """Starts a process here; what it says is appended to `log`, if given. It is ended with the network."""
         if log is not None:
             with open(log, "ab") as file:
-                return self.spawn(arguments, None, monotonic_ahead, wall_ahead, stdout=file, stderr=subprocess.STDOUT)
+                output = {"stdout": file, "stderr": subprocess.STDOUT}
+                return self.spawn(arguments, None, monotonic_ahead, wall_ahead, **output, **more)
         command = self.command(arguments, monotonic_ahead, wall_ahead)
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, **more)
         self.processes.append(process)
