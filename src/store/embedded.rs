@@ -35,8 +35,9 @@ use crate::{
     rt::clock,
 };
 
-/// For one write or certain read, with all that is asked again.
-const LIMIT: Duration = Duration::from_secs(5);
+/// For one write or certain read, with all that is asked again. Shorter than the patience of the admin API, which would
+/// otherwise say that nobody knows where this one knows that nothing has happened.
+const LIMIT: Duration = Duration::from_millis(3500);
 /// Before a leader is asked for again, when there was none.
 const AGAIN: Duration = Duration::from_millis(50);
 /// For one question to one node, beside what it may wait itself.
