@@ -1,4 +1,5 @@
-//! `outrigger demo`: sidecars find each other, no request fails, and nothing is left, however the show ends.
+//! `outrigger demo`: sidecars find each other and found a store, no request fails whoever dies, and nothing is left, however
+//! the show ends.
 
 use std::{
     io::{BufRead as _, BufReader, Lines},
@@ -14,6 +15,8 @@ const BINARY: &str = env!("CARGO_BIN_EXE_outrigger");
 const LIMIT: Duration = Duration::from_secs(15);
 /// Between two questions.
 const PAUSE: Duration = Duration::from_millis(50);
+/// All who may be members, by name.
+const NODES: [&str; 7] = ["api-1", "api-2", "api-3", "api-4", "api-v2", "client-1", "client-2"];
 
 /// A running show. What a test does not see ended is ended with it.
 struct Show {
@@ -63,10 +66,10 @@ impl Show {
         let heading = heading.unwrap_or_else(|| panic!("no table in:\n{}", self.seen));
         assert!(heading.ends_with(" requests, 0 failed"), "{}", self.seen);
         let children = children(&self.seen);
-        assert_eq!(children.len(), 8, "{}", self.seen);
+        assert_eq!(children.len(), 11, "{}", self.seen);
         let alive: Vec<_> = children.into_iter().filter(|pid| is_ours(*pid)).collect();
         assert!(alive.is_empty(), "{alive:?} still run:\n{}", self.seen);
-        let files = word_after(&self.seen, "  files   ").map(PathBuf::from).unwrap();
+        let files = word_after(&self.seen, "  files    ").map(PathBuf::from).unwrap();
         assert!(!files.exists(), "{} is left", files.display());
         std::mem::take(&mut self.seen)
     }
@@ -136,7 +139,7 @@ fn members(admin: &str) -> Option<Vec<(String, String)>> {
 
 /// Waits until each of `admins` tells that `dead` is dead and all others live.
 fn all_say(admins: &[String], dead: &[&str]) {
-    let expected: Vec<_> = ["api-1", "api-2", "api-3", "api-4", "client"]
+    let expected: Vec<_> = NODES
         .map(|node| (node.to_owned(), if dead.contains(&node) { "dead" } else { "alive" }.to_owned()))
         .into();
     for admin in admins {
@@ -156,8 +159,10 @@ fn all_say(admins: &[String], dead: &[&str]) {
 fn one_started_by_hand_gets_traffic_and_everybody_knows_who_is_there() {
     let mut show = Show::start(&["--seconds", "40"]);
     show.until("load:");
-    let configurations: Vec<_> = ["api-1", "api-2", "api-3", "api-4", "client"]
-        .map(|name| PathBuf::from(word_after(&show.seen, "  files   ").unwrap()).join(format!("{name}.yaml")))
+    let configurations: Vec<_> = NODES
+        .map(|name| {
+            PathBuf::from(word_after(&show.seen, "  files    ").unwrap()).join(format!("{name}.yaml"))
+        })
         .into();
     for file in configurations {
         let text = std::fs::read_to_string(&file).unwrap();
@@ -172,7 +177,7 @@ fn one_started_by_hand_gets_traffic_and_everybody_knows_who_is_there() {
     admins.push(
         word_after(&show.seen, "whose admin API will be at ").unwrap().trim_end_matches(';').to_owned(),
     );
-    assert_eq!(admins.len(), 5, "{}", show.seen);
+    assert_eq!(admins.len(), NODES.len(), "{}", show.seen);
 
     let added = ByHand::start(word_after(&show.seen, "run --config ").unwrap());
     show.until("api-4 answers its first request");
@@ -201,7 +206,7 @@ fn instances_die_fail_and_slow_down_without_a_failed_request() {
 #[test]
 fn an_instance_whose_port_was_taken_returns_elsewhere() {
     let mut show = Show::start(&["--seconds", "8"]);
-    let instance = show.until("api-2   application at");
+    let instance = show.until("api-2    application at");
     let address: SocketAddr = word_after(&instance, "sidecar at ").unwrap().parse().unwrap();
     show.until("killed api-2");
     let squatter = TcpListener::bind(address).unwrap();
@@ -217,4 +222,76 @@ fn an_interrupt_ends_the_show_with_its_table() {
     show.until("req/s");
     show.signal("-INT");
     show.ends_well();
+}
+
+/// What the closing table of the scenario says of one step: percent that went to the other version through each client,
+/// requests, failures.
+fn step(seen: &str, name: &str) -> ([f64; 2], u64, u64) {
+    let line = seen.lines().find(|line| line.starts_with(&format!("  {name}  ")));
+    let line = line.unwrap_or_else(|| panic!("no `{name}` in:\n{seen}"));
+    let words: Vec<_> = line.trim().strip_prefix(name).unwrap().split_whitespace().collect();
+    // `9.8 % of 1003  10.1 % of 1000  2003  0`
+    let [first, "%", "of", _, second, "%", "of", _, requests, failed] = words[..] else {
+        panic!("{line}");
+    };
+    let number = |word: &str| word.parse().unwrap();
+    ([first, second].map(|word| word.parse().unwrap()), number(requests), number(failed))
+}
+
+#[test]
+fn a_tenth_is_shifted_on_all_sidecars_and_two_of_three_who_keep_the_store_die_without_a_failed_request() {
+    let mut show = Show::start(&["--scenario", "store", "--seconds", "240"]);
+    show.until("the store is founded");
+    let seen = show.ends_well();
+    assert!(seen.contains("founded  by api-1, api-2, api-3, "), "{seen}");
+    assert!(seen.contains("in force on all 6 sidecars "), "{seen}");
+    assert!(seen.contains("nobody leads, one of three is no majority"), "{seen}");
+    let (shares, requests, failed) = step(&seen, "by the files");
+    assert!(shares.iter().all(|share| *share < 0.6) && requests >= 1600 && failed == 0, "{seen}");
+    let (shares, requests, failed) = step(&seen, "shifted");
+    assert!(shares.iter().all(|share| (5.0..=16.0).contains(share)), "{seen}");
+    assert!(requests >= 2000 && failed == 0, "{seen}");
+    for name in ["leader dead", "two of three dead"] {
+        let (shares, requests, failed) = step(&seen, name);
+        assert!(shares.iter().all(|share| (5.0..=16.0).contains(share)), "{seen}");
+        assert!(requests >= 1600 && failed == 0, "{seen}");
+    }
+    assert!(seen.contains("holds: "), "{seen}");
+}
+
+#[test]
+fn the_same_is_done_by_hand_with_the_commands_that_are_shown() {
+    let mut show = Show::start(&["--seconds", "600"]);
+    show.until("load:");
+    let shown = |text: &str| {
+        let line = show.seen.lines().find(|line| line.contains(text));
+        let line = line.unwrap_or_else(|| panic!("no `{text}` in:\n{}", show.seen));
+        line.trim().split_once(' ').unwrap().1.to_owned()
+    };
+    let (shift, status) = (shown(" routes put "), shown(" raft status "));
+    show.until(" leads the store, term");
+    shell(&shift);
+    assert!(shell(&status).contains("  leader  "), "{}", show.seen);
+    for client in ["client-1", "client-2"] {
+        let news = format!("{client} serves by the route `api` of the store");
+        if !show.seen.contains(&news) {
+            show.until(&news);
+        }
+    }
+    for next in [" leads the store, term", "nobody leads the store"] {
+        let leads = show.seen.lines().rfind(|line| line.contains(" leads the store, term")).unwrap();
+        shell(&format!("kill -9 {}", word_after(leads, "kill -9 ").unwrap()));
+        show.until("somebody killed the sidecar of ");
+        show.until(next);
+    }
+    show.until("is dead: the mesh has noticed");
+    show.signal("-INT");
+    show.ends_well();
+}
+
+/// What a command says that does what it is to do.
+fn shell(command: &str) -> String {
+    let done = Command::new("sh").args(["-c", command]).output().unwrap();
+    assert!(done.status.success(), "{command}: {done:?}");
+    String::from_utf8(done.stdout).unwrap()
 }

@@ -17,7 +17,7 @@ DEMO_SECONDS = 8
 # What requests and answers of the demo have in them.
 PLAINTEXT = [b"GET / HTTP/1.1", b"x-instance", b"Hello from api-"]
 # What its members tell each other of themselves.
-NAMES = [b"api-1", b"api-2", b"api-3", b"client", b"0.1.0"]
+NAMES = [b"api-1", b"api-2", b"api-3", b"api-v2", b"client", b"0.1.0"]
 
 
 class Capture:
@@ -80,10 +80,10 @@ def the_wire_of_the_demo_holds_no_plaintext():
                 break
         intro = "".join(intro)
         instances = [int(port) for port in re.findall(r"application at \S+ \(pid \d+\), sidecar at 127\.0\.0\.1:(\d+)", intro)]
-        client = int(re.search(r"client +sidecar at 127\.0\.0\.1:(\d+)", intro)[1])
+        client = int(re.search(r"client-1 +sidecar at 127\.0\.0\.1:(\d+)", intro)[1])
         files = re.search(r"--cert (\S+) --key (\S+)", intro)
         gossip = re.search(r"by the one address 127\.0\.0\.1:(\d+)", intro)
-        check(len(instances) == 3 and files and gossip, "the demo tells where its sidecars are", intro)
+        check(len(instances) == 4 and files and gossip, "the demo tells where its sidecars are", intro)
         code, status, said = curl(f"https://127.0.0.1:{instances[0]}/")
         check(code != 0 and status == "000", "curl without a certificate is refused", said)
         code, status, said = curl("--cert", files[1], "--key", files[2], f"https://127.0.0.1:{instances[0]}/")
@@ -96,7 +96,8 @@ def the_wire_of_the_demo_holds_no_plaintext():
             demo.wait(10)
         capture.end()
     check(all(text in capture.seen(client) for text in PLAINTEXT), "the capture shows what clients say in plaintext")
-    for port in instances:
+    # The fourth is of a version that gets no traffic unless it is shifted.
+    for port in instances[:3]:
         seen = capture.seen(port)
         check(len(seen) > 100_000, f"{len(seen)} bytes passed between the sidecars on port {port}")
         found = [text for text in PLAINTEXT if text.lower() in seen.lower()]

@@ -1,4 +1,4 @@
-//! All processes of the demo: three instances, each an application and its sidecar, the sidecar of the client, and an
+//! All processes of the demo: four instances, each an application and its sidecar, two sidecars of clients, and an
 //! application that has no sidecar until somebody starts one by hand.
 
 use std::{
@@ -19,16 +19,25 @@ use super::{
     gossip::Gossip,
     process::Process,
     rotation::Look,
-    sidecar::{Kit, LOOK, Ports, Role, START_LIMIT, Sidecar},
+    sidecar::{FIRST, Kit, LOOK, Ports, Role, SECOND, START_LIMIT, Sidecar},
     workspace::Workspace,
 };
-use crate::rt::clock;
+use crate::{rt::clock, types::Mono};
 
 /// The instances, in order. The second is the one that dies; the first and the third have their troubles, too.
-pub(super) const NAMES: [&str; 4] = ["api-1", "api-2", "api-3", "api-4"];
+pub(super) const NAMES: [&str; 5] = ["api-1", "api-2", "api-3", "api-v2", "api-4"];
+
+/// The sidecars of the clients.
+pub(super) const CLIENTS: [&str; 2] = ["client-1", "client-2"];
+
+/// So many sidecars keep the store of the mesh, those of the first instances.
+pub(super) const SERVERS: usize = 3;
+
+/// Which instance is of the other version.
+pub(super) const OTHER: usize = 3;
 
 /// Which instance is no member of the mesh until somebody starts its sidecar; all before it are from the beginning.
-pub(super) const SPARE: usize = 3;
+pub(super) const SPARE: usize = 4;
 
 /// Which instance dies.
 pub(super) const VICTIM: usize = 1;
@@ -42,18 +51,24 @@ pub(super) const SLOW: usize = 2;
 /// Longest wait for an application to take note.
 const TOLD: Duration = Duration::from_secs(2);
 
-/// Name of the client.
-const CLIENT: &str = "client";
-
 /// What runs. Dropping it kills everything.
 pub(super) struct Fleet {
     instances: Vec<Instance>,
-    client: Sidecar,
+    clients: Vec<Sidecar>,
     spare: Spare,
+    started: Mono,
     gathered: Duration,
     check_interval: Duration,
     issuer: Issuer,
     gossip: Gossip,
+}
+
+/// A process has ended that the show did not end.
+pub(super) enum Casualty {
+    /// The sidecar of this instance: somebody has killed it by hand.
+    Killed(usize),
+    /// For a reason of its own.
+    Fault(DemoError),
 }
 
 /// An application with everything that a sidecar beside it needs, but without the sidecar.
@@ -85,27 +100,35 @@ pub(super) struct Alive {
     pub(super) application: Process,
     /// Where it listens.
     pub(super) address: SocketAddr,
-    /// The process of its sidecar.
-    pub(super) sidecar: Process,
+    /// The process of its sidecar; `None` once that was killed alone.
+    pub(super) sidecar: Option<Process>,
 }
 
 impl Fleet {
     /// Starts everything and waits until all of it serves, and all members of the mesh know of each other.
     pub(super) async fn start(workspace: &Workspace, check_interval: Duration) -> Result<Self, DemoError> {
         let (issuer, mut gossip) = (Issuer::start(workspace)?, Gossip::start(workspace)?);
-        let mut instances = Vec::with_capacity(SPARE);
-        for name in &NAMES[..SPARE] {
-            let kit = Kit { workspace, issuer: &issuer, gossip: &gossip, check_interval };
-            let instance = Instance::start(name, None, &kit).await?;
-            gossip.join = gossip.join.or(Some(instance.ports.gossip));
-            instances.push(instance);
-        }
         let kit = Kit { workspace, issuer: &issuer, gossip: &gossip, check_interval };
-        let client = Sidecar::start(CLIENT, Role::Client, None, &kit).await?;
-        let all = instances.iter().map(|instance| instance.ports).chain([client.ports]);
-        let gathered = gather(all.map(|ports| ports.admin).collect(), client.process.log()).await?;
-        let spare = Spare::start(&kit).await?;
-        Ok(Self { instances, client, spare, gathered, check_interval, issuer, gossip })
+        let first = Instance::start(0, None, &kit).await?;
+        gossip.join = Some(first.ports.gossip);
+        let kit = Kit { workspace, issuer: &issuer, gossip: &gossip, check_interval };
+        let client = |name| Sidecar::start(name, Role::Client, None, &kit);
+        let (second, third, other, one, two, spare) = tokio::try_join!(
+            Instance::start(1, None, &kit),
+            Instance::start(2, None, &kit),
+            Instance::start(OTHER, None, &kit),
+            client(CLIENTS[0]),
+            client(CLIENTS[1]),
+            Spare::start(&kit),
+        )?;
+        let (instances, clients) = (vec![first, second, third, other], vec![one, two]);
+        let started = clock::now();
+        let all = instances.iter().map(|instance| (instance.ports, false));
+        let all = all.chain(clients.iter().map(|client| (client.ports, true)));
+        let all = all.map(|(ports, is_client)| (ports.admin, is_client));
+        gather(all.collect(), clients[0].process.log()).await?;
+        let gathered = clock::now().since(started);
+        Ok(Self { instances, clients, spare, started, gathered, check_interval, issuer, gossip })
     }
 
     /// The instances, in the order of [`NAMES`].
@@ -113,9 +136,35 @@ impl Fleet {
         &self.instances
     }
 
-    /// The sidecar of the client.
-    pub(super) fn client(&self) -> &Sidecar {
-        &self.client
+    /// The sidecars of the clients, in the order of [`CLIENTS`].
+    pub(super) fn clients(&self) -> &[Sidecar] {
+        &self.clients
+    }
+
+    /// Where the sidecars that keep the store are asked how it is.
+    pub(super) fn servers(&self) -> Vec<SocketAddr> {
+        self.instances.iter().take(SERVERS).map(|instance| instance.ports.admin).collect()
+    }
+
+    /// The sidecars that live, with where they are asked.
+    pub(super) fn sidecars(&self) -> Vec<(&'static str, SocketAddr)> {
+        let lives =
+            |instance: &Instance| instance.alive.as_ref().is_some_and(|alive| alive.sidecar.is_some());
+        let instances = NAMES.iter().zip(&self.instances).filter(|(_, instance)| lives(instance));
+        let instances = instances.map(|(name, instance)| (*name, instance.ports.admin));
+        instances
+            .chain(CLIENTS.iter().zip(&self.clients).map(|(name, client)| (*name, client.ports.admin)))
+            .collect()
+    }
+
+    /// The sidecar of an instance, if it lives.
+    pub(super) fn sidecar(&self, instance: usize) -> Option<&Process> {
+        self.instances.get(instance)?.alive.as_ref()?.sidecar.as_ref()
+    }
+
+    /// When the last sidecar served.
+    pub(super) fn started(&self) -> Mono {
+        self.started
     }
 
     /// The application without a sidecar.
@@ -138,12 +187,24 @@ impl Fleet {
         let Some(Alive { application, sidecar, .. }) = self.instances[VICTIM].alive.take() else {
             return Ok("nothing: it is dead already".to_owned());
         };
-        let killed = format!("sidecar {} and application {}", sidecar.pid(), application.pid());
+        let mut killed = format!("application {}", application.pid());
         // The sidecar first: one that outlived its application would answer that it is gone, which is a
         // different fault and a slower death than the one to be shown.
-        sidecar.kill().await.map_err(DemoError::Kill)?;
+        if let Some(sidecar) = sidecar {
+            killed = format!("sidecar {} and {killed}", sidecar.pid());
+            sidecar.kill().await.map_err(DemoError::Kill)?;
+        }
         application.kill().await.map_err(DemoError::Kill)?;
         Ok(killed)
+    }
+
+    /// Kills the sidecar of an instance alone. Returns its process id; `None` if it was dead.
+    pub(super) async fn kill_sidecar(&mut self, instance: usize) -> Result<Option<u32>, DemoError> {
+        let alive = self.instances.get_mut(instance).and_then(|instance| instance.alive.as_mut());
+        let Some(sidecar) = alive.and_then(|alive| alive.sidecar.take()) else { return Ok(None) };
+        let pid = sidecar.pid();
+        sidecar.kill().await.map_err(DemoError::Kill)?;
+        Ok(Some(pid))
     }
 
     /// Starts the victim again: where it was, or elsewhere if its port was taken meanwhile. Nobody is told: it joins
@@ -152,7 +213,7 @@ impl Fleet {
         let before = self.instances[VICTIM].ports;
         let Self { issuer, gossip, check_interval, .. } = self;
         let kit = Kit { workspace, issuer, gossip, check_interval: *check_interval };
-        let restored = Instance::start(NAMES[VICTIM], Some(before), &kit).await?;
+        let restored = Instance::start(VICTIM, Some(before), &kit).await?;
         let moved = restored.ports.traffic != before.traffic;
         self.instances[VICTIM] = restored;
         Ok(moved)
@@ -176,19 +237,30 @@ impl Fleet {
         }
     }
 
-    /// The first process found dead that should live.
-    pub(super) fn casualty(&mut self) -> Option<DemoError> {
-        let instances = self.instances.iter_mut().filter_map(|instance| instance.alive.as_mut());
-        let processes = instances.flat_map(|alive| [&mut alive.application, &mut alive.sidecar]);
-        processes.chain([&mut self.client.process, &mut self.spare.application]).find_map(Process::died)
+    /// The first process found dead that should live. A sidecar that somebody killed is found once.
+    pub(super) fn casualty(&mut self) -> Option<Casualty> {
+        let Self { instances, clients, spare, .. } = self;
+        for (index, instance) in instances.iter_mut().enumerate() {
+            let Some(alive) = &mut instance.alive else { continue };
+            if alive.sidecar.as_mut().is_some_and(Process::was_ended) {
+                alive.sidecar = None;
+                return Some(Casualty::Killed(index));
+            }
+        }
+        let instances = instances.iter_mut().filter_map(|instance| instance.alive.as_mut());
+        let processes = instances.flat_map(|alive| [Some(&mut alive.application), alive.sidecar.as_mut()]);
+        let clients = clients.iter_mut().map(|client| Some(&mut client.process));
+        let mut all = processes.chain(clients).chain([Some(&mut spare.application)]).flatten();
+        all.find_map(Process::died).map(Casualty::Fault)
     }
 
     /// Ends all processes and waits until they are gone.
     pub(super) async fn end(self) -> Result<(), DemoError> {
         let instances = self.instances.into_iter().filter_map(|instance| instance.alive);
-        let processes = instances.flat_map(|alive| [alive.sidecar, alive.application]);
+        let processes = instances.flat_map(|alive| [alive.sidecar, Some(alive.application)]).flatten();
+        let clients = self.clients.into_iter().map(|client| client.process);
         let mut outcome = Ok(());
-        for process in [self.client.process, self.spare.application].into_iter().chain(processes) {
+        for process in clients.chain([self.spare.application]).chain(processes) {
             // One that resists is no reason to spare the others.
             outcome = outcome.and(process.kill().await.map_err(DemoError::Kill));
         }
@@ -197,10 +269,11 @@ impl Fleet {
 }
 
 impl Instance {
-    async fn start(name: &str, ports: Option<Ports>, kit: &Kit<'_>) -> Result<Self, DemoError> {
+    async fn start(index: usize, ports: Option<Ports>, kit: &Kit<'_>) -> Result<Self, DemoError> {
+        let name = NAMES[index];
         let (application, address) = start_application(name, kit.workspace).await?;
-        let sidecar = Sidecar::start(name, Role::Instance(address), ports, kit).await?;
-        let alive = Alive { application, address, sidecar: sidecar.process };
+        let sidecar = Sidecar::start(name, role(index, address), ports, kit).await?;
+        let alive = Alive { application, address, sidecar: Some(sidecar.process) };
         Ok(Self { ports: sidecar.ports, alive: Some(alive) })
     }
 }
@@ -209,21 +282,27 @@ impl Spare {
     async fn start(kit: &Kit<'_>) -> Result<Self, DemoError> {
         let (application, address) = start_application(NAMES[SPARE], kit.workspace).await?;
         let ports = Ports::free();
-        let configuration = kit.prepare(NAMES[SPARE], Role::Instance(address), &ports)?;
+        let configuration = kit.prepare(NAMES[SPARE], role(SPARE, address), &ports)?;
         Ok(Self { application, address, configuration, ports })
     }
 }
 
-/// Waits until each of the sidecars with these admin APIs knows of all of them, and the last, the client's, sends to all
-/// instances. Returns how long that took. `log` is the client's.
-async fn gather(admins: Vec<SocketAddr>, log: &Path) -> Result<Duration, DemoError> {
+/// What the sidecar beside an instance is, whose application listens at `application`.
+fn role(index: usize, application: SocketAddr) -> Role {
+    let version = if index == OTHER { SECOND } else { FIRST };
+    Role::Instance { application, version, is_server: index < SERVERS }
+}
+
+/// Waits until each of the sidecars with these admin APIs knows of all of them, and those of clients send to all
+/// instances. `log` is one of theirs.
+async fn gather(admins: Vec<(SocketAddr, bool)>, log: &Path) -> Result<(), DemoError> {
     let (begun, members) = (clock::now(), admins.len());
-    let mut waiting: Vec<Connection> = admins.into_iter().map(Connection::new).collect();
-    while let Some(admin) = waiting.first_mut() {
+    let waiting = admins.into_iter().map(|(admin, is_client)| (Connection::new(admin), is_client));
+    let mut waiting: Vec<_> = waiting.collect();
+    while let Some((admin, is_client)) = waiting.last_mut() {
         let look = Look::take(admin).await.unwrap_or_default();
-        let is_client = waiting.len() == 1;
-        if look.alive() == members && (!is_client || look.in_rotation() == SPARE) {
-            waiting.remove(0);
+        if look.alive() == members && (!*is_client || look.in_rotation() == SPARE) {
+            waiting.pop();
             continue;
         }
         if clock::now().since(begun) > START_LIMIT {
@@ -232,7 +311,7 @@ async fn gather(admins: Vec<SocketAddr>, log: &Path) -> Result<Duration, DemoErr
         }
         sleep(LOOK).await;
     }
-    Ok(clock::now().since(begun))
+    Ok(())
 }
 
 /// Starts the application, which takes a port that the kernel chooses and writes it into its log.

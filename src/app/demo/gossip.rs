@@ -26,10 +26,15 @@ impl Gossip {
         Ok(Self { key, homes: workspace.path().to_owned(), join: None })
     }
 
+    /// Where the sidecar called `node` keeps who it is.
+    pub(super) fn home(&self, node: &str) -> PathBuf {
+        self.homes.join(node)
+    }
+
     /// The section of the configuration of the sidecar called `node`, which gossips at `bind`.
     pub(super) fn section(&self, node: &str, bind: SocketAddr) -> String {
-        let Self { key, homes, join } = self;
-        let (key, home) = (key.display(), homes.join(node));
+        let Self { key, join, .. } = self;
+        let (key, home) = (key.display(), self.home(node));
         let home = home.display();
         let join = join.map_or_else(String::new, |first| format!("  join: [\"{first}\"]\n"));
         format!(

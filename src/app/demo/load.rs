@@ -13,7 +13,7 @@ use super::{
 };
 use crate::rt::{Tasks, clock};
 
-/// Connections, each with one request at a time.
+/// Connections, each with one request at a time. They take the sidecars in turn.
 pub(super) const CONNECTIONS: u32 = 8;
 
 /// Requests per second of all connections together.
@@ -34,16 +34,17 @@ pub(super) struct Load {
 }
 
 impl Load {
-    /// Begins to send to `target`; each request yields a sample.
-    pub(super) fn start(target: SocketAddr) -> (Self, mpsc::Receiver<Sample>) {
+    /// Begins to send to `targets`, the same to each; each request yields a sample.
+    pub(super) fn start(targets: &[SocketAddr]) -> (Self, mpsc::Receiver<Sample>) {
         let (report, samples) = mpsc::channel(SAMPLES);
         let (go, going) = watch::channel(());
         let mut tasks = Tasks::default();
         let period = Duration::from_secs(1) * CONNECTIONS / RATE;
-        for index in 0..CONNECTIONS {
+        let senders = targets.iter().copied().enumerate().cycle();
+        for (index, sender) in (0..CONNECTIONS).zip(senders) {
             // Not all at the same moment: that would be bursts, not a steady load.
             let delay = period * index / CONNECTIONS;
-            tasks.spawn("load", send(target, period, delay, report.clone(), going.clone()));
+            tasks.spawn("load", send(sender, period, delay, report.clone(), going.clone()));
         }
         (Self { tasks, go }, samples)
     }
@@ -56,7 +57,7 @@ impl Load {
 }
 
 async fn send(
-    target: SocketAddr,
+    (sender, target): (usize, SocketAddr),
     period: Duration,
     delay: Duration,
     report: mpsc::Sender<Sample>,
@@ -71,9 +72,10 @@ async fn send(
             _ = going.changed() => return,
             _ = ticks.tick() => {}
         }
-        let begun = clock::now();
+        let began = clock::now();
         let answer = connection.get("/", LIMIT).await;
-        let sample = Sample { latency: clock::now().since(begun), outcome: judge(answer) };
+        let latency = clock::now().since(began);
+        let sample = Sample { sender, began, latency, outcome: judge(answer) };
         if report.send(sample).await.is_err() {
             return;
         }

@@ -1,23 +1,29 @@
-//! `outrigger demo`: the whole job on one machine, with real processes. A load runs through a client's sidecar to
-//! three instances behind theirs, with mutual TLS between them. They find each other by gossip. One of them dies and
-//! returns, one answers with errors for a while, one is slow for a while, and no request may fail.
+//! `outrigger demo`: the whole job on one machine, with real processes. A load runs through the sidecars of two clients to
+//! instances behind theirs, with mutual TLS between them. They find each other by gossip, and three of them keep a store. One
+//! instance dies and returns, one answers with errors for a while, one is slow for a while, and no request may fail. Or, as
+//! the other scenario, a tenth of the traffic is shifted to another version, and the store loses most of those who keep it.
 //!
-//! The processes are this binary: fleet.rs owns them, load.rs sends, tally.rs counts, rotation.rs asks the
-//! client's sidecar who is in the mesh and what it thinks of the instances, and the show here puts it together.
+//! The processes are this binary: fleet.rs owns them, load.rs sends, tally.rs counts, rotation.rs asks a client's sidecar who
+//! is in the mesh and what it thinks of the instances, store.rs asks who leads, walk.rs decides what is next in the scenario
+//! of the store, and show.rs puts it together.
 
 mod application;
 mod authority;
 mod client;
 mod fleet;
 mod gossip;
+mod introduction;
 mod load;
 mod process;
 mod report;
 mod rotation;
 mod schedule;
+mod shift;
 mod show;
 mod sidecar;
+mod store;
 mod tally;
+mod walk;
 mod workspace;
 
 use std::{io, io::Write, path::PathBuf, process::ExitStatus, time::Duration};
@@ -31,10 +37,22 @@ pub use self::application::{ApplicationParams, application};
 /// What the command line says.
 #[derive(Clone, Debug)]
 pub struct DemoParams {
-    /// How long the show goes on, at least five seconds; `None` until a signal.
+    /// What is shown.
+    pub scenario: Scenario,
+    /// How long the show goes on, at least five seconds; `None` until a signal. [`Scenario::Store`] ends by itself, and
+    /// has failed if it has not by then.
     pub length: Option<Duration>,
     /// Leaves configurations and logs in place.
     pub keep_logs: bool,
+}
+
+/// What goes wrong in the demo, besides what is done by hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scenario {
+    /// An instance dies and returns, one answers with errors, one is slow.
+    Failures,
+    /// A tenth of the traffic is shifted by the store, which then loses who leads it, and most of those who keep it.
+    Store,
 }
 
 /// Whether the demo showed what it is to show.
@@ -44,6 +62,8 @@ pub enum Verdict {
     Clean,
     /// So many failed.
     Failed(u64),
+    /// Something else did not hold; what, is in the output.
+    NotShown,
 }
 
 /// Why the show could not go on. All processes are gone; the logs of those concerned are not.
@@ -109,7 +129,7 @@ pub fn demo(params: &DemoParams, out: &mut dyn Write) -> Result<Verdict, DemoErr
     runtime.block_on(async {
         let mut ending = Ending::listen().map_err(refused)?;
         let mut workspace = Workspace::create().map_err(DemoError::Workspace)?;
-        let outcome = perform(params.length, &mut ending, &workspace, out).await;
+        let outcome = perform(params, &mut ending, &workspace, out).await;
         if params.keep_logs || !matches!(outcome, Ok(Verdict::Clean) | Err(DemoError::Output(_))) {
             workspace.keep();
         }
@@ -121,16 +141,16 @@ pub fn demo(params: &DemoParams, out: &mut dyn Write) -> Result<Verdict, DemoErr
 }
 
 async fn perform(
-    length: Option<Duration>,
+    params: &DemoParams,
     ending: &mut Ending,
     workspace: &Workspace,
     out: &mut dyn Write,
 ) -> Result<Verdict, DemoError> {
-    let schedule = Schedule::new(length);
+    let schedule = Schedule::new(params.scenario, params.length);
     writeln!(
         out,
-        "starting three instances of an application, each behind its own sidecar, and a client's sidecar, with mutual \
-         TLS between them; each is told where the first one is, and nothing of the others"
+        "starting four instances of an application, one of another version, each behind its own sidecar, and the sidecars\n\
+         of two clients, with mutual TLS between them; each is told where the first one is, and nothing of the others"
     )?;
     let fleet = tokio::select! {
         fleet = Fleet::start(workspace, schedule.check_interval) => fleet?,
@@ -139,7 +159,7 @@ async fn perform(
             return Ok(Verdict::Clean);
         }
     };
-    Show::new(fleet, &schedule, workspace, out).run(ending).await
+    Show::new(fleet, params.scenario, &schedule, workspace, out).run(ending).await
 }
 
 /// The signals that end the show.

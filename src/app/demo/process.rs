@@ -4,6 +4,7 @@
 use std::{
     ffi::OsStr,
     fs, io,
+    os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
 };
@@ -14,6 +15,9 @@ use super::DemoError;
 
 /// Lines of a log that are shown when its process died.
 const TAIL: usize = 12;
+
+/// What `kill -9` sends.
+const SIGKILL: i32 = 9;
 
 /// A running child. Dropping it kills it.
 #[derive(Debug)]
@@ -73,6 +77,13 @@ impl Process {
     /// Kills it as a machine that fails would, and waits until all its sockets are closed.
     pub(super) async fn kill(mut self) -> io::Result<()> {
         self.child.kill().await
+    }
+
+    /// Whether it has ended because somebody wanted it to, from outside.
+    pub(super) fn was_ended(&mut self) -> bool {
+        let status = self.child.try_wait().ok().flatten();
+        // One that is asked to end does so in good order.
+        status.is_some_and(|status| status.success() || status.signal() == Some(SIGKILL))
     }
 
     fn obituary(&self, status: ExitStatus) -> DemoError {

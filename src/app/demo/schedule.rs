@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
+use super::Scenario;
+
 /// Shortest show that is long enough to see an instance leave and return.
 const SHORTEST: Duration = Duration::from_secs(5);
 
 /// The plan of one show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Schedule {
+    /// Without the failures there is nothing but the end.
+    pub(super) scenario: Scenario,
     /// One instance dies.
     pub(super) kill: Duration,
     /// It is started again.
@@ -43,9 +47,10 @@ pub(super) enum Act {
 
 impl Schedule {
     /// The plan for a show of `length`, at least [`SHORTEST`], or for one without an end.
-    pub(super) fn new(length: Option<Duration>) -> Self {
+    pub(super) fn new(scenario: Scenario, length: Option<Duration>) -> Self {
         match length.map(|length| length.max(SHORTEST)) {
             Some(length) => Self {
+                scenario,
                 kill: length * 15 / 100,
                 restore: length * 35 / 100,
                 failing: (length * 45 / 100, length * 60 / 100),
@@ -54,6 +59,7 @@ impl Schedule {
                 check_interval: (length / 40).clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL),
             },
             None => Self {
+                scenario,
                 kill: Duration::from_secs(6),
                 restore: Duration::from_secs(14),
                 failing: (Duration::from_secs(20), Duration::from_secs(26)),
@@ -74,6 +80,9 @@ impl Schedule {
             (self.slow.0, Act::Slow),
             (self.slow.1, Act::Quick),
         ];
+        if self.scenario == Scenario::Store {
+            acts.clear();
+        }
         acts.extend(self.end.map(|end| (end, Act::End)));
         acts
     }
@@ -88,7 +97,7 @@ mod tests {
 
     #[test]
     fn one_dies_and_returns_one_fails_and_one_is_slow_one_after_the_other() {
-        let schedule = Schedule::new(Some(Duration::from_secs(20)));
+        let schedule = Schedule::new(Scenario::Failures, Some(Duration::from_secs(20)));
         let seconds: Vec<_> = schedule.acts().iter().map(|(at, act)| (at.as_secs(), *act)).collect();
         let expected = [
             (3, Act::Kill),
@@ -105,15 +114,22 @@ mod tests {
 
     #[test]
     fn without_a_length_the_show_goes_on() {
-        let acts = Schedule::new(None).acts();
+        let acts = Schedule::new(Scenario::Failures, None).acts();
         let seconds: Vec<_> = acts.iter().map(|(at, act)| (at.as_secs(), *act)).collect();
         assert_eq!(seconds[..3], [(6, Act::Kill), (14, Act::Restore), (20, Act::Fail)]);
         assert!(acts.iter().all(|(_, act)| *act != Act::End));
     }
 
     #[test]
+    fn nothing_fails_by_the_clock_where_the_store_is_shown() {
+        let acts = |length| Schedule::new(Scenario::Store, length).acts();
+        assert_eq!(acts(None), []);
+        assert_eq!(acts(Some(Duration::from_secs(90))), [(Duration::from_secs(90), Act::End)]);
+    }
+
+    #[test]
     fn a_show_is_never_too_short_to_see_something() {
-        let schedule = Schedule::new(Some(Duration::from_secs(1)));
+        let schedule = Schedule::new(Scenario::Failures, Some(Duration::from_secs(1)));
         assert_eq!(schedule.end, Some(SHORTEST));
         // Two failed checks take an endpoint out; both must fit between death and return.
         assert!(schedule.restore - schedule.kill > schedule.check_interval * 4);

@@ -1,22 +1,27 @@
 //! The show itself: runs the load, acts when the schedule says so, and tells what is to be seen.
 
-use std::{collections::VecDeque, io::Write, time::Duration};
+use std::{collections::VecDeque, io::Write, net::SocketAddr, time::Duration};
 
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior, interval_at, sleep_until},
 };
 
 use super::{
-    DemoError, Ending, Verdict,
+    DemoError, Ending, Scenario, Verdict,
     application::{LATE, Mood},
-    fleet::{Alive, FAILING, Fleet, NAMES, SLOW, SPARE, VICTIM},
-    load::{self, Load},
+    fleet::{CLIENTS, Casualty, FAILING, Fleet, NAMES, SLOW, SPARE, VICTIM},
+    introduction::{self, binary},
+    load::Load,
+    process::Process,
     report::{self, Happening},
-    rotation::{self, Look, Rotation},
+    rotation::{self, Look, Rotation, Turn},
     schedule::{Act, Schedule},
-    sidecar::Ports,
+    shift,
+    sidecar::SECOND,
+    store::{self, StoreLook, StoreTurn},
     tally::{Sample, Tally},
+    walk::{Demand, Walk},
     workspace::Workspace,
 };
 use crate::{
@@ -45,7 +50,13 @@ pub(super) struct Show<'a> {
     began: Mono,
     /// `None` until the first look, by which everybody is there already.
     rotation: Option<Rotation>,
-    killed: Option<Mono>,
+    /// Since when each instance is dead, if it is.
+    killed: [Option<Mono>; NAMES.len()],
+    /// Where the sidecars that keep the store are asked.
+    servers: watch::Sender<Vec<SocketAddr>>,
+    store: StoreLook,
+    /// The other scenario.
+    walk: Option<Walk>,
     total: Tally,
     second: Tally,
     happenings: Vec<Happening>,
@@ -55,6 +66,7 @@ pub(super) struct Show<'a> {
 enum Event {
     Sample(Sample),
     Look(Look),
+    Store(StoreLook),
     Act(Act),
     Second,
     Pulse,
@@ -65,35 +77,43 @@ impl<'a> Show<'a> {
     /// A show that has not begun, with everything started.
     pub(super) fn new(
         fleet: Fleet,
+        scenario: Scenario,
         schedule: &Schedule,
         workspace: &'a Workspace,
         out: &'a mut dyn Write,
     ) -> Self {
         Self {
             rotation: None,
-            killed: None,
+            killed: [None; NAMES.len()],
+            servers: watch::Sender::new(fleet.servers()),
+            store: StoreLook::default(),
+            walk: (scenario == Scenario::Store).then(|| Walk::new(fleet.started(), clock::now())),
             fleet,
             acts: schedule.acts().into(),
             workspace,
             out,
             began: clock::now(),
-            total: Tally::new(NAMES.len()),
-            second: Tally::new(NAMES.len()),
+            total: Tally::new(CLIENTS.len(), NAMES.len()),
+            second: Tally::new(CLIENTS.len(), NAMES.len()),
             happenings: Vec::new(),
         }
     }
 
     /// Runs to the end, ends all processes and prints the table.
     pub(super) async fn run(mut self, ending: &mut Ending) -> Result<Verdict, DemoError> {
-        self.introduce()?;
-        let client = self.fleet.client().ports;
+        introduction::write(&self.fleet, self.workspace, self.out)?;
+        let clients: Vec<_> = self.fleet.clients().iter().map(|client| client.ports).collect();
+        let admins: Vec<_> = clients.iter().map(|ports| ports.admin).collect();
+        let targets: Vec<_> = clients.iter().map(|ports| ports.traffic).collect();
         let (reports, mut looks) = mpsc::channel(LOOKS);
+        let (store_reports, mut stores) = mpsc::channel(LOOKS);
         let mut watching = Tasks::default();
-        watching.spawn("rotation", rotation::watch(client.admin, reports));
+        watching.spawn("rotation", rotation::watch(admins[0], reports));
+        watching.spawn("store", store::follow(self.servers.subscribe(), admins, store_reports));
         self.began = clock::now();
-        let (load, mut samples) = Load::start(client.traffic);
+        let (load, mut samples) = Load::start(&targets);
 
-        if let Err(error) = self.until_the_end(ending, &mut samples, &mut looks).await {
+        if let Err(error) = self.until_the_end(ending, &mut samples, &mut looks, &mut stores).await {
             // The first fault is the one to tell.
             let _ = self.fleet.end().await;
             return Err(error);
@@ -107,8 +127,22 @@ impl<'a> Show<'a> {
         watching.finish(WATCH_LIMIT).await;
         self.fleet.end().await?;
         write!(self.out, "\n{}", report::table(length, &self.total, &self.happenings))?;
+        let faults = match &self.walk {
+            Some(walk) => {
+                write!(self.out, "\nthe store, step by step\n\n{}\n", walk.report())?;
+                walk.faults()
+            }
+            None => Vec::new(),
+        };
+        for fault in &faults {
+            writeln!(self.out, "DOES NOT HOLD: {fault}")?;
+        }
+        if self.walk.is_some() && faults.is_empty() && self.total.failures == 0 {
+            writeln!(self.out, "holds: the store, the shift and both deaths cost no request")?;
+        }
         Ok(match self.total.failures {
-            0 => Verdict::Clean,
+            0 if faults.is_empty() => Verdict::Clean,
+            0 => Verdict::NotShown,
             failures => Verdict::Failed(failures),
         })
     }
@@ -118,6 +152,7 @@ impl<'a> Show<'a> {
         ending: &mut Ending,
         samples: &mut mpsc::Receiver<Sample>,
         looks: &mut mpsc::Receiver<Look>,
+        stores: &mut mpsc::Receiver<StoreLook>,
     ) -> Result<(), DemoError> {
         let began = clock::instant(self.began);
         let mut seconds = ticks(began, Duration::from_secs(1));
@@ -129,14 +164,16 @@ impl<'a> Show<'a> {
                 act = come(next, began) => Event::Act(act),
                 Some(sample) = samples.recv() => Event::Sample(sample),
                 Some(look) = looks.recv() => Event::Look(look),
+                Some(look) = stores.recv() => Event::Store(look),
                 _ = seconds.tick() => Event::Second,
                 _ = pulses.tick() => Event::Pulse,
             };
             match event {
                 Event::Sample(sample) => self.count(sample)?,
                 Event::Look(look) => self.look(&look)?,
+                Event::Store(look) => self.look_at_store(look)?,
                 Event::Second => self.tell_second()?,
-                Event::Pulse => self.fleet.casualty().map_or(Ok(()), Err)?,
+                Event::Pulse => self.look_after()?,
                 Event::Act(Act::End) | Event::Signal => return Ok(()),
                 Event::Act(act) => {
                     self.acts.pop_front();
@@ -146,20 +183,88 @@ impl<'a> Show<'a> {
                     }
                 }
             }
+            let demand = self.walk.as_mut().and_then(|walk| walk.next(&self.store, clock::now()));
+            if let Some(demand) = demand {
+                let met = tokio::select! {
+                    met = self.meet(demand) => met?,
+                    () = ending.come() => true,
+                };
+                if met {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Does what the other scenario demands. Whether it is over.
+    async fn meet(&mut self, demand: Demand) -> Result<bool, DemoError> {
+        match demand {
+            Demand::Shift => {
+                let file = shift::prepare(self.workspace)?;
+                let outcome =
+                    shift::put(&file, self.fleet.clients()[0].ports.admin, self.fleet.sidecars()).await;
+                match &outcome {
+                    Ok(shifted) => self.happen(format!(
+                        "`outrigger routes put` sent {} % of the traffic to {SECOND}: revision {}",
+                        shift::PERCENT,
+                        shifted.revision
+                    ))?,
+                    Err(why) => self.happen(format!("not shifted: {why}"))?,
+                }
+                if let Some(walk) = &mut self.walk {
+                    walk.shifted(outcome, clock::now());
+                }
+            }
+            Demand::Kill(instance) => {
+                let at = clock::now();
+                let pid = self.fleet.kill_sidecar(instance).await?.unwrap_or_default();
+                self.killed[instance] = Some(at);
+                if let Some(walk) = &mut self.walk {
+                    walk.killed(instance, pid, at);
+                }
+                self.happen(format!(
+                    "killed the sidecar of {}, which led the store (kill -9 {pid})",
+                    NAMES[instance]
+                ))?;
+            }
+            Demand::End => return Ok(true),
+        }
+        Ok(false)
+    }
+
+    /// Looks whether all processes live. A sidecar that somebody has killed by hand is part of the show.
+    fn look_after(&mut self) -> Result<(), DemoError> {
+        match self.fleet.casualty() {
+            None => Ok(()),
+            Some(Casualty::Fault(error)) => Err(error),
+            Some(Casualty::Killed(instance)) => {
+                // What was planned would get in the way of what somebody tries.
+                let is_away = self.killed[VICTIM].is_some();
+                self.acts.retain(|(_, act)| *act == Act::End || (is_away && *act == Act::Restore));
+                self.killed[instance] = Some(clock::now());
+                let name = NAMES[instance];
+                let file = self.workspace.path().join(format!("{name}.yaml"));
+                self.happen(format!(
+                    "somebody killed the sidecar of {name}; {} run --config {} starts it again",
+                    binary()?.display(),
+                    file.display()
+                ))
+            }
         }
     }
 
     async fn act(&mut self, act: Act) -> Result<(), DemoError> {
         match act {
             Act::Kill => {
-                self.killed = Some(clock::now());
+                self.killed[VICTIM] = Some(clock::now());
                 let killed = self.fleet.kill().await?;
                 self.happen(format!("killed {} (kill -9 of {killed})", NAMES[VICTIM]))
             }
             Act::Restore => {
                 let moved = self.fleet.restore(self.workspace).await?;
                 let address = self.fleet.instances()[VICTIM].ports.traffic;
-                self.killed = None;
+                self.killed[VICTIM] = None;
+                self.servers.send_replace(self.fleet.servers());
                 let place =
                     if moved { format!(", now at {address}: its port was taken") } else { String::new() };
                 self.happen(format!("started {} again{place}", NAMES[VICTIM]))
@@ -188,16 +293,19 @@ impl<'a> Show<'a> {
     }
 
     fn count(&mut self, sample: Sample) -> Result<(), DemoError> {
-        let Sample { latency, outcome } = sample;
-        let instance = match &outcome {
+        let instance = match &sample.outcome {
             Ok(name) => NAMES.iter().position(|known| known == name),
             Err(_) => None,
         };
-        if instance == Some(SPARE) && self.total.answers[SPARE] == 0 {
+        if instance == Some(SPARE) && self.total.answers(SPARE) == 0 {
             self.happen(format!("{} answers its first request", NAMES[SPARE]))?;
         }
-        self.total.count(instance, latency);
-        self.second.count(instance, latency);
+        if let Some(walk) = &mut self.walk {
+            walk.count(&sample, instance);
+        }
+        let Sample { sender, latency, outcome, .. } = sample;
+        self.total.count(sender, instance, latency);
+        self.second.count(sender, instance, latency);
         if instance.is_none() && self.total.failures <= TOLD_FAILURES {
             let why = outcome.map_or_else(|reason| reason, |name| format!("{name} is no instance of ours"));
             self.happen(format!("FAILED: {why}"))?;
@@ -211,15 +319,41 @@ impl<'a> Show<'a> {
             return Ok(());
         };
         for (node, turn) in rotation.observe(look) {
-            let since_killed = self.killed.filter(|_| node == NAMES[VICTIM]).map(|at| clock::now().since(at));
+            let instance = NAMES.iter().position(|name| *name == node);
+            if let Some(instance) = instance.filter(|_| turn == Turn::Joined) {
+                self.killed[instance] = None;
+            }
+            let killed = instance.and_then(|instance| self.killed[instance]);
+            let since_killed = killed.map(|at| clock::now().since(at));
             self.happen(report::turn(&node, &turn, since_killed))?;
         }
         Ok(())
     }
 
+    fn look_at_store(&mut self, look: StoreLook) -> Result<(), DemoError> {
+        for turn in look.turns(&self.store) {
+            let since_started = clock::now().since(self.fleet.started());
+            let pid = match &turn {
+                StoreTurn::Leads(leader) => {
+                    let instance = NAMES.iter().position(|name| *name == leader.node);
+                    instance.and_then(|instance| self.fleet.sidecar(instance)).map(Process::pid)
+                }
+                StoreTurn::Founded(_) | StoreTurn::Leaderless | StoreTurn::Route(..) => None,
+            };
+            self.happen(report::store_turn(&turn, since_started, pid))?;
+        }
+        self.store = look;
+        Ok(())
+    }
+
     fn tell_second(&mut self) -> Result<(), DemoError> {
-        let line = report::second(self.elapsed(), &self.second, self.total.failures);
-        self.second = Tally::new(NAMES.len());
+        let line = report::second(
+            self.elapsed(),
+            &self.second,
+            self.total.failures,
+            self.store.leader.as_ref().map(|leader| &*leader.node),
+        );
+        self.second = Tally::new(CLIENTS.len(), NAMES.len());
         Ok(writeln!(self.out, "{line}")?)
     }
 
@@ -232,83 +366,6 @@ impl<'a> Show<'a> {
 
     fn elapsed(&self) -> Duration {
         clock::now().since(self.began)
-    }
-
-    /// Says what runs where, and what to try.
-    fn introduce(&mut self) -> Result<(), DemoError> {
-        let out = &mut *self.out;
-        writeln!(out)?;
-        for (name, instance) in NAMES.iter().zip(self.fleet.instances()) {
-            let Some(Alive { application, address, sidecar }) = &instance.alive else { continue };
-            let Ports { traffic, admin, .. } = instance.ports;
-            let pids = (application.pid(), sidecar.pid());
-            writeln!(
-                out,
-                "  {name:<7} application at {address} (pid {}), sidecar at {traffic} (pid {}), its admin API at {admin}",
-                pids.0, pids.1
-            )?;
-        }
-        let (client, spare) = (self.fleet.client(), self.fleet.spare());
-        let Ports { traffic, admin, .. } = client.ports;
-        writeln!(
-            out,
-            "  client  sidecar at {traffic} (pid {}), its admin API at {admin}",
-            client.process.pid()
-        )?;
-        let (name, address, pid) = (NAMES[SPARE], spare.address, spare.application.pid());
-        writeln!(
-            out,
-            "  {name:<7} application at {address} (pid {pid}), no sidecar: start it by hand, see below"
-        )?;
-        writeln!(out)?;
-        if let Some(join) = self.fleet.join() {
-            writeln!(
-                out,
-                "  mesh    {} members found each other {:.1} s after the last had started, all by the one address {join}",
-                self.fleet.instances().len() + 1,
-                self.fleet.gathered().as_secs_f64()
-            )?;
-        }
-        self.invite()?;
-        let out = &mut *self.out;
-        writeln!(
-            out,
-            "load: {} connections, about {} requests per second through the client's sidecar; Ctrl-C ends it",
-            load::CONNECTIONS,
-            load::RATE
-        )?;
-        writeln!(out)?;
-        Ok(out.flush()?)
-    }
-
-    /// Says what to try, as commands.
-    fn invite(&mut self) -> Result<(), DemoError> {
-        let out = &mut *self.out;
-        let Ports { traffic, admin, .. } = self.fleet.client().ports;
-        let spare = self.fleet.spare();
-        let binary = std::env::current_exe()?;
-        let binary = binary.display();
-        writeln!(out)?;
-        writeln!(out, "  try     curl -i http://{traffic}/")?;
-        writeln!(out, "  look    curl http://{admin}/v1/services")?;
-        writeln!(out, "  members {binary} members --admin http://{admin}")?;
-        writeln!(out, "  add     {binary} run --config {}", spare.configuration.display())?;
-        writeln!(
-            out,
-            "          ({}, whose admin API will be at {}; Ctrl-C takes it out again)",
-            NAMES[SPARE], spare.ports.admin
-        )?;
-        if let Some(first) = self.fleet.instances().first() {
-            let (traffic, files) = (first.ports.traffic, self.workspace.path().join("certificates/client"));
-            let files = files.display();
-            writeln!(out, "  refused curl -k https://{traffic}/")?;
-            writeln!(
-                out,
-                "  allowed curl -k --cert {files}/tls.crt --key {files}/tls.key https://{traffic}/"
-            )?;
-        }
-        writeln!(out, "  files   {}", self.workspace.path().display())?;
-        Ok(writeln!(out)?)
     }
 }
 

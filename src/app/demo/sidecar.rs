@@ -40,6 +40,8 @@ pub(super) struct Ports {
     pub(super) admin: SocketAddr,
     /// Where it gossips.
     pub(super) gossip: SocketAddr,
+    /// Where others reach its part of the store.
+    pub(super) store: SocketAddr,
 }
 
 impl Ports {
@@ -57,7 +59,7 @@ impl Ports {
             taken.push(found);
             found
         };
-        Self { traffic: free(), admin: free(), gossip: free() }
+        Self { traffic: free(), admin: free(), gossip: free(), store: free() }
     }
 }
 
@@ -65,11 +67,29 @@ fn loopback(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
 
+/// What is called.
+pub(super) const SERVICE: &str = "api";
+
+/// The route to it, in the file of each client. One of that name in the store takes its place.
+pub(super) const ROUTE: &str = "api";
+
+/// The version that the file sends everybody to, and another one.
+pub(super) const FIRST: &str = "v1";
+/// See [`FIRST`].
+pub(super) const SECOND: &str = "v2";
+
 /// What stands beside the sidecar.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Role {
-    /// An application at this address, for which it takes requests.
-    Instance(SocketAddr),
+    /// An application, for which it takes requests.
+    Instance {
+        /// Where it listens.
+        application: SocketAddr,
+        /// Which version of it that is.
+        version: &'static str,
+        /// Whether its sidecar keeps the store of the mesh, with others.
+        is_server: bool,
+    },
     /// The load, for which it sends requests to whoever stands beside an instance.
     Client,
 }
@@ -78,21 +98,35 @@ impl Role {
     /// The service that it belongs to.
     pub(super) fn service(self) -> &'static str {
         match self {
-            Self::Instance(_) => "api",
+            Self::Instance { .. } => SERVICE,
             Self::Client => "client",
+        }
+    }
+
+    /// The section about the store, for a sidecar that keeps what it knows of it in `home`.
+    fn store(self, bind: SocketAddr, home: &Path) -> String {
+        match self {
+            Self::Instance { is_server: true, .. } => {
+                let home = home.display();
+                format!("store: {{ mode: server, bind: \"{bind}\", data_dir: {home} }}\n")
+            }
+            Self::Instance { .. } | Self::Client => {
+                format!("store: {{ mode: client, bind: \"{bind}\" }}\n")
+            }
         }
     }
 
     fn sections(self, traffic: SocketAddr, check_interval: Duration) -> String {
         let name = self.service();
         match self {
-            Self::Instance(application) => {
+            Self::Instance { application, version, .. } => {
                 let (interval, timeout) = (check_interval.as_millis(), check_interval.as_millis() * 4 / 5);
                 format!(
                     "service:\n  \
                        name: {name}\n  \
                        address: {application}\n  \
                        protocol: http1\n  \
+                       tags: {{ version: {version} }}\n  \
                        health_check: {{ path: /healthz, interval: {interval}ms, timeout: {timeout}ms, unhealthy_threshold: 2 }}\n\
                      intentions: {{ rules: [{{ source: client, action: allow }}] }}\n\
                      listeners:\n  \
@@ -106,9 +140,12 @@ impl Role {
                  listeners:\n  \
                    inbound: {{ enabled: false }}\n  \
                    outbound: {{ address: {traffic} }}\n\
+                 defaults:\n  \
+                   retry: {{ attempts: 2, retry_on: [connect-failure, refused-stream, reset, gateway-error] }}\n\
                  routes:\n  \
-                   - service: api # no addresses anywhere: the mesh knows who stands beside an instance of it\n    \
-                     retry: {{ attempts: 2, retry_on: [connect-failure, refused-stream, reset, gateway-error] }}\n"
+                   - name: {ROUTE} # no addresses anywhere: the mesh knows who stands beside an instance of it\n    \
+                     service: {SERVICE}\n    \
+                     subset: {{ version: {FIRST} }}\n"
             ),
         }
     }
@@ -135,11 +172,12 @@ impl Kit<'_> {
     }
 
     fn configuration(&self, name: &str, role: Role, ports: &Ports, certificates: &Path) -> String {
-        let Ports { traffic, admin, gossip } = *ports;
+        let Ports { traffic, admin, gossip, store } = *ports;
         let (own, mesh) = (role.sections(traffic, self.check_interval), self.gossip.section(name, gossip));
+        let store = role.store(store, &self.gossip.home(name).join("store"));
         let directory = certificates.display();
         format!(
-            "version: 1\n{own}{mesh}\
+            "version: 1\n{own}{mesh}{store}\
              mtls:\n  \
                ca:\n    \
                  mode: files\n    \
@@ -224,6 +262,7 @@ mod tests {
         config::{self, Bundle, ProcessEnvironment, Text},
         membership::Seed,
         snapshot::EndpointSource,
+        store::Mode,
         types::EndpointAddress,
     };
 
@@ -234,7 +273,8 @@ mod tests {
         gossip.join = join;
         let check_interval = Duration::from_millis(300);
         let kit = Kit { workspace: &workspace, issuer: &issuer, gossip: &gossip, check_interval };
-        let ports = Ports { traffic: loopback(20_001), admin: loopback(20_002), gossip: loopback(20_003) };
+        let [traffic, admin, gossip, store] = [20_001, 20_002, 20_003, 20_004].map(loopback);
+        let ports = Ports { traffic, admin, gossip, store };
         let text = std::fs::read(kit.prepare("api-1", role, &ports).unwrap()).unwrap();
         let source = Text::read("demo.yaml", text.as_slice()).unwrap();
         let (bundle, findings) = config::load(&source, &ProcessEnvironment).unwrap();
@@ -242,13 +282,25 @@ mod tests {
         bundle
     }
 
+    fn instance(is_server: bool) -> Role {
+        Role::Instance { application: loopback(8080), version: FIRST, is_server }
+    }
+
     #[test]
     fn the_configuration_of_an_instance_is_without_findings() {
-        let bundle = load(Role::Instance(loopback(8080)), None);
+        let bundle = load(instance(true), None);
         assert_eq!((bundle.workers, bundle.admin.address), (Some(1), EndpointAddress::Tcp(loopback(20_002))));
         assert_eq!(bundle.admin.metrics_address, None);
         let mesh = bundle.mesh.unwrap();
         assert_eq!((&*mesh.node, mesh.bind, mesh.join), ("api-1", loopback(20_003), Vec::new()));
+        let store = bundle.store.unwrap();
+        assert_eq!((store.mode, store.bind, store.bootstrap_expect), (Mode::Server, loopback(20_004), 3));
+    }
+
+    #[test]
+    fn who_does_not_keep_the_store_asks_those_who_do() {
+        let modes = [instance(false), Role::Client].map(|role| load(role, None).store.unwrap().mode);
+        assert_eq!(modes, [Mode::Client, Mode::Client]);
     }
 
     #[test]
@@ -262,8 +314,10 @@ mod tests {
 
     #[test]
     fn free_ports_differ_and_can_be_bound() {
-        let Ports { traffic, admin, gossip } = Ports::free();
-        assert!(traffic != admin && admin != gossip && gossip != traffic);
-        assert!([traffic, admin, gossip].iter().all(|address| PORTS.contains(&address.port())));
+        let Ports { traffic, admin, gossip, store } = Ports::free();
+        let mut ports = [traffic, admin, gossip, store].map(|address| address.port());
+        ports.sort_unstable();
+        assert!(ports.windows(2).all(|pair| pair[0] < pair[1]), "{ports:?}");
+        assert!(ports.iter().all(|port| PORTS.contains(port)));
     }
 }

@@ -2,9 +2,15 @@
 
 use std::time::Duration;
 
+use crate::types::Mono;
+
 /// What became of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Sample {
+    /// Through which of the sidecars it was sent.
+    pub(super) sender: usize,
+    /// When.
+    pub(super) began: Mono,
     /// From the first byte sent to the last received, or to the failure.
     pub(super) latency: Duration,
     /// Which instance answered, or why none did.
@@ -18,28 +24,57 @@ pub(super) struct Tally {
     pub(super) requests: u64,
     /// Those without a complete answer of status 200.
     pub(super) failures: u64,
-    /// Answers by instance, in the order of their names.
-    pub(super) answers: Vec<u64>,
+    /// Answers by the sidecar that the request was sent through, and by instance, in the order of their names.
+    answers: Vec<Vec<u64>>,
     /// Latencies of answered requests.
     pub(super) latencies: Latencies,
 }
 
 impl Tally {
-    /// Nothing counted yet, for so many instances.
-    pub(super) fn new(instances: usize) -> Self {
-        Self { requests: 0, failures: 0, answers: vec![0; instances], latencies: Latencies::default() }
+    /// Nothing counted yet, for so many sidecars that send, and instances.
+    pub(super) fn new(senders: usize, instances: usize) -> Self {
+        let answers = vec![vec![0; instances]; senders];
+        Self { requests: 0, failures: 0, answers, latencies: Latencies::default() }
     }
 
-    /// Counts one request, answered by the instance with that index, or by none.
-    pub(super) fn count(&mut self, instance: Option<usize>, latency: Duration) {
+    /// Counts one request through that sidecar, answered by the instance with that index, or by none.
+    pub(super) fn count(&mut self, sender: usize, instance: Option<usize>, latency: Duration) {
         self.requests += 1;
-        match instance.and_then(|index| self.answers.get_mut(index)) {
+        let of_sender = self.answers.get_mut(sender);
+        match instance.and_then(|index| of_sender?.get_mut(index)) {
             Some(answers) => {
                 *answers += 1;
                 self.latencies.record(latency);
             }
             None => self.failures += 1,
         }
+    }
+
+    /// Answers of one instance.
+    pub(super) fn answers(&self, instance: usize) -> u64 {
+        self.answers.iter().filter_map(|of_sender| of_sender.get(instance)).sum()
+    }
+
+    /// What one instance has of what was sent through one sidecar.
+    pub(super) fn share(&self, sender: usize, instance: usize) -> Share {
+        let of_sender = self.answers.get(sender).map(Vec::as_slice).unwrap_or_default();
+        Share { part: of_sender.get(instance).copied().unwrap_or_default(), whole: of_sender.iter().sum() }
+    }
+}
+
+/// A part of a number of answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Share {
+    /// This many ...
+    pub(super) part: u64,
+    /// ... of so many.
+    pub(super) whole: u64,
+}
+
+impl Share {
+    /// In thousandths, rounded; 0 of none.
+    pub(super) fn per_mille(self) -> u64 {
+        (self.part * 1000 + self.whole / 2) / self.whole.max(1)
     }
 }
 
@@ -129,11 +164,22 @@ mod tests {
 
     #[test]
     fn a_request_that_no_known_instance_answered_is_a_failure() {
-        let mut tally = Tally::new(3);
-        tally.count(Some(1), Duration::from_millis(1));
-        tally.count(None, Duration::from_millis(1));
-        tally.count(Some(7), Duration::from_millis(1));
+        let mut tally = Tally::new(1, 3);
+        tally.count(0, Some(1), Duration::from_millis(1));
+        tally.count(0, None, Duration::from_millis(1));
+        tally.count(0, Some(7), Duration::from_millis(1));
         assert_eq!((tally.requests, tally.failures), (3, 2));
-        assert_eq!(tally.answers, [0, 1, 0]);
+        assert_eq!([0, 1, 2].map(|instance| tally.answers(instance)), [0, 1, 0]);
+    }
+
+    #[test]
+    fn shares_are_of_what_went_through_one_sidecar() {
+        let mut tally = Tally::new(2, 2);
+        for (sender, instance) in [(0, 0), (0, 1), (0, 0), (1, 1)] {
+            tally.count(sender, Some(instance), Duration::from_millis(1));
+        }
+        let thousandths = |sender| tally.share(sender, 1).per_mille();
+        assert_eq!((thousandths(0), thousandths(1), thousandths(2)), (333, 1000, 0));
+        assert_eq!(tally.answers(1), 2);
     }
 }
