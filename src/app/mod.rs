@@ -8,6 +8,7 @@ mod edge;
 mod identity;
 mod mesh;
 mod overload;
+pub mod recovery;
 mod reload;
 mod run;
 mod shared;

@@ -50,6 +50,10 @@ pub(super) const STORE_EXPECT: usize = 3;
 pub(super) const STORE_TIMING: Timing =
     Timing { heartbeat: Duration::from_millis(50), election_timeout: Duration::from_millis(150) };
 pub(super) const STORE_SHORTEST_HEARTBEAT: Duration = Duration::from_millis(10);
+/// Shorter, and a process that is started again would have been replaced.
+pub(super) const STORE_LEAST_DEAD_AFTER: Duration = Duration::from_secs(2);
+pub(super) const STORE_LEAST_STABLE_AFTER: Duration = Duration::from_secs(1);
+pub(super) const STORE_LONGEST_PATIENCE: Duration = Duration::from_secs(60 * 60);
 /// What RFC 7519 §4.1.4 calls "no more than a few minutes".
 pub(super) const JWT_LEEWAY: Duration = Duration::from_secs(60);
 /// Twice what web servers take as one header.

@@ -147,6 +147,17 @@ impl Home {
     }
 }
 
+/// Who the member in `directory` is, if one ever was there. Blocks; changes nothing.
+///
+/// # Errors
+/// It cannot be read, or is damaged.
+pub fn kept_id(directory: &Path) -> Result<Option<MemberId>, HomeError> {
+    let path = directory.join(NODE);
+    let Some(text) = read(&path)? else { return Ok(None) };
+    let id = text.split_whitespace().next().and_then(|word| u64::from_str_radix(word, 16).ok());
+    id.map(|id| Some(MemberId(id))).ok_or(HomeError::Damaged(path))
+}
+
 fn read(path: &Path) -> Result<Option<String>, HomeError> {
     match bounded_file::read(path, Readers::OwnerAndGroup) {
         Ok(content) => String::from_utf8(content).map(Some).map_err(|_| HomeError::Damaged(path.to_owned())),

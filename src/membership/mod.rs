@@ -23,7 +23,7 @@ pub use self::{
     driver::{Membership, StartError},
     errands::Lookup,
     handle::{AskedOrder, Handle},
-    home::HomeError,
+    home::{HomeError, kept_id},
     order::{KeyHolders, KeyMark, KeyMarkError, KeyringError, KeyringOrder, KeyringReport},
     params::{GossipKey, GossipKeyError, Params, Profile, Seed},
 };

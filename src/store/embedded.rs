@@ -26,6 +26,7 @@ use super::{
         kv::Kv,
         outcome::{Change, CommandResult, OperationResult, Outcome, Page, Versioned},
     },
+    fence::Fence,
     peers::Peers,
     protocol::{self, Answer, COMMAND, Found, QUERY, Query, WireLevel},
     raft::{Certainty, Node},
@@ -74,6 +75,8 @@ pub(super) struct Parts {
     pub(super) peers: Peers,
     /// The store that this node belongs to.
     pub(super) founded: watch::Receiver<Option<u64>>,
+    /// In which epoch it asks.
+    pub(super) fence: Fence,
 }
 
 impl EmbeddedStore {
@@ -95,7 +98,8 @@ impl EmbeddedStore {
     /// How it is, as this node sees it.
     #[must_use]
     pub fn status(&self) -> StoreStatus {
-        StoreStatus::of(self.0.parts.own, *self.0.parts.founded.borrow(), self.0.parts.node.as_ref())
+        let Parts { own, node, founded, fence, .. } = &self.0.parts;
+        StoreStatus::of(*own, *founded.borrow(), node.as_ref(), fence.superseded())
     }
 
     /// Has `request` decided, wherever the leader is.
@@ -141,15 +145,18 @@ impl EmbeddedStore {
 
     /// Who is to be asked, the likeliest leader first.
     fn servers(&self) -> Vec<Target> {
-        let known =
-            self.0.parts.node.as_ref().and_then(Node::leader).unwrap_or_else(|| self.0.leader.load(Relaxed));
+        let Parts { node, fence, .. } = &self.0.parts;
+        // A replica that was left behind knows only who led before.
+        let replica = node.as_ref().filter(|_| fence.superseded().is_none());
+        let known = replica.and_then(Node::leader).unwrap_or_else(|| self.0.leader.load(Relaxed));
         let peers = self.0.parts.peers.borrow();
         let mut servers: Vec<_> = peers
             .iter()
             .filter(|peer| peer.is_server && peer.id != self.0.parts.own && peer.standing != Standing::Gone)
             .collect();
         servers.sort_by_key(|peer| {
-            (peer.id != known, peer.founded.is_none(), peer.standing == Standing::Suspect)
+            let is_elsewhere = peer.founded.is_none_or(|store| !fence.is_latest(store));
+            (is_elsewhere, peer.id != known, peer.standing == Standing::Suspect)
         });
         servers.iter().map(|peer| Target { node: peer.id, address: peer.address }).collect()
     }
@@ -161,7 +168,7 @@ impl EmbeddedStore {
         what: Q,
         limit: Duration,
     ) -> Answer<A> {
-        let body = protocol::write(&what);
+        let body = self.0.parts.fence.of_asker(&what);
         let mut said = Answer::NoQuorum;
         for target in self.servers() {
             match self.0.parts.caller.call(&target, Lane::Log, method, body.clone(), limit).await {

@@ -16,13 +16,15 @@ use tokio::{
 };
 
 use super::{
+    backend::StorageBackend,
     core::bootstrap::{
         Bootstrap, Config, Expect, Input, Kept, Known, Me, Message, Output, Promise, Proposal, SeedList,
         StoreId,
     },
+    fence::Fence,
     peers::{Peer, Peers, Standing},
     protocol,
-    raft::{Node, Voter},
+    raft::{Label, Node, Voter},
 };
 use crate::{
     identity::{bounded_file, bounded_file::Readers, ca::replace_private},
@@ -69,6 +71,11 @@ pub(super) struct Founding {
     pub(super) expect: usize,
     /// A store that was agreed upon and not begun yet.
     pub(super) agreed: Option<Proposal>,
+    /// Told as soon as it is known which store it is.
+    pub(super) fence: Fence,
+    /// Where the log is, and what it says of itself.
+    pub(super) backend: Arc<dyn StorageBackend>,
+    pub(super) label: Label,
 }
 
 /// Where it is kept what this node has promised.
@@ -111,6 +118,12 @@ impl Memory {
     /// The store that this node belonged to when it ended.
     pub(super) fn store(&self) -> Option<u64> {
         self.written.store.map(|store| store.0)
+    }
+
+    /// Belongs to `store` from now on. Blocks.
+    pub(super) fn remember(&mut self, store: StoreId) -> io::Result<()> {
+        self.written.store = Some(store);
+        self.write(&self.written)
     }
 
     fn write(&self, written: &Written) -> io::Result<()> {
@@ -210,10 +223,10 @@ impl Founding {
                 }
             }
             Output::Join(store) => {
-                self.memory.change(|written| written.store = Some(store)).await?;
+                self.belong(store).await?;
                 tracing::info!(store = %format_args!("{:016x}", store.0), "found the store of the mesh");
-                self.founded.send_replace(Some(store.0));
             }
+            Output::Superseded(store) => self.leave_behind(store).await?,
             Output::Found(proposal) => self.agreed = Some(proposal),
             Output::Conflict(stores) => {
                 tracing::error!(
@@ -232,16 +245,50 @@ impl Founding {
         let (Some(proposal), Some(node)) = (&self.agreed, &self.node) else { return Ok(()) };
         let known = proposal.members.nodes().iter().map(|id| self.voter(*id).map(|voter| (*id, voter)));
         let Some(voters) = known.collect::<Option<BTreeMap<u64, Voter>>>() else { return Ok(()) };
+        let (store, count) = (proposal.store, proposal.members.nodes().len());
+        // Those who are asked to vote must know what for.
+        self.fence.adopt(store);
         if let Err(error) = node.found(voters).await {
             // The others have begun it already, which is as good.
             tracing::debug!(error, "the log is there already");
         }
-        let (store, voters) = (proposal.store, proposal.members.nodes().len());
         self.agreed = None;
+        self.belong(store).await?;
+        tracing::info!(store = %format_args!("{:016x}", store.0), voters = count, "founded the store of the mesh");
+        Ok(())
+    }
+
+    /// What this node has, or will have, of the log is of `store`. Written first in the log itself: what that says counts.
+    async fn belong(&mut self, store: StoreId) -> io::Result<()> {
+        self.label.store = Some(store);
+        let (label, backend) = (self.label.clone(), Arc::clone(&self.backend));
+        tokio::task::spawn_blocking(move || label.write(&backend)).await.map_err(io::Error::other)??;
+        self.fence.adopt(store);
         self.memory.change(|written| written.store = Some(store)).await?;
-        tracing::info!(store = %format_args!("{:016x}", store.0), voters, "founded the store of the mesh");
         self.founded.send_replace(Some(store.0));
         Ok(())
+    }
+
+    /// The store is in a later epoch, without the log of this node. Whoever has none goes on there at once. A replica ends:
+    /// until the next start, which puts its log aside, this node asks the others as a client does.
+    async fn leave_behind(&mut self, store: StoreId) -> io::Result<()> {
+        self.fence.supersede(store);
+        let Some(node) = self.node.as_ref().filter(|node| node.has_log()) else {
+            tracing::warn!(epoch = store.epoch(), "the store has gone on in a later epoch");
+            return self.belong(store).await;
+        };
+        let left = self.label.store.map_or(0, StoreId::epoch);
+        tracing::error!(
+            epoch = store.epoch(),
+            left,
+            "the store has gone on without the log of this server (outrigger raft recover): what only this log has is not in it. \
+             This server takes no part any more; restart it, and it puts its log aside and joins as a new one"
+        );
+        let ending = tokio::time::timeout(LIMIT, node.shut_down());
+        if ending.await.is_err() {
+            tracing::error!("the replica that was left behind does not end");
+        }
+        self.memory.change(|written| written.store = Some(store)).await
     }
 
     fn voter(&self, id: u64) -> Option<Voter> {

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use super::core::autopilot::Patience;
 use crate::types::Secret;
 
 /// How a node takes part in the store of its mesh.
@@ -19,6 +20,8 @@ pub struct Params {
     pub bootstrap_expect: usize,
     /// How patient its voters are.
     pub timing: Timing,
+    /// How long a leader waits before it changes who votes.
+    pub patience: Patience,
     /// What its files are encrypted with.
     pub keys: StoreKeys,
 }

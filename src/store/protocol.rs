@@ -8,12 +8,44 @@ use super::{
         key::{Key, LeaseId, Revision},
         outcome::{Change, Page, Versioned},
     },
+    status::shown,
 };
 
 /// A command: answered with `Answer<Outcome>`.
 pub(super) const COMMAND: &str = "store/command";
 /// A query: answered with `Answer<Found>`.
 pub(super) const QUERY: &str = "store/query";
+
+/// Where a replica is, whichever epoch its log is of: answered with [`Whereabouts`].
+pub const POSITION: &str = "store/position";
+
+/// How far a replica that runs is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Whereabouts {
+    /// The store, with its epoch, that its log is of.
+    pub store: Option<u64>,
+    /// Its term.
+    pub term: u64,
+    /// Its last entry.
+    pub last_log: u64,
+    /// The revision of its state.
+    pub revision: Revision,
+}
+
+impl Whereabouts {
+    /// As it was sent, if it is that.
+    #[must_use]
+    pub fn read(body: &[u8]) -> Option<Self> {
+        read(body)
+    }
+
+    /// Whether it is a replica of `store`, in its epoch, as [`StoreStatus`](super::StoreStatus) shows it. Of one of a
+    /// version that did not say, all are.
+    #[must_use]
+    pub fn is_of(&self, store: Option<&str>) -> bool {
+        store.is_none_or(|store| self.store.is_some_and(|own| shown(own) == store))
+    }
+}
 
 /// What is read.
 #[derive(Clone, Debug, Serialize, Deserialize)]

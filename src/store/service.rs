@@ -1,16 +1,7 @@
 //! The part of this node in the store of its mesh, and who owns its tasks: calls are answered, a store is begun or found,
 //! and whoever leads ends leases and looks after the voters.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    net::SocketAddr,
-    os::unix::fs::DirBuilderExt,
-    path::{Path, PathBuf},
-    pin::Pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, io, net::SocketAddr, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -20,13 +11,20 @@ use tokio::{
 };
 
 use super::{
-    Mode, Params, Role, Store, StoreKeys,
-    backend::{self, Disk, Keys, Plain, SealKey, Sealed, StorageBackend},
-    core::{autopilot::Target, bootstrap::SeedList, command::Request, key::OpId, kv::Kv},
+    Mode, Params, Role, Store,
+    core::{
+        autopilot::{Patience, Target},
+        bootstrap::{SeedList, StoreId},
+        command::Request,
+        key::OpId,
+        kv::Kv,
+    },
     embedded::{self, EmbeddedStore, Parts},
-    founding::{self, FOUNDING, Founding, Memory, Told},
+    fence::{self, Fence},
+    files::{self, Files},
+    founding::{self, FOUNDING, Founding, Told},
     peers::Peers,
-    protocol,
+    protocol::{self, POSITION, Whereabouts},
     raft::{Network, Node},
     voters::{self, Voters},
 };
@@ -41,8 +39,6 @@ use crate::{
 const TICK: Duration = Duration::from_millis(250);
 /// For a replica to end in.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// The file of the log and the snapshot.
-const LOG: &str = "raft.redb";
 
 /// The store of this node does not start.
 #[derive(Debug, thiserror::Error)]
@@ -98,8 +94,10 @@ pub struct Service {
     founding: Founding,
     own: u64,
     target: Target,
+    patience: Patience,
     messages: mpsc::Sender<Told>,
     founded: watch::Receiver<Option<u64>>,
+    fence: Fence,
 }
 
 impl Service {
@@ -118,15 +116,18 @@ impl Service {
         let promises = directory.clone().or(promises);
         let kept = directory.clone().unwrap_or_default();
         let storage = |source| StartError::Storage { directory: kept.clone(), source };
-        let keys = keys(&params.keys);
-        let opened =
-            tokio::task::spawn_blocking(move || files(directory.as_deref(), promises.as_deref(), id, keys));
-        let (memory, backend) =
+        let (keys, mesh_name) = (files::keys(&params.keys), Arc::clone(&own.cluster));
+        let opened = tokio::task::spawn_blocking(move || {
+            files::open(directory.as_deref(), promises.as_deref(), id, &mesh_name, &keys)
+        });
+        let Files { memory, backend, label } =
             opened.await.map_err(io::Error::other).and_then(|opened| opened).map_err(storage)?;
+        let fence = Fence::new(label.store, memory.store().map(StoreId));
         let node = match params.mode {
             Mode::Client => None,
             Mode::Server => {
-                let network = Network { caller: caller.clone(), peers: peers.clone(), own: id };
+                let (caller, peers, fence) = (caller.clone(), peers.clone(), fence.clone());
+                let network = Network { caller, peers, own: id, fence };
                 Some(Node::open(id, params.timing, network, &backend).await.map_err(storage)?)
             }
         };
@@ -140,6 +141,7 @@ impl Service {
             caller: caller.clone(),
             peers: peers.clone(),
             founded: known.clone(),
+            fence: fence.clone(),
         });
         let founding = Founding {
             caller,
@@ -152,9 +154,13 @@ impl Service {
             is_seed,
             expect: params.bootstrap_expect,
             agreed: None,
+            fence: fence.clone(),
+            backend,
+            label,
         };
         let target = if params.bootstrap_expect == 5 { Target::Five } else { Target::Auto };
-        Ok(Self { rpc, node, peers, store, founding, own: id, target, messages, founded: known })
+        let (own, founded, patience) = (id, known, params.patience);
+        Ok(Self { rpc, node, peers, store, founding, own, target, patience, messages, founded, fence })
     }
 
     /// Where it listens.
@@ -177,11 +183,11 @@ impl Service {
 
     /// Takes part until the process stops.
     pub async fn run(self, mut drain: DrainWatch) {
-        let Self { rpc, node, peers, store, founding, own, target, messages, founded: _ } = self;
+        let Self { rpc, node, peers, store, founding, own, target, patience, messages, fence, .. } = self;
         let mut tasks = Tasks::default();
         tasks.spawn(
             "calls of the store",
-            rpc.run(Arc::new(Desk { node: node.clone(), messages }), drain.clone()),
+            rpc.run(Arc::new(Desk { node: node.clone(), messages, fence: fence.clone() }), drain.clone()),
         );
         tasks.spawn("founding of the store", founding.run(own));
         if let Some(node) = &node {
@@ -191,7 +197,9 @@ impl Service {
                 store,
                 peers,
                 own,
+                fence,
                 target,
+                patience,
                 led_since: None,
                 stable: BTreeMap::new(),
                 added: BTreeMap::new(),
@@ -212,33 +220,6 @@ impl Service {
     }
 }
 
-/// What records are sealed with. Each key is called by a byte that follows from it.
-fn keys(params: &StoreKeys) -> Keys {
-    let mut known = params.keys.iter().filter_map(|key| SealKey::new(key.id(), &key.bytes()));
-    let plain = if params.reads_plain { Plain::Accepted } else { Plain::Refused };
-    match known.next() {
-        Some(newest) => Keys::Some { newest, older: known.collect(), plain },
-        None => Keys::None,
-    }
-}
-
-/// Opens what is on the disk. Blocks.
-fn files(
-    directory: Option<&Path>,
-    promises: Option<&Path>,
-    id: u64,
-    keys: Keys,
-) -> io::Result<(Memory, Arc<dyn StorageBackend>)> {
-    let backend: Arc<dyn StorageBackend> = match directory {
-        Some(directory) => {
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-            Arc::new(Sealed::new(Disk::open(&directory.join(LOG))?, keys))
-        }
-        None => Arc::new(Sealed::new(backend::Memory::default(), Keys::None)),
-    };
-    Ok((Memory::open(promises, id)?, backend))
-}
-
 /// The same for all nodes that have the same seeds, in whatever order.
 fn seed_list(mut seeds: Vec<SocketAddr>) -> SeedList {
     seeds.sort_unstable();
@@ -254,6 +235,7 @@ fn seed_list(mut seeds: Vec<SocketAddr>) -> SeedList {
 struct Desk {
     node: Option<Node>,
     messages: mpsc::Sender<Told>,
+    fence: Fence,
 }
 
 impl Answering for Desk {
@@ -269,6 +251,20 @@ impl Answering for Desk {
         let Some(node) = self.node.clone() else {
             let refusal = Refusal::new(StatusCode::NOT_FOUND, "this node has no replica of the store");
             return Box::pin(std::future::ready(Err(refusal)));
+        };
+        if call.method.as_str() == POSITION {
+            let status = node.status();
+            let revision = node.state().read(Kv::revision);
+            let store = self.fence.replica().map(|store| store.0);
+            let told = Whereabouts { store, term: status.term, last_log: status.last_log, revision };
+            return Box::pin(std::future::ready(Ok(protocol::write(&told))));
+        }
+        let call = match fence::door(call.method.as_str()) {
+            Some(strangers) => match self.fence.admit(call.body.clone(), strangers) {
+                Ok(body) => Call { body, ..call },
+                Err(refusal) => return Box::pin(std::future::ready(Err(refusal))),
+            },
+            None => call,
         };
         Box::pin(async move {
             if let Some(answer) = node.answer(&call).await {

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{
     Role,
-    core::key::Revision,
+    core::{bootstrap::StoreId, key::Revision},
     raft::{Node, Status, Voter},
 };
 
@@ -19,6 +19,8 @@ pub struct StoreStatus {
     pub role: Role,
     /// The store that it belongs to, once it has found one.
     pub store: Option<String>,
+    /// How often that store was gone on with from one disk (`outrigger raft recover`).
+    pub epoch: Option<u64>,
     /// Who leads, if anybody does.
     pub leader: Option<String>,
     /// The term of the log.
@@ -72,11 +74,18 @@ pub(super) fn shown(id: u64) -> String {
 }
 
 impl StoreStatus {
-    pub(super) fn of(id: u64, store: Option<u64>, node: Option<&Node>) -> Self {
+    /// `superseded` is what the replica of this node is of, and what the store is by now, if that is later.
+    pub(super) fn of(
+        id: u64,
+        store: Option<u64>,
+        node: Option<&Node>,
+        superseded: Option<(StoreId, StoreId)>,
+    ) -> Self {
         let mut told = Self {
             id: shown(id),
             role: if node.is_some() { Role::Searching } else { Role::Watcher },
             store: store.map(shown),
+            epoch: store.map(|store| StoreId(store).epoch()),
             leader: None,
             term: 0,
             last_log: 0,
@@ -94,6 +103,14 @@ impl StoreStatus {
         };
         if let Some(node) = node {
             told.take(node);
+        }
+        if let Some((own, latest)) = superseded {
+            told.failure = Some(format!(
+                "the store has gone on in epoch {} without the log of this server, which is of epoch {}: restart it, and it puts \
+                 its log aside and joins as a new one",
+                latest.epoch(),
+                own.epoch()
+            ));
         }
         told
     }

@@ -12,11 +12,12 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use super::{
     Role, Scan,
     core::{
-        autopilot::{Change, Liveness, Node as Seen, Situation, Step, Target, decide},
+        autopilot::{Change, Liveness, Node as Seen, Patience, Situation, Step, Target, decide},
         command::{Request, Stay, Transaction},
         key::{Key, OpId},
     },
     embedded::EmbeddedStore,
+    fence::Fence,
     founding::voter,
     peers::{Peer, Peers, Standing},
     raft::{Node, Status},
@@ -37,7 +38,9 @@ pub(super) struct Voters {
     pub(super) store: EmbeddedStore,
     pub(super) peers: Peers,
     pub(super) own: u64,
+    pub(super) fence: Fence,
     pub(super) target: Target,
+    pub(super) patience: Patience,
     /// Since when this node leads; `None` if it does not.
     pub(super) led_since: Option<Mono>,
     /// Since when each node is alive, and has the log if it gets it.
@@ -89,6 +92,7 @@ impl Voters {
             tombstones: self.tombstones(),
             change: if status.is_changing { Change::InFlight } else { Change::None },
             target: self.target,
+            patience: self.patience,
         }
     }
 
@@ -113,7 +117,8 @@ impl Voters {
             lag: if is_own { 0 } else { lag },
             stable_since: self.stable.get(&peer.id).copied(),
             zone: (!peer.zone.is_empty()).then(|| Arc::clone(&peer.zone)),
-            eligible: peer.is_server,
+            // One who has the log of another epoch can make no use of this one.
+            eligible: peer.is_server && peer.founded.is_none_or(|store| self.fence.is_replicas(store)),
             draining: peer.is_draining,
         }
     }

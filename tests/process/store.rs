@@ -88,6 +88,19 @@ impl Trio {
         self.nodes[at] = None;
     }
 
+    /// The file with its configuration, for verbs that look at its disk.
+    fn config_file(&self, at: usize) -> String {
+        let whole = json!({
+            "version": 1,
+            "service": { "name": "tested", "address": "127.0.0.1:9" },
+            "mtls": { "mode": "disabled" },
+        });
+        let file = self.directories[at].0.join("outrigger.yaml");
+        let written = std::fs::write(&file, with(whole, self.config(at)).to_string());
+        assert!(written.is_ok(), "{written:?}");
+        file.display().to_string()
+    }
+
     async fn restart(&mut self, at: usize) {
         let node = Sidecar::start(self.config(at)).await;
         self.nodes[at] = Some(node);
@@ -236,6 +249,132 @@ async fn a_route_in_the_store_is_served_by_every_sidecar_and_outlives_the_quorum
     .await;
     eventually("the file's route is served again", async || {
         (answerer(trio.node(2)).await == "v1").then_some(())
+    })
+    .await;
+}
+
+/// Short waits, so that tests need not wait long.
+fn hasty() -> Value {
+    json!({ "store": { "dead_after": "2s", "stable_after": "1s" } })
+}
+
+/// The names of the voters, and of those who stand by, as `sidecar` knows them.
+async fn seats(sidecar: &Sidecar) -> [Vec<String>; 2] {
+    let status = sidecar.document("/v1/raft").await;
+    ["voters", "standbys"].map(|kind| {
+        let seats = status[kind].as_array().into_iter().flatten();
+        let mut names: Vec<String> =
+            seats.filter_map(|seat| seat["node"].as_str().map(str::to_owned)).collect();
+        names.sort();
+        names
+    })
+}
+
+/// Runs `outrigger raft`: its exit code, what it prints, and what it says of it.
+fn raft(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let done = run(&[&["raft"], arguments].concat());
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (done.status.code(), text(&done.stdout), text(&done.stderr))
+}
+
+#[tokio::test]
+async fn a_voter_that_is_gone_is_replaced_by_one_that_stands_by() {
+    let mut trio = Trio::start_with(hasty()).await;
+    let directory = Directory::new();
+    let spare = with(node("spare", &[&trio.gossip[0]], "127.0.0.1:0", Some(&directory)), hasty());
+    let spare = Sidecar::start(spare).await;
+    let leader = trio.leader().await;
+    eventually("the fourth one stands by", async || {
+        (seats(trio.node(leader)).await[1] == ["spare"]).then_some(())
+    })
+    .await;
+    put(trio.node(leader), "a", "1");
+    let lost = (leader + 1) % 3;
+    trio.kill(lost);
+    eventually("it votes in the place of the lost one", async || {
+        let [voters, standbys] = seats(trio.node(leader)).await;
+        let lost = format!("node-{lost}");
+        let is_replaced = voters.len() == 3 && !voters.contains(&lost) && !standbys.contains(&lost);
+        (is_replaced && voters.contains(&"spare".to_owned())).then_some(())
+    })
+    .await;
+    // So the store bears the loss of another one.
+    trio.kill((leader + 2) % 3);
+    put(trio.node(leader), "b", "2");
+    assert_eq!(got(&spare, "b"), "2\n");
+}
+
+#[tokio::test]
+async fn the_store_goes_on_from_one_disk_of_three() {
+    let mut trio = Trio::start_with(hasty()).await;
+    for number in 0..20 {
+        put(trio.node(number % 3), &format!("key-{number}"), &number.to_string());
+    }
+    // While it runs nobody else looks at its disk, and nobody goes on from it.
+    let files = [0, 1, 2].map(|at| trio.config_file(at));
+    let (code, _, said) = raft(&["recover", "-c", &files[0], "--accept-data-loss"]);
+    assert_eq!(code, Some(7), "{said}");
+    assert!(said.contains("stop the sidecar first"), "{said}");
+
+    (0..3).for_each(|at| trio.kill(at));
+    let furthest = (0..3).max_by_key(|at| {
+        let (code, told, said) = raft(&["inspect", "-c", &files[*at], "-o", "json"]);
+        assert_eq!(code, Some(0), "{said}");
+        let told: Value = serde_json::from_str(&told).expect("JSON");
+        (told["last_term"].as_u64(), told["last_index"].as_u64())
+    });
+    let survivor = furthest.expect("there are three");
+    let (lost, old) = ((survivor + 1) % 3, (survivor + 2) % 3);
+    // One disk is lost. Another one is thought to be, and is not.
+    trio.directories[lost] = Directory::new();
+    let left = std::mem::replace(&mut trio.directories[old], Directory::new());
+
+    let (code, _, said) = raft(&["recover", "-c", &files[survivor]]);
+    assert_eq!(code, Some(7), "{said}");
+    assert!(said.contains("--accept-data-loss") && said.contains("20 keys"), "{said}");
+    let (code, told, said) = raft(&["recover", "-c", &files[survivor], "--accept-data-loss"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(told.contains("goes on in epoch 1") && told.contains("raft.redb.epoch-0"), "{told}");
+
+    for at in [survivor, lost, old] {
+        trio.restart(at).await;
+    }
+    eventually("three vote again", async || {
+        let [voters, _] = seats(trio.node(survivor)).await;
+        (voters == ["node-0", "node-1", "node-2"]).then_some(())
+    })
+    .await;
+    for at in 0..3 {
+        for number in 0..20 {
+            assert_eq!(got(trio.node(at), &format!("key-{number}")), format!("{number}\n"));
+        }
+    }
+    put(trio.node(lost), "after", "1");
+
+    // Who comes back with the log of before has no say, and is told what to do.
+    let before = trio.node(survivor).document("/v1/raft").await;
+    let returned = || with(node("returned", &[&trio.gossip[survivor]], "127.0.0.1:0", Some(&left)), hasty());
+    let returning = Sidecar::start(returned()).await;
+    eventually("it knows that it was left behind", async || {
+        let status = returning.document("/v1/raft").await;
+        status["failure"].as_str().filter(|why| why.contains("epoch 1")).map(drop)
+    })
+    .await;
+    assert_eq!(got(&returning, "after"), "1\n");
+    put(&returning, "through-it", "2");
+    let after = trio.node(survivor).document("/v1/raft").await;
+    assert_eq!(
+        [&before["term"], &before["voters"].as_array().map(Vec::len).into()],
+        [&after["term"], &3.into()]
+    );
+    // With its log put aside it stands by.
+    drop(returning);
+    let returning = Sidecar::start(returned()).await;
+    eventually("it stands by", async || (seats(trio.node(survivor)).await[1] == ["returned"]).then_some(()))
+        .await;
+    assert!(left.0.join("store/raft.redb.epoch-0").exists());
+    eventually("it has what the others have", async || {
+        (kv(&returning, &["get", "through-it", "--consistency", "eventual"]).1 == "2\n").then_some(())
     })
     .await;
 }

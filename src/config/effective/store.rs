@@ -13,13 +13,15 @@ use crate::{
 
 /// With the keys: whoever shows it masks them.
 pub(super) fn section(params: &Params) -> Value {
-    let Params { mode, bind, advertise, data_dir, bootstrap_expect, timing, keys } = params;
+    let Params { mode, bind, advertise, data_dir, bootstrap_expect, timing, patience, keys } = params;
     let mut fields = object(json!({
         "mode": word_for(mode, &MODES),
         "bind": bind.to_string(),
         "bootstrap_expect": bootstrap_expect,
         "heartbeat": show_duration(timing.heartbeat),
         "election_timeout": show_duration(timing.election_timeout),
+        "dead_after": show_duration(patience.dead_after),
+        "stable_after": show_duration(patience.stable_after),
     }));
     let kept = data_dir.as_ref().map(|directory| directory.display().to_string());
     let kept = kept.or_else(|| (*mode == Mode::Server).then(|| NO_DIR.to_owned()));

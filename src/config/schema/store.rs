@@ -15,6 +15,8 @@ pub(in crate::config) static STORE: Section = Section {
         "older_encryption_keys",
         "heartbeat",
         "election_timeout",
+        "dead_after",
+        "stable_after",
     ],
     later: NONE,
     aliases: &[
@@ -34,5 +36,8 @@ pub(in crate::config) static STORE: Section = Section {
         ("old_keys", "older_encryption_keys"),
         ("heartbeat_interval", "heartbeat"),
         ("election", "election_timeout"),
+        ("replace_after", "dead_after"),
+        ("last_contact_threshold", "dead_after"),
+        ("server_stabilization_time", "stable_after"),
     ],
 };

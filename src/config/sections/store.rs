@@ -19,7 +19,7 @@ use crate::{
         value,
     },
     membership,
-    store::{Mode, Params, StoreKey, StoreKeys, Timing},
+    store::{Mode, Params, StoreKey, StoreKeys, Timing, core::autopilot::Patience},
 };
 
 pub(in crate::config) const MODES: [(&str, Mode); 2] = [("server", Mode::Server), ("client", Mode::Client)];
@@ -66,8 +66,9 @@ pub(in crate::config) fn read(
     });
     let data_dir = data_dir(&fields, mode, report);
     let timing = timing(&fields, report);
+    let patience = patience(&fields, report);
     let keys = keys(&fields, report);
-    Some(Params { mode, bind, advertise, data_dir, bootstrap_expect: expect, timing, keys })
+    Some(Params { mode, bind, advertise, data_dir, bootstrap_expect: expect, timing, patience, keys })
 }
 
 /// What the section means together with others.
@@ -129,6 +130,26 @@ fn timing(fields: &Fields<'_>, report: &mut Report) -> Timing {
         },
     );
     Timing { heartbeat, election_timeout }
+}
+
+fn patience(fields: &Fields<'_>, report: &mut Report) -> Patience {
+    let usual = Patience::USUAL;
+    let mut wait = |key, usual, least| {
+        fields.or(key, usual, report, |node, report| {
+            let wait = value::duration_from(node, least, report)?;
+            if wait <= defaults::STORE_LONGEST_PATIENCE {
+                return Some(wait);
+            }
+            let most = value::show_duration(defaults::STORE_LONGEST_PATIENCE);
+            report.add(
+                error(codes::OUT_OF_RANGE, node.span, format!("must be at most {most}")).label("too long"),
+            )
+        })
+    };
+    Patience {
+        dead_after: wait("dead_after", usual.dead_after, defaults::STORE_LEAST_DEAD_AFTER),
+        stable_after: wait("stable_after", usual.stable_after, defaults::STORE_LEAST_STABLE_AFTER),
+    }
 }
 
 /// A directory; servers must say whether they keep anything.

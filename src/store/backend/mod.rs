@@ -12,7 +12,7 @@ use std::{fmt, io, sync::Arc};
 pub use self::{
     disk::Disk,
     memory::Memory,
-    seal::{KEY_LENGTH, Keys, Plain, SealKey, Sealed},
+    seal::{KEY_LENGTH, Keys, Plain, SealKey, Sealed, digest},
 };
 
 /// Keys and values as bytes, in the order of the keys.

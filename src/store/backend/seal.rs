@@ -6,7 +6,7 @@ use std::{fmt, io, sync::Arc};
 
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
-    rand,
+    digest, rand,
 };
 use xxhash_rust::xxh64::Xxh64;
 
@@ -14,6 +14,13 @@ use super::{Batch, Durability, Records, Span, StorageBackend, Table};
 
 /// Bytes of a key.
 pub const KEY_LENGTH: usize = 32;
+
+/// SHA-256 of `bytes`, in hexadecimal digits: by which people compare what two disks have.
+#[must_use]
+pub fn digest(bytes: &[u8]) -> String {
+    let digest = digest::digest(&digest::SHA256, bytes);
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
 
 /// A key and the number by which records name it.
 #[derive(Clone)]

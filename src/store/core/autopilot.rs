@@ -8,7 +8,7 @@ mod situation;
 
 use std::collections::BTreeSet;
 
-pub use situation::{Change, Liveness, Node, Situation, Target};
+pub use situation::{Change, Liveness, Node, Patience, Situation, Target};
 use situation::{View, quorum};
 
 use crate::types::Mono;

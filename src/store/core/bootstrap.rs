@@ -167,7 +167,9 @@ impl Bootstrap {
         let mut stores: Vec<StoreId> = self.known.iter().filter_map(|known| known.founded).collect();
         stores.extend(self.store);
         stores.sort_unstable();
-        stores.dedup();
+        // Of one store the latest epoch counts: who has an earlier one was left behind.
+        let latest = stores.chunk_by(|one, next| one.is_kin(*next)).filter_map(|epochs| epochs.last());
+        let stores: Vec<StoreId> = latest.copied().collect();
         match stores[..] {
             [] => {}
             [store] => self.join(store),
@@ -280,7 +282,7 @@ impl Bootstrap {
             return;
         }
         let Some(members) = self.members() else { return };
-        let proposal = Proposal { members, store: StoreId(self.rng.u64(1..)) };
+        let proposal = Proposal { members, store: StoreId::fresh(self.rng.u64(..)) };
         self.round = self.round.max(self.acceptor.promise().ballot.round) + 1;
         let ballot = Ballot { round: self.round, proposer: self.me.node };
         self.attempt = Some(Attempt::new(ballot, proposal, self.config.seeds, self.now));
@@ -347,10 +349,17 @@ impl Bootstrap {
     }
 
     fn join(&mut self, store: StoreId) {
-        if self.store.is_none() && !self.has_conflict {
-            self.store = Some(store);
-            self.abandon();
-            self.outputs.push_back(Output::Join(store));
+        match self.store {
+            None if !self.has_conflict => {
+                self.store = Some(store);
+                self.abandon();
+                self.outputs.push_back(Output::Join(store));
+            }
+            Some(own) if own.is_before(store) => {
+                self.store = Some(store);
+                self.outputs.push_back(Output::Superseded(store));
+            }
+            None | Some(_) => {}
         }
     }
 

@@ -28,7 +28,7 @@ use super::{
     codec,
     types::{Entry, LogId, TypeConfig, Vote},
 };
-use crate::store::backend::{Batch, Records, Span, StorageBackend, Table};
+use crate::store::backend::{Batch, Durability, Records, Span, StorageBackend, Table};
 
 /// Writes the log. Dropping it waits until all that was asked of it is written.
 #[derive(Debug)]
@@ -76,6 +76,27 @@ impl LogStore {
         let queue = Arc::new(Queue::default());
         let writer = writer::start(Arc::clone(&shared), Arc::clone(&queue))?;
         Ok(Self { reader: LogReader(shared), queue, writer: Some(writer), sequence: 0 })
+    }
+
+    /// The vote, what is committed, and the last entry: for who takes no part.
+    pub(super) fn written(&self) -> (Option<Vote>, Option<LogId>, Option<LogId>) {
+        let view = self.view();
+        (view.vote, view.committed, view.last())
+    }
+
+    /// Entries from `from` on and before `before`.
+    pub(super) fn entries(&self, from: u64, before: u64) -> io::Result<Vec<Entry>> {
+        self.reader.read(from, before, None)
+    }
+
+    /// Writes an empty log that ends at `last`, all of it in a snapshot; `own` votes for itself, in a later term. Blocks.
+    pub(super) fn begin(backend: &Arc<dyn StorageBackend>, last: LogId, own: u64) -> io::Result<()> {
+        let mut batch = Batch::default();
+        let vote = Vote::new(last.leader_id.term + 1, own);
+        batch.put(Table::Meta, VOTE, codec::encode(&Some(vote))?);
+        batch.put(Table::Meta, COMMITTED, codec::encode(&Some(last))?);
+        batch.put(Table::Meta, PURGED, codec::encode(&Some(last))?);
+        backend.apply(batch, Durability::Durable)
     }
 
     fn view(&self) -> MutexGuard<'_, View> {

@@ -5,7 +5,7 @@ use std::{io, sync::Arc};
 
 use futures_util::{Stream, StreamExt};
 use openraft::{
-    EntryPayload, OptionalSend, RaftSnapshotBuilder,
+    OptionalSend, RaftSnapshotBuilder,
     storage::{EntryResponder, RaftStateMachine},
     type_config::alias::SnapshotOf,
 };
@@ -63,14 +63,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     {
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
-            let (proposal, membership) = match entry.payload {
-                EntryPayload::Blank => (None, None),
-                EntryPayload::Normal(proposal) => (Some(proposal), None),
-                EntryPayload::Membership(membership) => {
-                    (None, Some(StoredMembership::new(Some(entry.log_id), membership)))
-                }
-            };
-            let outcomes = self.state.apply(entry.log_id, proposal.as_ref(), membership);
+            let outcomes = self.state.apply_entry(entry);
             if let Some(responder) = responder {
                 responder.send(outcomes);
             }

@@ -2,10 +2,12 @@
 //! be replaced. Who founds the log, and who shall vote, is decided in `core`.
 
 mod codec;
+mod label;
 mod log;
 mod machine;
 mod network;
 mod node;
+mod salvage;
 mod snapshots;
 mod state;
 #[cfg(test)]
@@ -14,6 +16,12 @@ mod types;
 
 use std::{io, sync::Arc};
 
+pub(in crate::store) use self::{
+    label::Label,
+    network::Network,
+    node::{Certainty, Node, Status},
+    salvage::{Place, Salvage, begin, read},
+};
 pub use self::{
     log::{LogReader, LogStore},
     machine::{SnapshotBuilder, StateMachine},
@@ -22,10 +30,6 @@ pub use self::{
         Entry, LogId, Membership, Outcomes, Proposal, SnapshotData, SnapshotMeta, StoredMembership,
         TypeConfig, Vote, Voter,
     },
-};
-pub(in crate::store) use self::{
-    network::Network,
-    node::{Certainty, Node, Status},
 };
 use crate::store::backend::StorageBackend;
 

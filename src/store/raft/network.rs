@@ -19,6 +19,7 @@ use super::types::{SnapshotData, SnapshotMeta, TypeConfig, Vote, Voter};
 use crate::{
     peer::rpc::{Caller, Failure, Lane, Target},
     store::{
+        fence::Fence,
         peers::{self, Peers},
         protocol,
     },
@@ -56,6 +57,7 @@ pub(in crate::store) struct Network {
     pub(in crate::store) caller: Caller,
     pub(in crate::store) peers: Peers,
     pub(in crate::store) own: u64,
+    pub(in crate::store) fence: Fence,
 }
 
 /// The way to one other voter.
@@ -100,7 +102,7 @@ impl Link {
         // It may have moved since: the membership knows first.
         let address = peers::address(&self.network.peers, self.target).unwrap_or(self.known);
         let target = Target { node: self.target, address };
-        let body = protocol::write(question);
+        let body = self.network.fence.of_replica(question);
         match self.network.caller.call(&target, lane, method, body, limit).await {
             Ok(answer) => protocol::read(&answer).ok_or_else(|| {
                 let nonsense = AnyError::error("it answers what was not asked");

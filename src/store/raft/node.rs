@@ -255,6 +255,12 @@ impl Node {
         }
     }
 
+    /// Whether it ever had a part in the log.
+    pub(in crate::store) fn has_log(&self) -> bool {
+        let status = self.status();
+        (status.term, status.last_log) != (0, 0)
+    }
+
     pub(in crate::store) fn role(&self) -> Role {
         self.status().role
     }

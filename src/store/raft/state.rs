@@ -2,9 +2,10 @@
 
 use std::sync::{PoisonError, RwLock};
 
+use openraft::EntryPayload;
 use tokio::sync::watch;
 
-use super::types::{LogId, Outcomes, Proposal, SnapshotMeta, StoredMembership};
+use super::types::{Entry, LogId, Outcomes, Proposal, SnapshotMeta, StoredMembership};
 use crate::store::core::{key::Revision, kv::Kv};
 
 /// The state of the strong tier. Only the state machine of the same node changes it.
@@ -76,8 +77,20 @@ impl State {
         drop(before);
     }
 
+    /// Applies an entry of the log.
+    pub(super) fn apply_entry(&self, entry: Entry) -> Outcomes {
+        let (proposal, membership) = match entry.payload {
+            EntryPayload::Blank => (None, None),
+            EntryPayload::Normal(proposal) => (Some(proposal), None),
+            EntryPayload::Membership(membership) => {
+                (None, Some(StoredMembership::new(Some(entry.log_id), membership)))
+            }
+        };
+        self.apply(entry.log_id, proposal.as_ref(), membership)
+    }
+
     /// Applies the entry at `log`: `proposal`, or `membership`, or nothing.
-    pub(super) fn apply(
+    fn apply(
         &self,
         log: LogId,
         proposal: Option<&Proposal>,

@@ -32,6 +32,7 @@ use crate::{
             key::{Key, OpId},
             kv::Kv,
         },
+        fence::Fence,
         protocol::Answer,
     },
 };
@@ -388,7 +389,7 @@ fn a_leader_that_was_killed_leads_again_in_a_later_term_only_and_with_all_that_i
 async fn lone_voter(backend: &Arc<dyn StorageBackend>) -> Node {
     let own = Own { cluster: "tests".into(), node: 1 };
     let (_, peers) = tokio::sync::watch::channel(Arc::new(Vec::new()));
-    let network = Network { caller: Caller::new(&own, None), peers, own: 1 };
+    let network = Network { caller: Caller::new(&own, None), peers, own: 1, fence: Fence::new(None, None) };
     let timing =
         Timing { heartbeat: Duration::from_millis(50), election_timeout: Duration::from_millis(150) };
     Node::open(1, timing, network, backend).await.unwrap()

@@ -12,6 +12,7 @@ use crate::{
         Writable as _,
         conformance::conforms,
         core::{
+            autopilot::Patience,
             command::Stay,
             key::{Key, Revision},
         },
@@ -34,6 +35,7 @@ fn params(mode: Mode, expect: usize) -> Params {
         data_dir: None,
         bootstrap_expect: expect,
         timing: Timing { heartbeat: Duration::from_millis(50), election_timeout: Duration::from_millis(300) },
+        patience: Patience::USUAL,
         keys: StoreKeys::default(),
     }
 }

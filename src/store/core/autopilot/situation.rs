@@ -27,6 +27,24 @@ pub struct Situation {
     pub change: Change,
     /// How many voters are wanted.
     pub target: Target,
+    /// How long it is waited before anything is concluded.
+    pub patience: Patience,
+}
+
+/// How long it is waited before anything is concluded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// A node that the membership has declared dead, and that has acknowledged nothing for so long, is dead. Longer than a
+    /// process takes to be started again, and than the membership to be wrong.
+    pub dead_after: Duration,
+    /// A node that has been alive, and has had the log, for so long may vote.
+    pub stable_after: Duration,
+}
+
+impl Patience {
+    /// The second one is Consul's `ServerStabilizationTime`.
+    pub const USUAL: Self =
+        Self { dead_after: Duration::from_secs(15), stable_after: Duration::from_secs(10) };
 }
 
 /// A node as the leader sees it.
@@ -87,7 +105,7 @@ impl Situation {
         View::new(self, now).target()
     }
 
-    /// Whether a member of the store is in order at `now`: alive and stable for 10 s, its last acknowledgement less than
+    /// Whether a member of the store is in order at `now`: alive and stable for long enough, its last acknowledgement less than
     /// 600 ms old, and at most 250 entries behind. The leader itself always is.
     #[must_use]
     pub fn is_healthy(&self, node: u64, now: Mono) -> bool {
@@ -222,11 +240,11 @@ impl<'a> View<'a> {
     /// Whether it has not acknowledged anything for long to one who has led for long.
     fn is_silent(&self, id: u64) -> bool {
         let last = self.node(id).and_then(|node| node.last_ack).unwrap_or(self.situation.led_since);
-        self.now.since(last.max(self.situation.led_since)) >= DEAD_AFTER
+        self.now.since(last.max(self.situation.led_since)) >= self.situation.patience.dead_after
     }
 
     fn is_stable(&self, node: &Node) -> bool {
-        node.stable_since.is_some_and(|since| self.now.since(since) >= STABLE_AFTER)
+        node.stable_since.is_some_and(|since| self.now.since(since) >= self.situation.patience.stable_after)
     }
 
     fn zone(&self, id: u64) -> Option<&'a str> {
@@ -246,7 +264,3 @@ const STAY_AT: usize = 5;
 const FRESH_ACK: Duration = Duration::from_millis(600);
 /// Consul's `MaxTrailingLogs`.
 const MAX_LAG: u64 = 250;
-/// Consul's `ServerStabilizationTime`.
-const STABLE_AFTER: Duration = Duration::from_secs(10);
-/// Longer than a process takes to be started again, and than the membership to be wrong.
-const DEAD_AFTER: Duration = Duration::from_secs(15);

@@ -48,6 +48,7 @@ fn mesh(voters: u64, learners: u64, watchers: u64) -> Situation {
         tombstones: BTreeSet::new(),
         change: Change::None,
         target: Target::Auto,
+        patience: Patience::USUAL,
     }
 }
 
@@ -366,7 +367,8 @@ fn situations() -> impl Strategy<Value = Situation> {
             let voters_set: BTreeSet<u64> = (0..voters).collect();
             let learners = (voters..voters + learners).collect();
             let (leader, change) = (0, Change::None);
-            Situation { leader, led_since, voters: voters_set, learners, nodes, tombstones, change, target }
+            let (voters, patience) = (voters_set, Patience::USUAL);
+            Situation { leader, led_since, voters, learners, nodes, tombstones, change, target, patience }
         },
     )
 }

@@ -101,6 +101,8 @@ pub enum Output {
     /// Start the store with these members, of which this node is one, unless that is done already. Said once; other
     /// members may be told the same, and nobody is ever told other members or another store.
     Found(Proposal),
+    /// The store that this node belongs to has gone on in this later epoch: what this node has of its log counts no more.
+    Superseded(StoreId),
     /// Nodes of two stores are in this mesh. Nothing is done by itself here. Said once.
     Conflict(Vec<StoreId>),
 }

@@ -2,10 +2,46 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Names a store: drawn by chance by whoever first proposed it.
+/// Names a store, and in its last 16 bits the epoch of it: 0 when it is founded, and one more each time that it is gone on
+/// with from the disk of one server (docs/adr/0028). Drawn by chance by whoever first proposed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct StoreId(pub u64);
+
+impl StoreId {
+    /// The first epoch of a store; `chance` is more than the epoch has room for.
+    #[must_use]
+    pub fn fresh(chance: u64) -> Self {
+        Self(chance.max(1 << EPOCH_BITS) & !EPOCHS)
+    }
+
+    /// How often it was gone on with from one disk.
+    #[must_use]
+    pub fn epoch(self) -> u64 {
+        self.0 & EPOCHS
+    }
+
+    /// The same store in its next epoch; `None` after the last one.
+    #[must_use]
+    pub fn next_epoch(self) -> Option<Self> {
+        (self.epoch() < EPOCHS).then_some(Self(self.0 + 1))
+    }
+
+    /// Whether both are epochs of one store.
+    #[must_use]
+    pub fn is_kin(self, other: Self) -> bool {
+        self.0 >> EPOCH_BITS == other.0 >> EPOCH_BITS
+    }
+
+    /// Whether `later` is a later epoch of the same store.
+    #[must_use]
+    pub fn is_before(self, later: Self) -> bool {
+        self.is_kin(later) && self < later
+    }
+}
+
+const EPOCH_BITS: u32 = 16;
+const EPOCHS: u64 = (1 << EPOCH_BITS) - 1;
 
 /// The first voters of a store: 1, 3 or 5 different nodes, in the order of their ids.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -113,10 +113,39 @@ fn whoever_belongs_to_a_store_after_a_restart_founds_none() {
 #[test]
 fn two_stores_in_one_mesh_are_left_to_people() {
     let mut one = node(1, true, Kept::default());
-    let both = [4, 5].map(|store| Known { founded: Some(StoreId(store)), ..known(store) });
+    let [first, second] = [4, 5].map(|number| StoreId(number << 16));
+    let both = [first, second].map(|store| Known { founded: Some(store), ..known(store.0) });
     one.handle(Input::Known(both.to_vec()), at(0));
     one.handle(Input::Known(both.to_vec()), at(10_000));
-    assert_eq!(outputs(&mut one), [Output::Conflict(vec![StoreId(4), StoreId(5)])]);
+    assert_eq!(outputs(&mut one), [Output::Conflict(vec![first, second])]);
+}
+
+#[test]
+fn of_a_store_the_latest_epoch_is_joined_and_an_earlier_one_left() {
+    let (first, second) = (StoreId(7 << 16), StoreId(7 << 16 | 1));
+    let both = [first, second].map(|store| Known { founded: Some(store), ..known(4 + store.0) });
+    let mut fresh = node(1, true, Kept::default());
+    fresh.handle(Input::Known(both.to_vec()), at(0));
+    assert_eq!(outputs(&mut fresh), [Output::Join(second)]);
+    let mut old = node(1, true, Kept { store: Some(first), ..Kept::default() });
+    old.handle(Input::Known(both.to_vec()), at(0));
+    old.handle(Input::Known(both.to_vec()), at(10));
+    assert_eq!(outputs(&mut old), [Output::Superseded(second)]);
+    // And nobody goes back.
+    let mut new = node(1, true, Kept { store: Some(second), ..Kept::default() });
+    new.handle(Input::Known(both.to_vec()), at(0));
+    assert_eq!(outputs(&mut new), []);
+}
+
+#[test]
+fn epochs_are_of_one_store_and_end() {
+    let first = StoreId::fresh(0x1234_5678_9abc_def0);
+    assert_eq!((first, first.epoch()), (StoreId(0x1234_5678_9abc_0000), 0));
+    assert_eq!(StoreId::fresh(0), StoreId(0x1_0000));
+    let next = first.next_epoch().unwrap();
+    assert!(first.is_before(next) && !next.is_before(first) && !first.is_before(first));
+    assert!(!first.is_before(StoreId(0x1234_5678_9abd_0001)));
+    assert_eq!(StoreId(0x1234_5678_9abc_ffff).next_epoch(), None);
 }
 
 #[test]

@@ -9,7 +9,7 @@ mod pages;
 mod past;
 mod transact;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use self::{answers::Answers, history::History, leases::Leases};
 use super::{
@@ -36,6 +36,10 @@ pub const MAX_LEASES: usize = 1_000_000;
 /// Most keys that one [`Request::Expire`] removes, and most leases that it ends: it holds up what comes after it. What is
 /// left is for the next one.
 pub const MAX_EXPIRED: usize = 1_000;
+
+/// Revisions that an epoch of the store leaves out: more than were ever written and not yet copied to the disk that it
+/// begins from.
+pub const EPOCH_REVISIONS: u64 = 1_000_000_000;
 
 /// The keys, their leases, what was answered lately and what has changed lately. Empty by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,6 +93,20 @@ impl Kv {
             self.answers.remember(command.op, self.at_ms, &outcome);
         }
         outcome
+    }
+
+    /// The same keys, leases and answers, [`EPOCH_REVISIONS`] revisions later and with no changes to tell: what an epoch
+    /// of the store begins with. No revision of it was ever told in the epoch before, so whoever watched learns that it has
+    /// missed something, and reads anew. `None` if there are no revisions left.
+    #[must_use]
+    pub fn renewed(mut self) -> Option<Self> {
+        let revision = Revision(self.revision.0.checked_add(EPOCH_REVISIONS)?);
+        if revision.0 >> transact::REVISION_BITS != 0 {
+            return None;
+        }
+        self.revision = revision;
+        self.history = History::restore(revision, VecDeque::new());
+        Some(self)
     }
 
     /// What `key` has.

@@ -288,6 +288,7 @@ impl Mesh {
                     self.founded.push(proposal);
                     self.later(slow, Event::Belongs { node: at, start, store });
                 }
+                Output::Superseded(store) => panic!("an epoch {store:?} that nobody has begun"),
                 Output::Conflict(stores) => assert!(self.faults.amnesia, "two stores: {stores:?}"),
             }
         }

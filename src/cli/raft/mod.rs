@@ -1,4 +1,6 @@
-//! `outrigger raft`: how the store of the mesh is, as the sidecar that is asked sees it.
+//! `outrigger raft`: how the store of the mesh is, as the sidecar that is asked sees it, and what operators do to it.
+
+mod disk;
 
 use std::process::ExitCode;
 
@@ -25,6 +27,10 @@ pub(super) struct RaftArgs {
 enum Action {
     /// Tell what this node is to the store, and who votes
     Status(StatusArgs),
+    /// Tell how far the replica on a disk is; its sidecar must not run
+    Inspect(disk::InspectArgs),
+    /// Have the store go on from one disk, when most voters are gone for good; its sidecar must not run
+    Recover(disk::RecoverArgs),
 }
 
 #[derive(clap::Args, Debug)]
@@ -37,9 +43,16 @@ struct StatusArgs {
 }
 
 /// Runs the command.
-#[expect(clippy::print_stdout, reason = "what the command says is its output")]
 pub(super) fn raft(args: &RaftArgs) -> ExitCode {
-    let Action::Status(args) = &args.action;
+    match &args.action {
+        Action::Status(args) => status(args),
+        Action::Inspect(args) => disk::inspect(args),
+        Action::Recover(args) => disk::recover(args),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "what the command says is its output")]
+fn status(args: &StatusArgs) -> ExitCode {
     match args.admin.get("/v1/raft") {
         Ok(status) if args.output == Output::Json => println!("{status:#}"),
         Ok(status) => print!("{}", text(&status)),
@@ -74,9 +87,10 @@ fn text(status: &Value) -> String {
         .chain(standbys.iter().map(|one| row(one, "standby")))
         .collect();
     let mut told = format!(
-        "this node is {} in store {}, term {}, revision {}, {} keys\n",
+        "this node is {} in store {}, epoch {}, term {}, revision {}, {} keys\n",
         word(&status["role"]),
         word(&status["store"]),
+        status["epoch"].as_u64().unwrap_or_default(),
         status["term"],
         status["revision"],
         status["keys"],
@@ -100,12 +114,12 @@ mod tests {
     fn the_leader_is_shown_among_the_voters() {
         let replica = |id: &str, node: &str, lag: Option<u64>| json!({ "id": id, "node": node, "address": "10.0.0.1:7947", "zone": null, "lag": lag });
         let status = json!({
-            "role": "leader", "store": "00ff", "leader": "02", "term": 3, "revision": 7, "keys": 2, "failure": null,
+            "role": "leader", "store": "00ff", "epoch": 0, "leader": "02", "term": 3, "revision": 7, "keys": 2, "failure": null,
             "voters": [replica("01", "a", Some(0)), replica("02", "b", Some(0))],
             "standbys": [replica("03", "c", None)],
         });
         let expected = "\
-this node is leader in store 00ff, term 3, revision 7, 2 keys
+this node is leader in store 00ff, epoch 0, term 3, revision 7, 2 keys
 NODE  ROLE     ADDRESS        ZONE  LACKS  ID
 a     voter    10.0.0.1:7947  -     0      01
 b     leader   10.0.0.1:7947  -     0      02
