@@ -1,5 +1,7 @@
 //! The configuration files that ship, and what is said about broken ones.
 
+#[path = "config/etcd.rs"]
+mod etcd;
 #[path = "config/mesh.rs"]
 mod mesh;
 

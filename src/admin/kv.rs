@@ -40,7 +40,10 @@ pub(super) fn raft(store: Option<Store>) -> Result<Value, Problem> {
     let status = present(store)?.status();
     let status = status.and_then(|status| serde_json::to_value(status).ok());
     let Some(Value::Object(mut told)) = status else {
-        return Err(Problem::new(StatusCode::NOT_FOUND, "the store of this sidecar is in its memory alone"));
+        return Err(Problem::new(
+            StatusCode::NOT_FOUND,
+            "this sidecar has no part in keeping its store: it is in etcd, or in its memory alone",
+        ));
     };
     told.insert("apiVersion".to_owned(), API.into());
     told.insert("kind".to_owned(), "StoreStatus".into());
@@ -193,7 +196,9 @@ fn conflict(asked: &Transaction, results: &[OperationResult]) -> Failure {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         let status = match &error {
-            StoreError::NoQuorum | StoreError::Leaving => StatusCode::SERVICE_UNAVAILABLE,
+            StoreError::NoQuorum | StoreError::Unreachable(_) | StoreError::Leaving => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             StoreError::TimedOut => StatusCode::GATEWAY_TIMEOUT,
             StoreError::Request(RequestError::Value { .. } | RequestError::Transaction) => {
                 StatusCode::PAYLOAD_TOO_LARGE

@@ -5,6 +5,8 @@ use std::{net::SocketAddr, sync::Arc};
 use tokio::sync::watch;
 
 use super::run::RunError;
+#[cfg(feature = "etcd")]
+use crate::store::{Backend, EtcdService};
 use crate::{
     config::Bundle,
     identity::MeshTls,
@@ -29,16 +31,23 @@ impl StoreSays {
 }
 
 /// Opens the part of this sidecar in the store; `None` if the configuration knows none. It does nothing before
-/// [`OpenedStore::start`].
+/// [`start`].
 pub(super) async fn open(
     bundle: &Bundle,
     membership: Option<&Membership>,
     mesh: Option<Arc<MeshTls>>,
 ) -> Result<Option<OpenedStore>, RunError> {
-    let (Some(params), Some(membership), Some(gossip)) = (bundle.store.clone(), membership, &bundle.mesh)
-    else {
-        return Ok(None);
-    };
+    let Some(params) = bundle.store.clone() else { return Ok(None) };
+    #[cfg(feature = "etcd")]
+    if let Backend::Etcd(etcd) = params.backend {
+        if let Some(directory) = &params.data_dir {
+            let made = tokio::fs::create_dir_all(directory).await;
+            made.map_err(RunError::start("cannot make the directory of the store"))?;
+        }
+        let node = bundle.mesh.as_ref().map_or(&bundle.directory.local.name, |mesh| &mesh.node);
+        return Ok(Some(OpenedStore::Etcd(EtcdService::new(&format!("node/{node}"), etcd))));
+    }
+    let (Some(membership), Some(gossip)) = (membership, &bundle.mesh) else { return Ok(None) };
     let is_server = params.mode == Mode::Server;
     let view = membership.view();
     let (peers, known) = watch::channel(Arc::new(Vec::new()));
@@ -70,11 +79,19 @@ pub(super) async fn open(
         SocketAddr::new(ip, bound.port())
     });
     let says = StoreSays { address: reached, is_server, founded: service.founded() };
-    Ok(Some(OpenedStore { service, says, view, seeds, peers }))
+    let embedded = Embedded { service, says, view, seeds, peers };
+    Ok(Some(OpenedStore::Embedded(Box::new(embedded))))
 }
 
 /// The part of this sidecar in the store, before it does anything.
-pub(super) struct OpenedStore {
+pub(super) enum OpenedStore {
+    Embedded(Box<Embedded>),
+    #[cfg(feature = "etcd")]
+    Etcd(EtcdService),
+}
+
+/// Its part in the store of the mesh.
+pub(super) struct Embedded {
     service: Service,
     says: StoreSays,
     view: watch::Receiver<Arc<MembershipView>>,
@@ -82,13 +99,27 @@ pub(super) struct OpenedStore {
     peers: watch::Sender<Arc<Vec<Peer>>>,
 }
 
-impl OpenedStore {
-    /// Starts its tasks. Gives the store, and what is to be said of it in the mesh.
-    pub(super) fn start(self, drain: &Drain, tasks: &mut Tasks) -> (Store, StoreSays) {
-        let store = self.service.store();
-        tasks.spawn("peers of the store", follow(self.view, self.seeds, self.peers, drain.watch()));
-        tasks.spawn("store", self.service.run(drain.watch()));
-        (store, self.says)
+/// Starts the tasks of `opened`. Gives the store, and what is to be said of it in the mesh.
+pub(super) fn start(
+    opened: Option<OpenedStore>,
+    drain: &Drain,
+    tasks: &mut Tasks,
+) -> (Option<Store>, Option<StoreSays>) {
+    match opened {
+        None => (None, None),
+        Some(OpenedStore::Embedded(embedded)) => {
+            let Embedded { service, says, view, seeds, peers } = *embedded;
+            let store = service.store();
+            tasks.spawn("peers of the store", follow(view, seeds, peers, drain.watch()));
+            tasks.spawn("store", service.run(drain.watch()));
+            (Some(store), Some(says))
+        }
+        #[cfg(feature = "etcd")]
+        Some(OpenedStore::Etcd(service)) => {
+            let store = service.store();
+            tasks.spawn("etcd", service.run(drain.watch()));
+            (Some(store), None)
+        }
     }
 }
 

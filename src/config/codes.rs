@@ -118,6 +118,8 @@ codes! {
     STORE_EXPOSED = "OR218", "Whoever reaches the port of the store can change what all sidecars serve. With mutual TLS only \
         members of the mesh can; without it everybody can who is on the network. Switch `mtls` on, or let the store listen on \
         loopback, where only this machine is.";
+    NOT_BUILT = "OR219", "This binary was built without the part that is asked for. Build it with the cargo feature that the \
+        message names (`cargo build --release --features NAME`), or remove the key.";
     NOT_TCP = "OR230", "A service of `protocol: tcp` takes bytes, and requests cannot be routed to it; a listener under \
         `listeners.tcp` takes bytes, and cannot pass them to a service that speaks HTTP, which has retries, limits and \
         timeouts of its own. Correct the name, or the `protocol` of the service.";

@@ -49,6 +49,7 @@ pub(super) const STORE_EXPECT: usize = 3;
 /// The Raft paper's 150 to 300 ms, with room for three heartbeats (§5.6 and §9.3: broadcast time ≪ election timeout).
 pub(super) const STORE_TIMING: Timing =
     Timing { heartbeat: Duration::from_millis(50), election_timeout: Duration::from_millis(150) };
+pub(super) const ETCD_TIMEOUT: Duration = Duration::from_secs(3);
 pub(super) const STORE_SHORTEST_HEARTBEAT: Duration = Duration::from_millis(10);
 /// Shorter, and a process that is started again would have been replaced.
 pub(super) const STORE_LEAST_DEAD_AFTER: Duration = Duration::from_secs(2);

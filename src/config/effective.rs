@@ -47,6 +47,7 @@ pub fn effective_json(bundle: &Bundle) -> Value {
     mask::value(&mut document, "/mesh/gossip_key");
     mask::value(&mut document, "/store/encryption_key");
     mask::value(&mut document, "/store/older_encryption_keys");
+    mask::value(&mut document, "/store/etcd/password");
     document
 }
 

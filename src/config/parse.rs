@@ -119,7 +119,7 @@ pub(super) fn bundle(
     listeners.mtls = mtls.listener.clone();
     let admin = admin::read(&fields, &mut bound, report);
     let mesh = mesh::read(&fields, listeners.inbound.is_some(), environment, &mut bound, report);
-    let store = store::read(&fields, &mut bound, report);
+    let store = store::read(&fields, mesh.as_ref(), &mut bound, report);
     store::check(&fields, mesh.as_ref(), store.as_ref(), mtls.identities(), report);
     // Also if something about the section is wrong: one mistake is not to look like many.
     let discovery = fields.get("mesh").map_or(Discovery::None, |_| Discovery::Mesh);

@@ -12,6 +12,9 @@ pub enum StoreError {
     /// The voters of the store that can be reached are too few to decide anything.
     #[error("the store has no quorum: fewer than half of its voters can be reached (outrigger raft status)")]
     NoQuorum,
+    /// No part of it can be reached, and nothing has been done.
+    #[error("the store cannot be reached: {0}")]
+    Unreachable(String),
     /// It was not decided in time. A write may still happen: repeat it with the same operation id, which does it once.
     #[error("the store did not answer in time; a write may have happened, or may still")]
     TimedOut,

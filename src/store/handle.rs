@@ -23,6 +23,8 @@ use super::{
         Watchable, Writable,
     },
 };
+#[cfg(feature = "etcd")]
+use super::{EtcdStore, EtcdWatch};
 use crate::identity;
 
 /// A store of one of the kinds that there are.
@@ -32,6 +34,9 @@ pub enum Store {
     Memory(MemoryStore),
     /// Kept by the sidecars of the mesh among themselves.
     Embedded(EmbeddedStore),
+    /// In an etcd that somebody else runs.
+    #[cfg(feature = "etcd")]
+    Etcd(EtcdStore),
 }
 
 /// What a [`Store`] tells of its changes.
@@ -41,6 +46,9 @@ pub enum StoreWatch {
     Memory(MemoryWatch),
     /// Of a [`Store::Embedded`].
     Embedded(EmbeddedWatch),
+    /// Of a [`Store::Etcd`]. On the heap: it is much larger than the others.
+    #[cfg(feature = "etcd")]
+    Etcd(Box<EtcdWatch>),
 }
 
 impl Store {
@@ -90,6 +98,8 @@ impl Store {
         match self {
             Self::Memory(_) => None,
             Self::Embedded(store) => Some(store.status()),
+            #[cfg(feature = "etcd")]
+            Self::Etcd(_) => None,
         }
     }
 }
@@ -99,6 +109,8 @@ impl Readable for Store {
         match self {
             Self::Memory(store) => store.get(key, level).await,
             Self::Embedded(store) => store.get(key, level).await,
+            #[cfg(feature = "etcd")]
+            Self::Etcd(store) => store.get(key, level).await,
         }
     }
 
@@ -106,6 +118,8 @@ impl Readable for Store {
         match self {
             Self::Memory(store) => store.scan(scan, level).await,
             Self::Embedded(store) => store.scan(scan, level).await,
+            #[cfg(feature = "etcd")]
+            Self::Etcd(store) => store.scan(scan, level).await,
         }
     }
 }
@@ -115,6 +129,8 @@ impl Writable for Store {
         match self {
             Self::Memory(store) => store.put(op, key, value, stay).await,
             Self::Embedded(store) => store.put(op, key, value, stay).await,
+            #[cfg(feature = "etcd")]
+            Self::Etcd(store) => store.put(op, key, value, stay).await,
         }
     }
 
@@ -122,6 +138,8 @@ impl Writable for Store {
         match self {
             Self::Memory(store) => store.delete(op, key).await,
             Self::Embedded(store) => store.delete(op, key).await,
+            #[cfg(feature = "etcd")]
+            Self::Etcd(store) => store.delete(op, key).await,
         }
     }
 }
@@ -131,6 +149,8 @@ impl Transactional for Store {
         match self {
             Self::Memory(store) => store.transact(op, transaction).await,
             Self::Embedded(store) => store.transact(op, transaction).await,
+            #[cfg(feature = "etcd")]
+            Self::Etcd(store) => store.transact(op, transaction).await,
         }
     }
 }
@@ -165,6 +185,8 @@ impl Watchable for Store {
         match self {
             Self::Memory(store) => StoreWatch::Memory(store.watch(prefix, after)),
             Self::Embedded(store) => StoreWatch::Embedded(store.watch(prefix, after)),
+            #[cfg(feature = "etcd")]
+            Self::Etcd(store) => StoreWatch::Etcd(Box::new(store.watch(prefix, after))),
         }
     }
 }
@@ -174,6 +196,8 @@ impl Watch for StoreWatch {
         match self {
             Self::Memory(watch) => watch.next().await,
             Self::Embedded(watch) => watch.next().await,
+            #[cfg(feature = "etcd")]
+            Self::Etcd(watch) => watch.next().await,
         }
     }
 
@@ -181,6 +205,8 @@ impl Watch for StoreWatch {
         match self {
             Self::Memory(watch) => watch.seen(),
             Self::Embedded(watch) => watch.seen(),
+            #[cfg(feature = "etcd")]
+            Self::Etcd(watch) => watch.seen(),
         }
     }
 }
@@ -190,6 +216,8 @@ impl Leasable for Store {
         match self {
             Self::Memory(store) => store.grant(op, ttl).await,
             Self::Embedded(store) => store.grant(op, ttl).await,
+            #[cfg(feature = "etcd")]
+            Self::Etcd(store) => store.grant(op, ttl).await,
         }
     }
 
@@ -197,6 +225,8 @@ impl Leasable for Store {
         match self {
             Self::Memory(store) => store.keep_alive(lease).await,
             Self::Embedded(store) => store.keep_alive(lease).await,
+            #[cfg(feature = "etcd")]
+            Self::Etcd(store) => store.keep_alive(lease).await,
         }
     }
 
@@ -204,6 +234,8 @@ impl Leasable for Store {
         match self {
             Self::Memory(store) => store.revoke(op, lease).await,
             Self::Embedded(store) => store.revoke(op, lease).await,
+            #[cfg(feature = "etcd")]
+            Self::Etcd(store) => store.revoke(op, lease).await,
         }
     }
 }
@@ -213,6 +245,8 @@ impl Replicated for Store {
         match self {
             Self::Memory(store) => store.role(),
             Self::Embedded(store) => store.role(),
+            #[cfg(feature = "etcd")]
+            Self::Etcd(store) => store.role(),
         }
     }
 
@@ -220,6 +254,8 @@ impl Replicated for Store {
         match self {
             Self::Memory(store) => store.progress(),
             Self::Embedded(store) => store.progress(),
+            #[cfg(feature = "etcd")]
+            Self::Etcd(store) => store.progress(),
         }
     }
 }

@@ -7,6 +7,9 @@ mod conformance;
 pub mod core;
 mod embedded;
 mod error;
+#[cfg(feature = "etcd")]
+mod etcd;
+mod external;
 mod fence;
 mod files;
 mod founding;
@@ -26,6 +29,9 @@ mod voters;
 
 pub use embedded::{EmbeddedStore, EmbeddedWatch};
 pub use error::StoreError;
+#[cfg(feature = "etcd")]
+pub use etcd::{EtcdService, EtcdStore, EtcdWatch};
+pub use external::{Backend, EtcdCertificate, EtcdLogin, EtcdParams, EtcdTls};
 pub use handle::{Store, StoreWatch};
 pub use memory::{MemoryStore, MemoryWatch};
 pub use params::{Mode, Params, StoreKey, StoreKeys, Timing};

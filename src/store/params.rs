@@ -2,19 +2,23 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use super::Backend;
 use super::core::autopilot::Patience;
 use crate::types::Secret;
 
 /// How a node takes part in the store of its mesh.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Params {
+    /// Who keeps it. What is said below of voting, listening and encrypting is for a store of the sidecars.
+    pub backend: Backend,
     /// What it may become.
     pub mode: Mode,
     /// Where it listens for other nodes.
     pub bind: SocketAddr,
     /// Where others reach it; `None` takes the IP that the membership advertises and the port of `bind`.
     pub advertise: Option<SocketAddr>,
-    /// Where a server keeps its log; `None` keeps nothing, so that each start is another server.
+    /// Where a server keeps its log, and a sidecar of an etcd what it served last; `None` keeps nothing, so that each start
+    /// is another server.
     pub data_dir: Option<PathBuf>,
     /// How many servers must be there before they begin a store: 1, 3 or 5.
     pub bootstrap_expect: usize,

@@ -20,6 +20,9 @@ mod demo;
 #[cfg(test)]
 mod edge;
 #[cfg(test)]
+#[cfg(feature = "etcd")]
+mod etcd;
+#[cfg(test)]
 mod exchange;
 #[cfg(test)]
 mod ext_authz;

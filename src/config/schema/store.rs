@@ -6,6 +6,7 @@ pub(in crate::config) static STORE: Section = Section {
     name: "store",
     example: "mode: server, data_dir: /var/lib/outrigger/store",
     known: &[
+        "backend",
         "mode",
         "bind",
         "advertise",
@@ -17,6 +18,7 @@ pub(in crate::config) static STORE: Section = Section {
         "election_timeout",
         "dead_after",
         "stable_after",
+        "etcd",
     ],
     later: NONE,
     aliases: &[
@@ -39,5 +41,38 @@ pub(in crate::config) static STORE: Section = Section {
         ("replace_after", "dead_after"),
         ("last_contact_threshold", "dead_after"),
         ("server_stabilization_time", "stable_after"),
+    ],
+};
+
+pub(in crate::config) static ETCD: Section = Section {
+    name: "store.etcd",
+    example: "endpoints: [\"http://10.0.0.1:2379\"]",
+    known: &["endpoints", "prefix", "username", "password", "tls", "timeout"],
+    later: NONE,
+    aliases: &[
+        ("endpoint", "endpoints"),
+        ("hosts", "endpoints"),
+        ("servers", "endpoints"),
+        ("namespace", "prefix"),
+        ("user", "username"),
+        ("token", "password"),
+        ("request_timeout", "timeout"),
+        ("dial_timeout", "timeout"),
+    ],
+};
+
+pub(in crate::config) static ETCD_TLS: Section = Section {
+    name: "store.etcd.tls",
+    example: "ca: /etc/outrigger/etcd-ca.pem",
+    known: &["ca", "cert", "key", "server_name"],
+    later: NONE,
+    aliases: &[
+        ("cacert", "ca"),
+        ("ca_file", "ca"),
+        ("trusted_ca", "ca"),
+        ("certificate", "cert"),
+        ("cert_file", "cert"),
+        ("key_file", "key"),
+        ("sni", "server_name"),
     ],
 };

@@ -2,6 +2,7 @@
 
 pub(super) mod admin;
 pub(super) mod edge;
+pub(super) mod etcd;
 pub(super) mod ext_authz;
 pub(super) mod health_check;
 pub(super) mod http_edits;

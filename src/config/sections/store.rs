@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::{
+    etcd,
     intentions::Identities,
     listeners::Bound,
     mesh::{NO_DIR, reachable},
@@ -19,10 +20,31 @@ use crate::{
         value,
     },
     membership,
-    store::{Mode, Params, StoreKey, StoreKeys, Timing, core::autopilot::Patience},
+    store::{Backend, Mode, Params, StoreKey, StoreKeys, Timing, core::autopilot::Patience},
 };
 
 pub(in crate::config) const MODES: [(&str, Mode); 2] = [("server", Mode::Server), ("client", Mode::Client)];
+
+/// Who keeps the store.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keeper {
+    Embedded,
+    Etcd,
+}
+
+const BACKENDS: [(&str, Keeper); 2] = [("embedded", Keeper::Embedded), ("etcd", Keeper::Etcd)];
+
+/// What only a store of the sidecars has.
+const OF_SIDECARS: [&str; 8] = [
+    "mode",
+    "bind",
+    "advertise",
+    "bootstrap_expect",
+    "encryption_key",
+    "older_encryption_keys",
+    "heartbeat",
+    "election_timeout",
+];
 
 /// Heartbeats that a voter misses at least before it asks to lead: fewer would make one lost packet an election.
 const LEAST_RATIO: u32 = 3;
@@ -30,11 +52,24 @@ const LEAST_RATIO: u32 = 3;
 /// `None` without the section, or if something about it is reported as wrong.
 pub(in crate::config) fn read(
     root: &Fields<'_>,
+    mesh: Option<&membership::Params>,
     bound: &mut Vec<Bound>,
     report: &mut Report,
 ) -> Option<Params> {
     let section = root.get("store")?;
     let fields = Fields::open(section, &schema::STORE, report)?;
+    let keeper = fields
+        .or("backend", Keeper::Embedded, report, |node, report| value::word(node, &BACKENDS, &[], report));
+    if keeper == Keeper::Etcd {
+        return in_etcd(&fields, mesh, report);
+    }
+    if let Some(node) = fields.get("etcd") {
+        report.add::<()>(
+            error(codes::CHOICE, node.span, "`etcd` is for `backend: etcd`")
+                .label("the sidecars keep this store among themselves")
+                .help("add `backend: etcd`, or remove this"),
+        );
+    }
     if root.get("mesh").is_none() {
         report.add::<()>(
             error(codes::MISSING_KEY, fields.span, "`store` needs `mesh`")
@@ -68,7 +103,49 @@ pub(in crate::config) fn read(
     let timing = timing(&fields, report);
     let patience = patience(&fields, report);
     let keys = keys(&fields, report);
-    Some(Params { mode, bind, advertise, data_dir, bootstrap_expect: expect, timing, patience, keys })
+    let backend = Backend::Embedded;
+    Some(Params {
+        backend,
+        mode,
+        bind,
+        advertise,
+        data_dir,
+        bootstrap_expect: expect,
+        timing,
+        patience,
+        keys,
+    })
+}
+
+/// A store that an etcd keeps. It needs no mesh: its members are named.
+fn in_etcd(fields: &Fields<'_>, mesh: Option<&membership::Params>, report: &mut Report) -> Option<Params> {
+    if let (false, Some(node)) = (Backend::HAS_ETCD, fields.get("backend")) {
+        return report.add(
+            error(codes::NOT_BUILT, node.span, "this binary was built without etcd")
+                .label("needs the cargo feature `etcd`")
+                .help("build it with `cargo build --release --features etcd`, which needs protoc"),
+        );
+    }
+    for (key, node) in OF_SIDECARS.iter().filter_map(|key| fields.get(key).map(|node| (key, node))) {
+        let message = format!("`{key}` has no effect with `backend: etcd`");
+        report.add::<()>(warning(codes::NO_EFFECT, node.span, message).label("etcd keeps the store"));
+    }
+    let cluster = mesh.map_or(defaults::MESH_CLUSTER, |mesh| &mesh.cluster);
+    let node = fields.require("etcd", "etcd: { endpoints: [\"http://10.0.0.1:2379\"] }", report);
+    let etcd = node.and_then(|node| etcd::read(node, cluster, report));
+    // Where it is kept what was served last.
+    let data_dir = fields.get("data_dir").and_then(|node| directory(node, report));
+    Some(Params {
+        backend: Backend::Etcd(etcd?),
+        mode: Mode::Client,
+        bind: defaults::STORE_BIND,
+        advertise: None,
+        data_dir,
+        bootstrap_expect: defaults::STORE_EXPECT,
+        timing: defaults::STORE_TIMING,
+        patience: Patience::USUAL,
+        keys: StoreKeys::default(),
+    })
 }
 
 /// What the section means together with others.
@@ -169,6 +246,10 @@ fn data_dir(fields: &Fields<'_>, mode: Mode, report: &mut Report) -> Option<Path
         let message = "`data_dir` has no effect for a client of the store";
         report.add::<()>(warning(codes::NO_EFFECT, node.span, message).label("only servers keep the log"));
     }
+    directory(node, report)
+}
+
+fn directory(node: &Node, report: &mut Report) -> Option<PathBuf> {
     match &node.content {
         Content::Scalar(scalar) if scalar.text == NO_DIR => None,
         _ => mtls::path(node, report),

@@ -8,8 +8,8 @@ use super::*;
 use crate::{
     rt::{Drain, Tasks},
     store::{
-        Level, Mode, Params, Peer, Readable as _, Service, ServiceParams, Standing, Store, StoreError,
-        StoreKey, Timing, Watch as _, Watchable as _, Writable as _,
+        Backend, Level, Mode, Params, Peer, Readable as _, Service, ServiceParams, Standing, Store,
+        StoreError, StoreKey, Timing, Watch as _, Watchable as _, Writable as _,
         core::{autopilot::Patience, command::Stay, key::Key},
     },
     types::Mono,
@@ -57,6 +57,7 @@ impl Server {
             peers: known,
             promises: None,
             store: Params {
+                backend: Backend::Embedded,
                 mode: Mode::Server,
                 bind: ([127, 0, 0, 1], 0).into(),
                 advertise: None,

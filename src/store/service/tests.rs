@@ -8,8 +8,8 @@ use super::{Service, ServiceParams};
 use crate::{
     rt::{Drain, Tasks},
     store::{
-        Historical as _, Level, Mode, Params, Peer, Readable as _, Standing, Store, StoreKeys, Timing,
-        Writable as _,
+        Backend, Historical as _, Level, Mode, Params, Peer, Readable as _, Standing, Store, StoreKeys,
+        Timing, Writable as _,
         conformance::conforms,
         core::{
             autopilot::Patience,
@@ -29,6 +29,7 @@ struct Running {
 
 fn params(mode: Mode, expect: usize) -> Params {
     Params {
+        backend: Backend::Embedded,
         mode,
         bind: ([127, 0, 0, 1], 0).into(),
         advertise: None,
