@@ -30,6 +30,13 @@ pub(super) const PERCENT: u32 = 10;
 /// Longest time for the command.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// How long it is repeated: while another leader is elected, it may not be known what came of a write, and one that is
+/// repeated does no harm.
+const REPEATED: Duration = Duration::from_secs(30);
+
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(500);
+
 /// How long the last sidecar may take.
 const SERVED: Duration = Duration::from_secs(10);
 
@@ -69,7 +76,14 @@ pub(super) async fn put(
     admin: SocketAddr,
     sidecars: Vec<(&'static str, SocketAddr)>,
 ) -> Result<Shifted, String> {
-    let revision = write(file, admin).await?;
+    let begun = clock::now();
+    let revision = loop {
+        match write(file, admin).await {
+            Ok(revision) => break revision,
+            Err(why) if clock::now().since(begun) > REPEATED => return Err(why),
+            Err(_) => sleep(PAUSE).await,
+        }
+    };
     let (written, count) = (clock::now(), sidecars.len());
     let mut waiting: Vec<_> =
         sidecars.into_iter().map(|(name, admin)| (name, Connection::new(admin))).collect();

@@ -108,7 +108,15 @@ impl Role {
         match self {
             Self::Instance { is_server: true, .. } => {
                 let home = home.display();
-                format!("store: {{ mode: server, bind: \"{bind}\", data_dir: {home} }}\n")
+                // All processes of the show share one machine, perhaps with others: who is late is not dead.
+                format!(
+                    "store:\n  \
+                       mode: server\n  \
+                       bind: \"{bind}\"\n  \
+                       data_dir: {home}\n  \
+                       heartbeat: 100ms\n  \
+                       election_timeout: 500ms\n"
+                )
             }
             Self::Instance { .. } | Self::Client => {
                 format!("store: {{ mode: client, bind: \"{bind}\" }}\n")

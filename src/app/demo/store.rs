@@ -11,7 +11,7 @@ use tokio::{
 use super::{client::Connection, sidecar::ROUTE};
 
 /// How often the admin APIs are asked.
-const INTERVAL: Duration = Duration::from_millis(100);
+const INTERVAL: Duration = Duration::from_millis(200);
 
 /// Longest wait for an answer.
 const LIMIT: Duration = Duration::from_secs(1);
