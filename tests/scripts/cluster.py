@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mesh import ADMIN, CLIENT, GOSSIP_PORT, Mesh, Node
 from planted import bug_environment, program
-from sidecar import TARGET, check
+from sidecar import TARGET, check, need_tools
 
 STORE_PORT = 7947
 # Two loaded cores must not cause elections.
@@ -358,6 +358,7 @@ def checker():
         return given
     target = TARGET / "linearizability"
     manifest = Path(__file__).resolve().parents[1] / "linearizability/Cargo.toml"
+    need_tools("cargo")
     build = ["cargo", "build", "--quiet", "--locked", "--manifest-path", manifest, "--target-dir", target]
     subprocess.run(build, check=True)
     return target / "debug/linearizability"
