@@ -200,12 +200,13 @@ impl From<StoreError> for Problem {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             StoreError::TimedOut => StatusCode::GATEWAY_TIMEOUT,
-            StoreError::Request(RequestError::Value { .. } | RequestError::Transaction) => {
-                StatusCode::PAYLOAD_TOO_LARGE
-            }
+            StoreError::Request(
+                RequestError::Value { .. } | RequestError::Transaction | RequestError::Removed,
+            ) => StatusCode::PAYLOAD_TOO_LARGE,
             StoreError::Request(RequestError::Ttl(_) | RequestError::Author) | StoreError::Level(_) => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
+            StoreError::Denied(_) => StatusCode::FORBIDDEN,
             StoreError::NoLease(_) => StatusCode::NOT_FOUND,
             StoreError::Full => StatusCode::INSUFFICIENT_STORAGE,
             StoreError::Compacted { .. } => StatusCode::GONE,

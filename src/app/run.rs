@@ -365,7 +365,7 @@ async fn start_control(
     let resolver = Arc::new(resolver);
     let tls = identity.map(|identity| Arc::clone(&identity.mesh));
     let membership = mesh::bind(bundle, tls.clone(), registry, &resolver).await?;
-    let store = store::open(bundle, membership.as_ref(), tls.clone()).await?;
+    let store = store::open(bundle, membership.as_ref(), tls.clone(), registry).await?;
     let (directory, cell, publisher) = Directory::start(
         bundle.directory.clone(),
         bundle.telemetry.propagation.clone(),

@@ -11,8 +11,10 @@ use crate::{
     config::Bundle,
     identity::MeshTls,
     membership::{Member, MemberState, Membership, MembershipView, Seed, StorePlace},
+    peer::rpc::Known,
     rt::{Drain, DrainWatch, Phase, Tasks},
     store::{Mode, Peer, Service, ServiceParams, Standing, Store},
+    telemetry::metrics::Registry,
 };
 
 /// What this sidecar says in the mesh about its part in the store.
@@ -36,6 +38,7 @@ pub(super) async fn open(
     bundle: &Bundle,
     membership: Option<&Membership>,
     mesh: Option<Arc<MeshTls>>,
+    registry: &Arc<Registry>,
 ) -> Result<Option<OpenedStore>, RunError> {
     let Some(params) = bundle.store.clone() else { return Ok(None) };
     #[cfg(feature = "etcd")]
@@ -73,6 +76,7 @@ pub(super) async fn open(
     })
     .await
     .map_err(RunError::start("cannot take part in the store"))?;
+    service.count_into(registry);
     let bound = service.local_address();
     let reached = params.advertise.unwrap_or_else(|| {
         let ip = if bound.ip().is_unspecified() { membership.address().ip() } else { bound.ip() };
@@ -110,7 +114,8 @@ pub(super) fn start(
         Some(OpenedStore::Embedded(embedded)) => {
             let Embedded { service, says, view, seeds, peers } = *embedded;
             let store = service.store();
-            tasks.spawn("peers of the store", follow(view, seeds, peers, drain.watch()));
+            let following = Following { view, seeds, peers, known: service.known() };
+            tasks.spawn("peers of the store", following.follow(drain.watch()));
             tasks.spawn("store", service.run(drain.watch()));
             (Some(store), Some(says))
         }
@@ -123,33 +128,42 @@ pub(super) fn start(
     }
 }
 
-/// Tells the store who is in the mesh, whenever that changes.
-async fn follow(
-    mut view: watch::Receiver<Arc<MembershipView>>,
+/// What the store is to learn of the mesh, and how.
+struct Following {
+    view: watch::Receiver<Arc<MembershipView>>,
     seeds: Vec<SocketAddr>,
     peers: watch::Sender<Arc<Vec<Peer>>>,
-    mut drain: DrainWatch,
-) {
-    loop {
-        let known = known(&view.borrow_and_update(), &seeds);
-        peers.send_if_modified(|last| {
-            let changed = **last != known;
-            if changed {
-                *last = Arc::new(known);
+    known: Arc<Known>,
+}
+
+impl Following {
+    /// Tells the store who is in the mesh, and who has proved to be of which service, whenever that changes.
+    async fn follow(mut self, mut drain: DrainWatch) {
+        loop {
+            let view = Arc::clone(&self.view.borrow_and_update());
+            self.known.learn(proved(&view).filter_map(|member| {
+                let facts = member.facts.as_ref()?;
+                Some((member.id.0, Arc::clone(&facts.service)))
+            }));
+            let peers: Vec<Peer> = proved(&view).filter_map(|member| peer(member, &self.seeds)).collect();
+            self.peers.send_if_modified(|last| {
+                let changed = **last != peers;
+                if changed {
+                    *last = Arc::new(peers);
+                }
+                changed
+            });
+            tokio::select! {
+                () = drain.reached(Phase::Stopped) => return,
+                changed = self.view.changed() => if changed.is_err() { return },
             }
-            changed
-        });
-        tokio::select! {
-            () = drain.reached(Phase::Stopped) => return,
-            changed = view.changed() => if changed.is_err() { return },
         }
     }
 }
 
-/// Those who have a part in the store and have proved who they are.
-fn known(view: &MembershipView, seeds: &[SocketAddr]) -> Vec<Peer> {
-    let is_known = |member: &&Arc<Member>| member.is_confirmed || view.own == Some(member.id);
-    view.members.iter().filter(is_known).filter_map(|member| peer(member, seeds)).collect()
+/// Those who have proved who they are.
+fn proved(view: &MembershipView) -> impl Iterator<Item = &Arc<Member>> {
+    view.members.iter().filter(|member| member.is_confirmed || view.own == Some(member.id))
 }
 
 fn peer(member: &Member, seeds: &[SocketAddr]) -> Option<Peer> {

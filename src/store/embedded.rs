@@ -4,9 +4,10 @@
 mod past;
 
 use std::{
+    collections::HashMap,
     fmt,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -18,22 +19,26 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::{sync::watch, time::timeout};
 
 use super::{
-    Leasable, Level, Progress, Readable, Replicated, Role, Scan, Standing, StoreError, StoreStatus,
-    Transactional, Watch, Watchable, Writable,
+    Leasable, Level, Progress, Readable, Replicated, Role, Scan, StoreError, StoreStatus, Transactional,
+    Watch, Watchable, Writable,
+    choice::ranked,
     core::{
-        command::{Command, Request, Stay, Transaction, author},
+        command::{Command, Request, RequestError, Stay, Transaction, author},
         key::{Key, LeaseId, OpId, Revision},
         kv::Kv,
         outcome::{Change, CommandResult, OperationResult, Outcome, Page, Versioned},
     },
     fence::Fence,
+    meters::Meters,
     peers::Peers,
     protocol::{self, Answer, COMMAND, Found, QUERY, Query, WireLevel},
+    pulse::{Freshness, PULSE, Pulse},
     raft::{Certainty, Node},
 };
 use crate::{
-    peer::rpc::{Call, Caller, Lane, Refusal, Target},
+    peer::rpc::{Call, Caller, Failure, Lane, Refusal, Target},
     rt::clock,
+    types::Mono,
 };
 
 /// For one write or certain read, with all that is asked again. Shorter than the patience of the admin API, which would
@@ -43,6 +48,8 @@ const LIMIT: Duration = Duration::from_millis(3500);
 const AGAIN: Duration = Duration::from_millis(50);
 /// For one question to one node, beside what it may wait itself.
 const QUESTION: Duration = Duration::from_secs(2);
+/// A server that gave no answer is asked after all others for so long.
+const AVOIDED: Duration = Duration::from_secs(10);
 /// Most changes that are told at once.
 const CHANGES: usize = 1000;
 /// How long a watch of another node's state waits for changes before it asks again.
@@ -56,12 +63,25 @@ struct Inner {
     parts: Parts,
     /// Who led when it was last asked; 0 if nobody.
     leader: AtomicU64,
+    /// Servers that gave no answer, and when.
+    silent: Mutex<HashMap<u64, Mono>>,
+    /// When whoever was asked last was up to date, for a node without a replica.
+    contact: Freshness,
 }
 
 impl fmt::Debug for EmbeddedStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("EmbeddedStore").field(&self.0.parts.own).finish()
     }
+}
+
+/// Who can answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whom {
+    /// Whoever leads.
+    Leader,
+    /// Any server.
+    Any,
 }
 
 /// What a node reaches the store with.
@@ -77,12 +97,19 @@ pub(super) struct Parts {
     pub(super) founded: watch::Receiver<Option<u64>>,
     /// In which epoch it asks.
     pub(super) fence: Fence,
+    pub(super) meters: Arc<Meters>,
 }
 
 impl EmbeddedStore {
     pub(super) fn new(parts: Parts) -> Self {
         let author = Arc::clone(&parts.author);
-        Self(Arc::new(Inner { parts, leader: AtomicU64::new(0) }), author)
+        let inner = Inner {
+            parts,
+            leader: AtomicU64::new(0),
+            silent: Mutex::default(),
+            contact: Freshness::default(),
+        };
+        Self(Arc::new(inner), author)
     }
 
     /// The same store, whose changes are told to be `who`'s, through this node.
@@ -107,6 +134,13 @@ impl EmbeddedStore {
     /// # Errors
     /// See [`StoreError`].
     pub(super) async fn execute(&self, op: OpId, request: Request) -> Result<Outcome, StoreError> {
+        let operation = request.operation();
+        let result = self.have_decided(op, request).await;
+        self.0.parts.meters.asked(operation, &result);
+        result
+    }
+
+    async fn have_decided(&self, op: OpId, request: Request) -> Result<Outcome, StoreError> {
         let command = Command { op, at_ms: wall_ms(), author: Arc::clone(&self.1), request };
         command.check()?;
         let deciding = Box::pin(self.decide(&command));
@@ -119,8 +153,8 @@ impl EmbeddedStore {
         let mut may_have_happened = false;
         loop {
             let answer = match self.leads() {
-                Some(node) => node.propose(Command { at_ms: wall_ms(), ..command.clone() }).await,
-                None => self.ask_leader(COMMAND, command.clone(), QUESTION + LIMIT).await,
+                Some(node) => node.propose(command.clone()).await,
+                None => self.ask(Whom::Leader, COMMAND, command.clone(), QUESTION + LIMIT).await,
             };
             match answer {
                 Answer::Elsewhere(leader) => self.0.leader.store(leader.unwrap_or(0), Relaxed),
@@ -139,74 +173,118 @@ impl EmbeddedStore {
         }
     }
 
+    /// The replica of this node, if it has one.
+    pub(super) fn replica(&self) -> Option<&Node> {
+        self.0.parts.node.as_ref()
+    }
+
+    /// Whoever was asked had all that was decided before `at`.
+    pub(super) fn heard_at(&self, at: Mono) {
+        self.0.contact.confirm(at);
+    }
+
+    /// Asks the leader, or for a node without a replica anybody, how far the log is decided.
+    pub(super) async fn ask_for_pulse(&self) -> Answer<Pulse> {
+        let whom = if self.replica().is_some() { Whom::Leader } else { Whom::Any };
+        self.ask(whom, PULSE, wall_ms(), QUESTION).await
+    }
+
     fn leads(&self) -> Option<&Node> {
         self.0.parts.node.as_ref().filter(|node| node.role() == Role::Leader)
     }
 
-    /// Who is to be asked, the likeliest leader first.
-    fn servers(&self) -> Vec<Target> {
+    /// Who is to be asked, the best one first.
+    fn servers(&self, whom: Whom) -> Vec<Target> {
         let Parts { node, fence, .. } = &self.0.parts;
         // A replica that was left behind knows only who led before.
         let replica = node.as_ref().filter(|_| fence.superseded().is_none());
-        let known = replica.and_then(Node::leader).unwrap_or_else(|| self.0.leader.load(Relaxed));
-        let peers = self.0.parts.peers.borrow();
-        let mut servers: Vec<_> = peers
-            .iter()
-            .filter(|peer| peer.is_server && peer.id != self.0.parts.own && peer.standing != Standing::Gone)
-            .collect();
-        servers.sort_by_key(|peer| {
-            let is_elsewhere = peer.founded.is_none_or(|store| !fence.is_latest(store));
-            (is_elsewhere, peer.id != known, peer.standing == Standing::Suspect)
-        });
-        servers.iter().map(|peer| Target { node: peer.id, address: peer.address }).collect()
+        let first = match whom {
+            Whom::Leader => {
+                Some(replica.and_then(Node::leader).unwrap_or_else(|| self.0.leader.load(Relaxed)))
+            }
+            Whom::Any => None,
+        };
+        let (now, peers) = (clock::now(), self.0.parts.peers.borrow());
+        let silent = self.0.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_silent = |id: u64| silent.get(&id).is_some_and(|since| now.since(*since) < AVOIDED);
+        ranked(&peers, self.0.parts.own, first, is_silent, |store| fence.is_latest(store))
     }
 
-    /// Asks who leads; if that is not known, anybody, who may know.
-    async fn ask_leader<Q: Serialize, A: DeserializeOwned>(
+    /// A server gave no answer: others are asked before it for a while.
+    fn avoid(&self, server: u64) {
+        let now = clock::now();
+        let mut silent = self.0.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        silent.retain(|_, since| now.since(*since) < AVOIDED);
+        silent.insert(server, now);
+        let _ = self.0.leader.compare_exchange(server, 0, Relaxed, Relaxed);
+    }
+
+    /// Asks one after the other until one answers. For the leader, if it is not known who leads, that is anybody, who may
+    /// know.
+    async fn ask<Q: Serialize, A: DeserializeOwned>(
         &self,
+        whom: Whom,
         method: &'static str,
         what: Q,
         limit: Duration,
     ) -> Answer<A> {
         let body = self.0.parts.fence.of_asker(&what);
         let mut said = Answer::NoQuorum;
-        for target in self.servers() {
+        for target in self.servers(whom) {
             match self.0.parts.caller.call(&target, Lane::Log, method, body.clone(), limit).await {
                 Ok(answer) => match protocol::read(&answer) {
                     Some(Answer::Elsewhere(None)) => said = Answer::Elsewhere(None),
                     Some(answer) => return answer,
                     None => said = Answer::Failed("another node answers what was not asked".to_owned()),
                 },
-                Err(error) if error.failure.is_undone() => {}
-                // It may have got there.
-                Err(_) => return Answer::TimedOut,
+                Err(error) => {
+                    if !matches!(error.failure, Failure::Refused { .. }) {
+                        self.avoid(target.node);
+                    }
+                    if !error.failure.is_undone() {
+                        // It may have got there.
+                        return Answer::TimedOut;
+                    }
+                }
             }
         }
         said
     }
 
     async fn query(&self, query: Query, level: Level, wait: Duration) -> Result<Found, StoreError> {
+        let operation = query.operation();
+        let result = self.find(query, level, wait).await;
+        self.0.parts.meters.asked(operation, &result);
+        result
+    }
+
+    async fn find(&self, query: Query, level: Level, wait: Duration) -> Result<Found, StoreError> {
         let limit = LIMIT + wait;
+        let asked = (query.clone(), WireLevel::from(level));
+        let mut whom = match level {
+            Level::Strong | Level::Lease => Whom::Leader,
+            Level::AtLeast(_) | Level::Eventual | Level::Within(_) => Whom::Any,
+        };
         let answering = async {
             loop {
                 let answer = match &self.0.parts.node {
                     Some(node) if node.role() != Role::Searching => {
                         answer_query(node, &query, level.into()).await
                     }
-                    _ => {
-                        self.ask_leader(QUERY, (query.clone(), WireLevel::from(level)), QUESTION + wait).await
-                    }
+                    _ => self.ask(whom, QUERY, &asked, QUESTION + wait).await,
                 };
                 let answer = match answer {
                     Answer::Elsewhere(Some(leader)) if leader != self.0.parts.own => {
                         self.0.leader.store(leader, Relaxed);
-                        self.ask_leader(QUERY, (query.clone(), WireLevel::from(level)), QUESTION + wait).await
+                        self.ask(Whom::Leader, QUERY, &asked, QUESTION + wait).await
                     }
                     answer => answer,
                 };
                 match answer {
                     // Reading twice harms nobody.
                     Answer::Elsewhere(_) | Answer::NoQuorum | Answer::TimedOut => {
+                        // Whoever was asked may be behind all others.
+                        whom = Whom::Leader;
                         tokio::time::sleep(AGAIN).await;
                     }
                     answer => return answer.result(),
@@ -223,6 +301,7 @@ impl Outcome {
         match self.result {
             CommandResult::NoLease(lease) => Err(StoreError::NoLease(lease)),
             CommandResult::Full => Err(StoreError::Full),
+            CommandResult::TooMany => Err(RequestError::Removed.into()),
             CommandResult::Transacted { .. } | CommandResult::Leased { .. } | CommandResult::Ended { .. } => {
                 Ok(self)
             }
@@ -237,7 +316,7 @@ pub(super) async fn answer(node: &Node, call: &Call) -> Option<Result<Bytes, Ref
         COMMAND => match protocol::read::<Command>(&call.body) {
             Some(command) => {
                 let answer = match command.check() {
-                    Ok(()) => node.propose(Command { at_ms: wall_ms(), ..command }).await,
+                    Ok(()) => node.propose(command).await,
                     Err(error) => Answer::Refused(error.to_string()),
                 };
                 Ok(protocol::write(&answer))
@@ -262,6 +341,10 @@ async fn answer_query(node: &Node, query: &Query, level: WireLevel) -> Answer<Fo
         WireLevel::Lease => node.certain(Certainty::Leased).await,
         WireLevel::AtLeast(revision) => node.reached(revision, QUESTION).await,
         WireLevel::Eventual => Answer::Done(()),
+        WireLevel::Within(most) => match node.age() {
+            Some(age) if age <= Duration::from_millis(most) => Answer::Done(()),
+            Some(_) | None => node.certain(Certainty::Asked).await,
+        },
     };
     if let Err(not) = ready.done() {
         return not;
@@ -286,6 +369,7 @@ async fn answer_query(node: &Node, query: &Query, level: WireLevel) -> Answer<Fo
 /// Changes after `after`; waits for some.
 async fn changes(node: &Node, prefix: &str, after: Revision, wait: Duration) -> Answer<Found> {
     let mut after = after;
+    let _waiting = node.meters().waits();
     let mut applied = node.state().watch();
     let end = clock::instant(clock::now().after(wait));
     loop {
@@ -414,7 +498,10 @@ impl Replicated for EmbeddedStore {
 
     fn progress(&self) -> Progress {
         let revision = self.0.parts.node.as_ref().map_or(Revision(0), |node| node.state().read(Kv::revision));
-        let heard = self.0.parts.node.as_ref().and_then(|node| node.status().quorum_heard);
+        let heard = match &self.0.parts.node {
+            Some(node) => node.age(),
+            None => self.0.contact.age(clock::now()),
+        };
         Progress { revision, heard }
     }
 }

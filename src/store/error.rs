@@ -24,6 +24,9 @@ pub enum StoreError {
     /// There is no such lease (any more).
     #[error("there is no lease {}: it has ended, or never was", .0.0)]
     NoLease(LeaseId),
+    /// Whoever asked may not.
+    #[error("{0}")]
+    Denied(String),
     /// No room is left.
     #[error("the store is full: remove keys that are not needed")]
     Full,

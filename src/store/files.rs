@@ -13,6 +13,7 @@ use super::{
     backend::{self, Disk, Keys, Plain, SealKey, Sealed, StorageBackend},
     core::bootstrap::StoreId,
     founding::Memory,
+    meters::{Measured, Meters},
     raft::Label,
 };
 
@@ -21,10 +22,15 @@ const LOG: &str = "raft.redb";
 /// Most files that are kept of one epoch.
 const MOST_KEPT: u32 = 1000;
 
+/// Records on the disk.
+pub(super) type Kept = Sealed<Measured<Disk>>;
+
 /// What a node begins with.
 pub(super) struct Files {
     pub(super) memory: Memory,
     pub(super) backend: Arc<dyn StorageBackend>,
+    /// The same, if it is on a disk.
+    pub(super) kept: Option<Arc<Kept>>,
     /// What `backend` says of itself.
     pub(super) label: Label,
 }
@@ -55,6 +61,7 @@ pub(super) fn open(
     id: u64,
     cluster: &str,
     keys: &Keys,
+    meters: &Arc<Meters>,
 ) -> io::Result<Files> {
     if let Some(directory) = directory {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
@@ -63,7 +70,7 @@ pub(super) fn open(
     let label = Label { cluster: cluster.to_owned(), node: id, store: memory.store().map(StoreId) };
     let Some(directory) = directory else {
         let backend: Arc<dyn StorageBackend> = Arc::new(Sealed::new(backend::Memory::default(), Keys::None));
-        return Ok(Files { memory, backend, label });
+        return Ok(Files { memory, backend, kept: None, label });
     };
     let path = log(directory);
     if memory.store().is_some() && !path.try_exists()? {
@@ -72,23 +79,25 @@ pub(super) fn open(
              back, or empty both store.data_dir and mesh.data_dir, and it comes as a new server",
         ));
     }
-    let backend = open_log(&path, keys.clone())?;
+    let kept = open_kept(&path, keys.clone(), meters)?;
+    let backend: Arc<dyn StorageBackend> = Arc::clone(&kept) as _;
     let Some(found) = Label::read(&backend)? else {
         label.write(&backend)?;
-        return Ok(Files { memory, backend, label });
+        return Ok(Files { memory, backend, kept: Some(kept), label });
     };
     belongs(&found, cluster, id)?;
     match (found.store, label.store) {
         (Some(of), Some(latest)) if of.is_before(latest) => {
-            drop(backend);
-            let kept = replace(directory, keys, |fresh| label.write(fresh))?;
+            drop((backend, kept));
+            let aside = replace(directory, keys, |fresh| label.write(fresh))?;
             tracing::warn!(
                 epoch = of.epoch(),
                 latest = latest.epoch(),
-                kept = %kept.unwrap_or_default().display(),
+                kept = %aside.unwrap_or_default().display(),
                 "the store has gone on without this server: it begins anew, and its log is kept beside the new one"
             );
-            return Ok(Files { memory, backend: open_log(&path, keys.clone())?, label });
+            let kept = open_kept(&path, keys.clone(), meters)?;
+            return Ok(Files { memory, backend: Arc::clone(&kept) as _, kept: Some(kept), label });
         }
         // The log was written first.
         (Some(of), known) if known.is_none_or(|known| known.is_before(of)) => memory.remember(of)?,
@@ -100,12 +109,16 @@ pub(super) fn open(
         (Some(_) | None, _) => {}
     }
     let store = memory.store().map(StoreId);
-    Ok(Files { memory, backend, label: Label { store, ..found } })
+    Ok(Files { memory, backend, kept: Some(kept), label: Label { store, ..found } })
 }
 
 /// Opens a log, or makes an empty one. Blocks.
 pub(super) fn open_log(path: &Path, keys: Keys) -> io::Result<Arc<dyn StorageBackend>> {
-    Ok(Arc::new(Sealed::new(Disk::open(path)?, keys)))
+    Ok(open_kept(path, keys, &Arc::default())?)
+}
+
+fn open_kept(path: &Path, keys: Keys, meters: &Arc<Meters>) -> io::Result<Arc<Kept>> {
+    Ok(Arc::new(Sealed::new(Measured::new(Disk::open(path)?, meters), keys)))
 }
 
 /// Whether the files are those of node `id` of `cluster`.

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::{
     StoreError,
     core::{
-        command::{Command, Request, Stay, Transaction, author},
+        command::{Command, Request, RequestError, Stay, Transaction, author},
         key::{Key, LeaseId, OpId, Revision},
         kv::Kv,
         outcome::{Change, CommandResult, OperationResult, Outcome, Page, Versioned},
@@ -107,6 +107,7 @@ impl MemoryStore {
         match outcome.result {
             CommandResult::NoLease(lease) => Err(StoreError::NoLease(lease)),
             CommandResult::Full => Err(StoreError::Full),
+            CommandResult::TooMany => Err(RequestError::Removed.into()),
             CommandResult::Transacted { .. } | CommandResult::Leased { .. } | CommandResult::Ended { .. } => {
                 Ok(outcome)
             }

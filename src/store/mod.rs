@@ -2,6 +2,8 @@
 //! services; what is kept in it is another's business.
 
 pub mod backend;
+pub mod bodies;
+mod choice;
 #[cfg(test)]
 mod conformance;
 pub mod core;
@@ -15,17 +17,21 @@ mod files;
 mod founding;
 mod handle;
 mod memory;
+mod meters;
 mod params;
 mod peers;
 #[cfg(feature = "planted-bugs")]
 pub mod planted;
 mod protocol;
+mod pulse;
 pub mod raft;
 mod recover;
+mod resealing;
 mod service;
 mod status;
 mod traits;
 mod voters;
+mod writers;
 
 pub use embedded::{EmbeddedStore, EmbeddedWatch};
 pub use error::StoreError;
@@ -44,3 +50,4 @@ pub use traits::{
     Historical, Leasable, Level, Progress, Readable, Replicated, Role, Scan, Transactional, Watch, Watchable,
     Writable,
 };
+pub use writers::Writer;

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::Backend;
 use super::core::autopilot::Patience;
+use super::writers::Writer;
 use crate::types::Secret;
 
 /// How a node takes part in the store of its mesh.
@@ -28,6 +29,8 @@ pub struct Params {
     pub patience: Patience,
     /// What its files are encrypted with.
     pub keys: StoreKeys,
+    /// Who may write beside the servers; empty: every member of the mesh.
+    pub allow: Vec<Writer>,
 }
 
 /// What a node may become.

@@ -91,6 +91,8 @@ pub(super) enum WireLevel {
     Lease,
     AtLeast(Revision),
     Eventual,
+    /// Milliseconds.
+    Within(u64),
 }
 
 /// Done, or why not.
@@ -108,6 +110,8 @@ pub(super) enum Answer<T> {
     /// It is of another store, or beyond a limit.
     Refused(String),
     Failed(String),
+    /// Whoever asked may not.
+    Denied(String),
 }
 
 impl<T> Answer<T> {
@@ -123,6 +127,7 @@ impl<T> Answer<T> {
             Self::Compacted(oldest) => Answer::Compacted(oldest),
             Self::Refused(why) => Answer::Refused(why),
             Self::Failed(why) => Answer::Failed(why),
+            Self::Denied(why) => Answer::Denied(why),
         })
     }
 
@@ -136,6 +141,7 @@ impl<T> Answer<T> {
             Self::Full => StoreError::Full,
             Self::Compacted(oldest) => StoreError::Compacted { oldest },
             Self::Refused(why) | Self::Failed(why) => StoreError::Failed(why),
+            Self::Denied(why) => StoreError::Denied(why),
         })
     }
 }
@@ -147,6 +153,7 @@ impl From<Level> for WireLevel {
             Level::Lease => Self::Lease,
             Level::AtLeast(revision) => Self::AtLeast(revision),
             Level::Eventual => Self::Eventual,
+            Level::Within(age) => Self::Within(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
         }
     }
 }
@@ -166,7 +173,10 @@ pub(super) fn write<T: Serialize>(what: &T) -> bytes::Bytes {
     postcard::to_allocvec(what).unwrap_or_default().into()
 }
 
-/// As it was sent, if it is that.
+/// As it was sent, if it is that and nothing else.
 pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
-    postcard::from_bytes(body).ok()
+    match postcard::take_from_bytes(body) {
+        Ok((what, [])) => Some(what),
+        Ok(_) | Err(_) => None,
+    }
 }

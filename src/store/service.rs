@@ -18,21 +18,27 @@ use super::{
         command::Request,
         key::OpId,
         kv::Kv,
+        outcome::Outcome,
     },
     embedded::{self, EmbeddedStore, Parts},
     fence::{self, Fence},
-    files::{self, Files},
+    files::{self, Files, Kept},
     founding::{self, FOUNDING, Founding, Told},
+    meters::{self, Meters},
     peers::Peers,
-    protocol::{self, POSITION, Whereabouts},
+    protocol::{self, Answer, POSITION, Whereabouts},
+    pulse::{self, PULSE},
     raft::{Network, Node},
+    resealing,
     voters::{self, Voters},
+    writers::Writers,
 };
 use crate::{
     identity::MeshTls,
     net::BindError,
-    peer::rpc::{Answering, Call, Caller, Own, Refusal, Rpc},
+    peer::rpc::{Answering, Call, Caller, Known, Own, Refusal, Rpc},
     rt::{DrainWatch, Phase, Tasks},
+    telemetry::metrics::Registry,
 };
 
 /// How often a leader looks after leases and voters.
@@ -88,6 +94,12 @@ pub struct ServiceParams {
 /// The part of this node in the store, before it runs.
 pub struct Service {
     rpc: Rpc,
+    known: Arc<Known>,
+    writers: Writers,
+    meters: Arc<Meters>,
+    /// The file of the log, and what is in it.
+    file: Option<PathBuf>,
+    kept: Option<Arc<Kept>>,
     node: Option<Node>,
     peers: Peers,
     store: EmbeddedStore,
@@ -110,17 +122,21 @@ impl Service {
             params;
         let anyone = mesh.as_ref().map(|mesh| mesh.anyone()).transpose().map_err(|_| StartError::Tls)?;
         let own = Own { cluster, node: id };
-        let rpc = Rpc::bind(params.bind, mesh, own.clone())?;
-        let caller = Caller::new(&own, anyone);
+        let known = Arc::new(Known::default());
+        let rpc = Rpc::bind(params.bind, mesh, own.clone())?.knowing(Arc::clone(&known)).until_stopped();
+        let caller = Caller::knowing(&own, anyone, Arc::clone(&known));
+        let writers = Writers::new(params.allow);
         let directory = params.data_dir.clone();
         let promises = directory.clone().or(promises);
         let kept = directory.clone().unwrap_or_default();
         let storage = |source| StartError::Storage { directory: kept.clone(), source };
         let (keys, mesh_name) = (files::keys(&params.keys), Arc::clone(&own.cluster));
+        let meters = Arc::new(Meters::default());
+        let (file, measured) = (directory.as_deref().map(files::log), Arc::clone(&meters));
         let opened = tokio::task::spawn_blocking(move || {
-            files::open(directory.as_deref(), promises.as_deref(), id, &mesh_name, &keys)
+            files::open(directory.as_deref(), promises.as_deref(), id, &mesh_name, &keys, &measured)
         });
-        let Files { memory, backend, label } =
+        let Files { memory, backend, kept, label } =
             opened.await.map_err(io::Error::other).and_then(|opened| opened).map_err(storage)?;
         let fence = Fence::new(label.store, memory.store().map(StoreId));
         let node = match params.mode {
@@ -128,20 +144,22 @@ impl Service {
             Mode::Server => {
                 let (caller, peers, fence) = (caller.clone(), peers.clone(), fence.clone());
                 let network = Network { caller, peers, own: id, fence };
-                Some(Node::open(id, params.timing, network, &backend).await.map_err(storage)?)
+                let node = Node::open(id, params.timing, network, &backend, Arc::clone(&meters)).await;
+                Some(node.map_err(storage)?)
             }
         };
         let author = Arc::from(format!("node/{name}"));
         let (messages, told) = mpsc::channel(founding::QUEUE);
-        let (founded, known) = watch::channel(memory.store());
+        let (founded, store_known) = watch::channel(memory.store());
         let store = EmbeddedStore::new(Parts {
             author,
             own: id,
             node: node.clone(),
             caller: caller.clone(),
             peers: peers.clone(),
-            founded: known.clone(),
+            founded: store_known.clone(),
             fence: fence.clone(),
+            meters: Arc::clone(&meters),
         });
         let founding = Founding {
             caller,
@@ -159,8 +177,35 @@ impl Service {
             label,
         };
         let target = if params.bootstrap_expect == 5 { Target::Five } else { Target::Auto };
-        let (own, founded, patience) = (id, known, params.patience);
-        Ok(Self { rpc, node, peers, store, founding, own, target, patience, messages, founded, fence })
+        Ok(Self {
+            rpc,
+            known,
+            writers,
+            meters,
+            file,
+            kept,
+            node,
+            peers,
+            store,
+            founding,
+            own: id,
+            target,
+            patience: params.patience,
+            fence,
+            messages,
+            founded: store_known,
+        })
+    }
+
+    /// Counts what it does from now on.
+    pub fn count_into(&self, registry: &Arc<Registry>) {
+        self.meters.count_into(registry, self.node.is_some());
+    }
+
+    /// Where it is to be learned which nodes have proved to be of which services. With mTLS nobody else is heard.
+    #[must_use]
+    pub fn known(&self) -> Arc<Known> {
+        Arc::clone(&self.known)
     }
 
     /// Where it listens.
@@ -183,14 +228,37 @@ impl Service {
 
     /// Takes part until the process stops.
     pub async fn run(self, mut drain: DrainWatch) {
-        let Self { rpc, node, peers, store, founding, own, target, patience, messages, fence, .. } = self;
+        let Self {
+            rpc,
+            writers,
+            file,
+            kept,
+            node,
+            peers,
+            store,
+            founding,
+            own,
+            target,
+            patience,
+            messages,
+            fence,
+            ..
+        } = self;
         let mut tasks = Tasks::default();
         tasks.spawn(
             "calls of the store",
-            rpc.run(Arc::new(Desk { node: node.clone(), messages, fence: fence.clone() }), drain.clone()),
+            rpc.run(
+                Arc::new(Desk { node: node.clone(), messages, fence: fence.clone(), writers }),
+                drain.clone(),
+            ),
         );
         tasks.spawn("founding of the store", founding.run(own));
+        tasks.spawn("pulse of the store", pulse::keep(store.clone()));
         if let Some(node) = &node {
+            if let Some(kept) = kept {
+                tasks.spawn("sealing the store anew", resealing::run(kept, Arc::clone(node.meters())));
+            }
+            tasks.spawn("metrics of the store", meters::look(node.clone(), file));
             tasks.spawn("leases of the store", expire(node.clone(), store.clone()));
             let voters = Voters {
                 node: node.clone(),
@@ -207,6 +275,7 @@ impl Service {
             tasks.spawn("voters of the store", voters.look_after());
         }
         drain.reached(Phase::Draining).await;
+        // From then on it leads no more, but votes until the process ends: whoever leads may need it for that long.
         if let Some(node) = &node {
             voters::step_down(node).await;
         }
@@ -236,6 +305,7 @@ struct Desk {
     node: Option<Node>,
     messages: mpsc::Sender<Told>,
     fence: Fence,
+    writers: Writers,
 }
 
 impl Answering for Desk {
@@ -266,7 +336,16 @@ impl Answering for Desk {
             },
             None => call,
         };
+        if call.method.as_str() == protocol::COMMAND
+            && let Some(why) = self.writers.refuse(&call, &node)
+        {
+            let denied = protocol::write(&Answer::<Outcome>::Denied(why));
+            return Box::pin(std::future::ready(Ok(denied)));
+        }
         Box::pin(async move {
+            if call.method.as_str() == PULSE {
+                return pulse::answer(&node, &call);
+            }
             if let Some(answer) = node.answer(&call).await {
                 return answer;
             }
@@ -283,7 +362,7 @@ async fn expire(node: Node, store: EmbeddedStore) {
     loop {
         ticks.tick().await;
         let due = node.state().read(Kv::next_expiry);
-        if node.role() == Role::Leader && due.is_some_and(|due| due <= embedded::wall_ms()) {
+        if node.role() == Role::Leader && due.is_some_and(|due| due <= node.log_time()) {
             // Not remembered: what has ended does not end twice.
             let op = OpId { client: 0, sequence: 0 };
             if let Err(error) = store.execute(op, Request::Expire).await {

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::{
     Role,
     core::{bootstrap::StoreId, key::Revision},
+    meters::OlderKeys,
     raft::{Node, Status, Voter},
 };
 
@@ -41,6 +42,10 @@ pub struct StoreStatus {
     pub bytes: usize,
     /// Milliseconds since a quorum was last heard, by a leader.
     pub quorum_heard_ms: Option<u64>,
+    /// How old its state may be, in milliseconds: it has all that was decided before. `None` if that is not known.
+    pub age_ms: Option<u64>,
+    /// Whether records on its disk may need an older encryption key; `None` if it has none.
+    pub needs_older_keys: Option<bool>,
     /// Whether voters are being changed.
     pub is_changing: bool,
     /// Those who vote.
@@ -96,6 +101,8 @@ impl StoreStatus {
             keys: 0,
             bytes: 0,
             quorum_heard_ms: None,
+            age_ms: None,
+            needs_older_keys: None,
             is_changing: false,
             voters: Vec::new(),
             standbys: Vec::new(),
@@ -125,6 +132,8 @@ impl StoreStatus {
         self.applied = status.applied;
         self.snapshot = status.snapshot;
         self.quorum_heard_ms = status.quorum_heard.map(millis);
+        self.age_ms = node.age().map(millis);
+        self.needs_older_keys = node.meters().older_keys().map(|keys| keys == OlderKeys::Needed);
         self.is_changing = status.is_changing;
         self.voters = status.voters.iter().map(|one| replica(&status, one)).collect();
         self.standbys = status.learners.iter().map(|one| replica(&status, one)).collect();

@@ -24,6 +24,8 @@ pub enum Level {
     AtLeast(Revision),
     /// What this node has, however old.
     Eventual,
+    /// What this node has, if it is sure to have all that was decided so long ago; otherwise as [`Level::Strong`].
+    Within(Duration),
 }
 
 /// Which keys are read.

@@ -557,6 +557,10 @@ pub(crate) const SPAWNING_FILES: &[Exception] = &[
         reason: "writes and reads snapshots on the blocking pool and waits for it",
     },
     Exception {
+        place: "src/store/resealing.rs",
+        reason: "encrypts records anew on the blocking pool and waits for it",
+    },
+    Exception {
         place: "src/telemetry/access_log/sink.rs",
         reason: "the writer thread; AccessLogOwner stops it",
     },

@@ -129,7 +129,7 @@ pub(crate) fn gossip_packet(input: &[u8]) {
 }
 
 /// `real` as `input` changes it: some bytes at some place, or another end.
-fn changed(real: &[u8], input: &[u8]) -> Vec<u8> {
+pub(crate) fn changed(real: &[u8], input: &[u8]) -> Vec<u8> {
     let (place, bytes) = pieces(input);
     let (how, bytes) = bytes.split_first().map_or((0, bytes), |(how, bytes)| (*how, bytes));
     let mut changed = real.to_vec();

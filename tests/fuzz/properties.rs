@@ -3,6 +3,8 @@
 
 #[path = "gossip.rs"]
 mod gossip;
+#[path = "store.rs"]
+mod store;
 
 use std::{io, path::Path, time::Duration};
 
@@ -31,13 +33,17 @@ use outrigger::{
     types::{EndpointAddress, Mono, Priority, ProxyVersion},
 };
 
-pub(crate) use self::gossip::{gossip_envelope, gossip_message, gossip_packet};
+use self::gossip::changed;
+pub(crate) use self::{
+    gossip::{gossip_envelope, gossip_message, gossip_packet},
+    store::{rpc_head, store_bodies, store_commands, store_founding, store_image, store_record},
+};
 
 /// One property with the name of its target.
 pub(crate) type Property = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub(crate) const ALL: [Property; 15] = [
+pub(crate) const ALL: [Property; 21] = [
     ("h1_head", h1_head),
     ("h1_chunked", h1_chunked),
     ("h1_guard", h1_guard),
@@ -53,6 +59,12 @@ pub(crate) const ALL: [Property; 15] = [
     ("gossip_envelope", gossip_envelope),
     ("gossip_packet", gossip_packet),
     ("gossip_message", gossip_message),
+    ("rpc_head", rpc_head),
+    ("store_bodies", store_bodies),
+    ("store_commands", store_commands),
+    ("store_founding", store_founding),
+    ("store_image", store_image),
+    ("store_record", store_record),
 ];
 
 /// The first byte decides how the others are cut.

@@ -3,9 +3,14 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{
-    App, Client, Sidecar, eventually,
-    sidecar::{Directory, free_address, run, with},
+use crate::{
+    mtls::proving,
+    support::{
+        App, Client, Sidecar,
+        authority::{Authority, Folder},
+        eventually,
+        sidecar::{Directory, free_address, run, with},
+    },
 };
 
 const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
@@ -188,12 +193,20 @@ async fn without_a_quorum_writes_are_refused_and_old_values_still_read() {
         })
         .await;
     }
+    eventually("it knows how old its copy is", async || {
+        trio.node(0).document("/v1/raft").await["age_ms"].as_u64()
+    })
+    .await;
     trio.kill(1);
     trio.kill(2);
     let (code, _) = kv(trio.node(0), &["put", "a", "2"]);
     assert!(matches!(code, Some(1 | 8)), "{code:?}");
     assert!(matches!(kv(trio.node(0), &["get", "a"]).0, Some(1 | 8)));
-    assert_eq!(kv(trio.node(0), &["get", "a", "--consistency", "eventual"]), (Some(0), "1\n".to_owned()));
+    for level in ["eventual", "within:1h"] {
+        assert_eq!(kv(trio.node(0), &["get", "a", "--consistency", level]), (Some(0), "1\n".to_owned()));
+    }
+    // The refusals above took longer than that.
+    assert!(matches!(kv(trio.node(0), &["get", "a", "--consistency", "within:1s"]).0, Some(1 | 8)));
     trio.restart(1).await;
     eventually("it writes again", async || (kv(trio.node(0), &["put", "a", "3"]).0 == Some(0)).then_some(()))
         .await;
@@ -377,4 +390,52 @@ async fn the_store_goes_on_from_one_disk_of_three() {
         (kv(&returning, &["get", "through-it", "--consistency", "eventual"]).1 == "2\n").then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn within_mtls_the_store_is_written_by_those_on_its_list_and_read_by_all() {
+    let authority = Authority::new("mesh");
+    let [keeper, web, api] = ["keeper", "web", "api"].map(|service| Folder::of(&authority, service));
+    let (directory, gossip) = (Directory::new(), free_address().to_string());
+    let mut own = node("keeper", &[], &gossip, Some(&directory));
+    own["store"]["bootstrap_expect"] = 1.into();
+    own["store"]["allow"] = json!(["web", "batch-*"]);
+    let keeper = Sidecar::start(proving("keeper", &keeper, "strict", own)).await;
+    let client = |name: &str| node(name, &[&gossip], "127.0.0.1:0", None);
+    let web = Sidecar::start(proving("web", &web, "strict", client("web"))).await;
+    let api = Sidecar::start(proving("api", &api, "strict", client("api"))).await;
+
+    eventually("the service on the list writes", async || {
+        (kv(&web, &["put", "a", "1"]).0 == Some(0)).then_some(())
+    })
+    .await;
+    eventually("the other one is heard", async || (kv(&api, &["get", "a"]).1 == "1\n").then_some(())).await;
+    assert_eq!(kv(&api, &["put", "a", "2"]).0, Some(6));
+    assert_eq!(kv(&api, &["rm", "a"]).0, Some(6));
+    put(&keeper, "b", "of the server itself");
+    assert_eq!(got(&api, "a"), "1\n");
+}
+
+#[tokio::test]
+async fn a_scrape_tells_how_the_store_is_and_what_was_asked_of_it() {
+    let trio = Trio::start().await;
+    put(trio.node(0), "a", "12345");
+    let leader = trio.node(trio.leader().await);
+    leader.until_metric("outrigger_raft_is_leader", &[], 1.0).await;
+    leader.until_metric("outrigger_store_keys", &[], 1.0).await;
+    leader.until_metric("outrigger_raft_applied_index", &[], 2.0).await;
+    assert_eq!(leader.metric("outrigger_store_bytes", &[]).await, 6.0);
+    assert_eq!(leader.metric("outrigger_raft_peers", &[]).await, 2.0);
+    assert_eq!(leader.metric("outrigger_raft_quorum_lost", &[]).await, 0.0);
+    assert!(leader.metric("outrigger_raft_commit_duration_seconds_count", &[]).await >= 1.0);
+    assert!(leader.metric("outrigger_raft_fsync_duration_seconds_count", &[]).await >= 1.0);
+    assert!(leader.metric("outrigger_store_disk_bytes", &[]).await > 0.0);
+    let asked = ["operation=\"transact\"", "outcome=\"ok\""];
+    assert_eq!(trio.node(0).metric("outrigger_store_requests_total", &asked).await, 1.0);
+    let ones = [0, 1, 2].map(|at| trio.node(at));
+    let mut leaders = 0.0;
+    for one in ones {
+        leaders += one.metric("outrigger_raft_is_leader", &[]).await;
+    }
+    assert_eq!(leaders, 1.0);
 }

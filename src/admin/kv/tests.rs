@@ -250,6 +250,7 @@ fn queries_say_what_is_read() {
     let read = |query: &str| written::read(Query::parse(Some(query)).unwrap()).unwrap();
     assert_eq!(read("key=a"), Read::Key(key("a"), Level::Strong));
     assert_eq!(read("key=a&level=at_least:7"), Read::Key(key("a"), Level::AtLeast(Revision(7))));
+    assert_eq!(read("key=a&level=within:5s"), Read::Key(key("a"), Level::Within(Duration::from_secs(5))));
     let scan = Scan { prefix: "p".to_owned(), after: Some(key("pa")), limit: 5 };
     assert_eq!(read("prefix=p&after=pa&limit=5&level=lease"), Read::Scan(scan, Level::Lease));
     assert_eq!(read(""), Read::Scan(Scan { limit: 1000, ..Scan::default() }, Level::Strong));

@@ -267,12 +267,15 @@ fn stay(ttl: Option<&str>, lease: Option<u64>) -> Result<Stay, Problem> {
 }
 
 fn level(query: &mut Query) -> Result<Level, Problem> {
-    let expected = "strong, lease, eventual or at_least:REVISION";
+    let expected = "strong, lease, eventual, at_least:REVISION or within:DURATION, as within:5s";
     let level = query.take_as("level", expected, |text| match text {
         "strong" => Some(Level::Strong),
         "lease" => Some(Level::Lease),
         "eventual" => Some(Level::Eventual),
-        other => number(other.strip_prefix("at_least:")?).map(|least| Level::AtLeast(Revision(least))),
+        other => match other.strip_prefix("within:") {
+            Some(age) => humantime::parse_duration(age).ok().map(Level::Within),
+            None => number(other.strip_prefix("at_least:")?).map(|least| Level::AtLeast(Revision(least))),
+        },
     })?;
     Ok(level.unwrap_or_default())
 }

@@ -113,31 +113,54 @@ impl From<AskError> for Failure {
 }
 
 /// What a read takes for good enough.
-#[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Consistency {
-    /// What was last written, by whomever
-    #[default]
+    /// What was last written, by whomever.
     Strong,
-    /// The same, as long as no clock runs far too fast or slow; cheaper
+    /// The same, as long as no clock runs far too fast or slow; cheaper.
     Lease,
-    /// What the sidecar has, however old; also without a quorum
+    /// What the sidecar has, however old; also without a quorum.
     Eventual,
+    /// What the sidecar has, if it is no older than so.
+    Within(std::time::Duration),
+}
+
+impl std::str::FromStr for Consistency {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "strong" => Ok(Self::Strong),
+            "lease" => Ok(Self::Lease),
+            "eventual" => Ok(Self::Eventual),
+            other => {
+                let age = other.strip_prefix("within:").and_then(|age| humantime::parse_duration(age).ok());
+                age.map(Self::Within).ok_or_else(|| {
+                    "expected strong, lease, eventual or within:DURATION, as within:5s".to_owned()
+                })
+            }
+        }
+    }
 }
 
 /// How keys are read.
 #[derive(clap::Args, Clone, Copy, Debug)]
 struct Reading {
-    /// `strong`: what was last written; `lease`: the same if clocks are sound; `eventual`: what the sidecar has
-    #[arg(long, value_enum, default_value_t = Consistency::Strong)]
+    /// `strong`: what was last written; `lease`: the same if clocks are sound; `within:5s`: as it was at most so long
+    /// ago; `eventual`: what the sidecar has
+    #[arg(long, value_name = "LEVEL", default_value = "strong")]
     consistency: Consistency,
 }
 
 impl Reading {
-    fn level(self) -> &'static str {
+    fn level(self) -> String {
         match self.consistency {
-            Consistency::Strong => "strong",
-            Consistency::Lease => "lease",
-            Consistency::Eventual => "eventual",
+            Consistency::Strong => "strong".to_owned(),
+            Consistency::Lease => "lease".to_owned(),
+            Consistency::Eventual => "eventual".to_owned(),
+            Consistency::Within(age) => {
+                format!("within:{}", humantime::format_duration(age).to_string().replace(' ', ""))
+            }
         }
     }
 }
@@ -174,7 +197,8 @@ fn pages(
 ) -> Result<(), Failure> {
     let mut after: Option<String> = None;
     loop {
-        let mut parameters = vec![("prefix", prefix), ("level", reading.level())];
+        let level = reading.level();
+        let mut parameters = vec![("prefix", prefix), ("level", &*level)];
         parameters.extend(after.as_deref().map(|after| ("after", after)));
         let page = admin.get(&path(&parameters))?;
         for item in page["items"].as_array().into_iter().flatten() {

@@ -52,7 +52,7 @@ pub(super) struct ListArgs {
 
 /// Prints a value.
 pub(super) fn get(args: &GetArgs) -> Result<ExitCode, Failure> {
-    let found = args.admin.get(&path(&[("key", &args.key), ("level", args.reading.level())]))?;
+    let found = args.admin.get(&path(&[("key", &args.key), ("level", &args.reading.level())]))?;
     let held = Held::of(&found);
     let held = held.ok_or_else(|| Failure::Here("the sidecar told of a key without a value".to_owned()))?;
     let mut stdout = std::io::stdout();

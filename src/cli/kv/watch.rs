@@ -43,7 +43,7 @@ pub(super) fn watch(args: &WatchArgs) -> Result<ExitCode, Failure> {
     let mut after = match args.after {
         Some(after) => after,
         None => {
-            let parameters = [("prefix", &*args.prefix), ("limit", "1"), ("level", args.reading.level())];
+            let parameters = [("prefix", &*args.prefix), ("limit", "1"), ("level", &args.reading.level())];
             revision(&args.admin.get(&path(&parameters))?)?
         }
     };

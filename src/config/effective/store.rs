@@ -8,12 +8,12 @@ use crate::{
         sections::{mesh::NO_DIR, store::MODES},
         value::{show_duration, word_for},
     },
-    store::{Backend, EtcdParams, Mode, Params},
+    store::{Backend, EtcdParams, Mode, Params, Writer},
 };
 
 /// With the keys: whoever shows it masks them.
 pub(super) fn section(params: &Params) -> Value {
-    let Params { backend, mode, bind, advertise, data_dir, bootstrap_expect, timing, patience, keys } =
+    let Params { backend, mode, bind, advertise, data_dir, bootstrap_expect, timing, patience, keys, allow } =
         params;
     let kept = data_dir.as_ref().map(|directory| directory.display().to_string());
     if let Backend::Etcd(etcd) = backend {
@@ -37,6 +37,15 @@ pub(super) fn section(params: &Params) -> Value {
     put(&mut fields, "encryption_key", shown.next());
     let plain = keys.reads_plain.then(|| NO_DIR.to_owned());
     put_list(&mut fields, "older_encryption_keys", shown.chain(plain));
+    put_list(
+        &mut fields,
+        "allow",
+        allow.iter().map(|writer| match writer {
+            Writer::Service(name) => name.as_ref().to_owned(),
+            Writer::ServicePrefix(prefix) => format!("{prefix}*"),
+            Writer::Id(id) => id.to_string(),
+        }),
+    );
     Value::Object(fields)
 }
 

@@ -19,6 +19,7 @@ pub(in crate::config) static STORE: Section = Section {
         "dead_after",
         "stable_after",
         "etcd",
+        "allow",
     ],
     later: NONE,
     aliases: &[
@@ -41,6 +42,9 @@ pub(in crate::config) static STORE: Section = Section {
         ("replace_after", "dead_after"),
         ("last_contact_threshold", "dead_after"),
         ("server_stabilization_time", "stable_after"),
+        ("allowed", "allow"),
+        ("writers", "allow"),
+        ("allow_list", "allow"),
     ],
 };
 

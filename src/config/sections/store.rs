@@ -20,7 +20,7 @@ use crate::{
         value,
     },
     membership,
-    store::{Backend, Mode, Params, StoreKey, StoreKeys, Timing, core::autopilot::Patience},
+    store::{Backend, Mode, Params, StoreKey, StoreKeys, Timing, Writer, core::autopilot::Patience},
 };
 
 pub(in crate::config) const MODES: [(&str, Mode); 2] = [("server", Mode::Server), ("client", Mode::Client)];
@@ -103,6 +103,17 @@ pub(in crate::config) fn read(
     let timing = timing(&fields, report);
     let patience = patience(&fields, report);
     let keys = keys(&fields, report);
+    let allow = fields.or("allow", Vec::new(), report, |node, report| {
+        let writers = each(node, "services", report, writer)?;
+        match &node.content {
+            Content::List(items) if items.is_empty() => report.add(
+                error(codes::MISSING_KEY, node.span, "the list of those who may write is empty")
+                    .label("needs at least one")
+                    .help("leave the key out if every member of the mesh may write"),
+            ),
+            _ => Some(writers),
+        }
+    });
     let backend = Backend::Embedded;
     Some(Params {
         backend,
@@ -114,6 +125,7 @@ pub(in crate::config) fn read(
         timing,
         patience,
         keys,
+        allow,
     })
 }
 
@@ -145,6 +157,7 @@ fn in_etcd(fields: &Fields<'_>, mesh: Option<&membership::Params>, report: &mut 
         timing: defaults::STORE_TIMING,
         patience: Patience::USUAL,
         keys: StoreKeys::default(),
+        allow: Vec::new(),
     })
 }
 
@@ -166,6 +179,14 @@ pub(in crate::config) fn check(
                     "a server that forgot its log and not its name could vote twice, or the other way round",
                 )
                 .help("name a directory for both, or write `none` for both")
+                .of_mapping(),
+        );
+    }
+    if identities == Identities::None && !store.allow.is_empty() {
+        report.add::<()>(
+            error(codes::STORE_EXPOSED, section.span, "`store.allow` needs mTLS")
+                .label("without it nobody proves which service it is of")
+                .help("switch `mtls` on, or leave `allow` out")
                 .of_mapping(),
         );
     }
@@ -283,6 +304,25 @@ fn keys(fields: &Fields<'_>, report: &mut Report) -> StoreKeys {
         );
     }
     StoreKeys { keys, reads_plain }
+}
+
+/// One who may write.
+fn writer(node: &Node, report: &mut Report) -> Option<Writer> {
+    let text = value::text(node, report)?;
+    let service = text.strip_suffix('*');
+    match service {
+        Some(prefix) if form::is_name(prefix, "") => return Some(Writer::ServicePrefix(prefix.into())),
+        None if form::is_name(text, "") => return Some(Writer::Service(text.into())),
+        _ => {}
+    }
+    if let Ok(id) = text.parse() {
+        return Some(Writer::Id(id));
+    }
+    report.add(
+        error(codes::MALFORMED, node.span, "this is nobody who could write")
+            .label("neither a service nor an identity")
+            .help("`web`, `batch-*`, or `spiffe://mesh.example/service/web`"),
+    )
 }
 
 /// By its digits alone, whatever YAML takes them for.

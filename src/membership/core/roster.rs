@@ -177,12 +177,12 @@ impl Roster {
             && proof.endpoint == record.facts.endpoint
     }
 
-    /// Those that say to take requests, are there, and have not proved who they are.
+    /// Those that say to take requests, or calls for the store, are there, and have not proved who they are.
     pub fn unconfirmed(&self) -> impl Iterator<Item = (MemberId, SocketAddr, &Facts)> {
         self.sights.iter().filter_map(|(id, sight)| {
             let facts = &self.records.get(id)?.facts;
             let is_wanted = matches!(sight.state, MemberState::Alive | MemberState::Suspect)
-                && facts.endpoint.is_some()
+                && (facts.endpoint.is_some() || facts.store.is_some())
                 && !self.is_confirmed(*id);
             is_wanted.then_some((*id, sight.address, facts))
         })

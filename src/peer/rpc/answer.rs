@@ -14,12 +14,12 @@ use hyper::body::Incoming;
 use tokio::{sync::Notify, time::timeout_at};
 
 use super::{
-    Answering, Call, Method, Refusal,
+    Answering, Call, Known, Method, Refusal,
     wire::{self, Activity, Budget, FROM, HELLO, Head, LARGEST, LONGEST_TEXT, Pieces, ReadError},
 };
 use crate::{
     identity::{CertificateDer, MeshTls},
-    rt::clock,
+    rt::{Phase, clock},
     types::SpiffeId,
 };
 
@@ -28,6 +28,10 @@ pub(super) struct Port {
     pub(super) cluster: HeaderValue,
     pub(super) node: u64,
     pub(super) mesh: Option<Arc<MeshTls>>,
+    /// Who is who; `None` believes all.
+    pub(super) known: Option<Arc<Known>>,
+    /// When it closes.
+    pub(super) closes: Phase,
     pub(super) answering: Arc<dyn Answering>,
     pub(super) budget: Budget,
 }
@@ -96,6 +100,12 @@ async fn answer_call(seat: &Seat, request: Request<Incoming>) -> Result<Bytes, R
     let Head { from, limit } = Head::read(request.headers(), &port.cluster, port.node)?;
     if method.as_str() == HELLO {
         return Ok(Bytes::new());
+    }
+    if let (Some(known), Some(proof)) = (&port.known, &seat.proof)
+        && let Err(error) = known.judge(from, &proof.id)
+    {
+        known.tell("a call was refused", &error);
+        return Err(Refusal::new(StatusCode::FORBIDDEN, error.to_string()));
     }
     let late = || Refusal::new(StatusCode::GATEWAY_TIMEOUT, "the deadline has passed");
     if limit == Duration::ZERO {

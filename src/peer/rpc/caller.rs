@@ -13,7 +13,7 @@ use http::StatusCode;
 use tokio::{sync::Semaphore, time::timeout_at};
 
 use super::{
-    Lane, Method, Own, Target,
+    Known, Lane, Method, Own, Target,
     line::{self, Link, Ourselves, Sent},
     wire::{self, LARGEST, LONGEST, ReadError},
 };
@@ -119,8 +119,17 @@ impl Caller {
     /// text. Makes no connection yet.
     #[must_use]
     pub fn new(own: &Own, anyone: Option<AnyoneTls>) -> Self {
-        let ourselves = Arc::new(Ourselves::new(own, anyone));
-        Self(Arc::new(Peers { ourselves, known: Mutex::default() }))
+        Self::made(Ourselves::new(own, anyone, None))
+    }
+
+    /// The same, and calls within mTLS only nodes that have proved to be of the service of their certificate.
+    #[must_use]
+    pub fn knowing(own: &Own, anyone: Option<AnyoneTls>, known: Arc<Known>) -> Self {
+        Self::made(Ourselves::new(own, anyone, Some(known)))
+    }
+
+    fn made(ourselves: Ourselves) -> Self {
+        Self(Arc::new(Peers { ourselves: Arc::new(ourselves), known: Mutex::default() }))
     }
 
     /// Calls `method` of `to`, and waits for the answer for at most `limit`, which is [`LONGEST`] at most. Each lane

@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::{
-    Lane, Own, Target,
+    Known, Lane, Own, Target,
     caller::Failure,
     streams::{Start, StreamTasks},
     wire::{self, Activity, CLUSTER, DEADLINE, FROM, HELLO, LONGEST_TEXT, TO},
@@ -46,11 +46,13 @@ pub(super) struct Ourselves {
     pub(super) cluster: HeaderValue,
     pub(super) node: HeaderValue,
     pub(super) anyone: Option<AnyoneTls>,
+    /// Who is who; `None` believes all.
+    pub(super) known: Option<Arc<Known>>,
 }
 
 impl Ourselves {
-    pub(super) fn new(own: &Own, anyone: Option<AnyoneTls>) -> Self {
-        Self { cluster: wire::cluster_value(own), node: HeaderValue::from(own.node), anyone }
+    pub(super) fn new(own: &Own, anyone: Option<AnyoneTls>, known: Option<Arc<Known>>) -> Self {
+        Self { cluster: wire::cluster_value(own), node: HeaderValue::from(own.node), anyone, known }
     }
 
     /// Changes when connections from before are not to be used any more.
@@ -284,6 +286,12 @@ async fn make(ourselves: &Ourselves, to: Target, start: Start, limit: Duration) 
         Some(anyone) => {
             let connected = tls::connect_to_anyone(plain, anyone, Alpn::Http2, limit).await;
             let (stream, facts) = connected.map_err(|error| Failure::Unreachable(format!("TLS: {error}")))?;
+            if let Some(known) = &ourselves.known
+                && let Err(error) = known.judge(to.node, &facts.id)
+            {
+                known.tell("a node was not called", &error);
+                return Err(Failure::Unreachable(error.to_string()));
+            }
             let left = facts.not_after.duration_since(clock::wall()).unwrap_or_default();
             (stream, wire::LIFE.min(left))
         }

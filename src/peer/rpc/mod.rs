@@ -7,6 +7,7 @@
 
 mod answer;
 mod caller;
+mod known;
 mod line;
 mod server;
 mod streams;
@@ -14,13 +15,14 @@ mod streams;
 mod tests;
 mod wire;
 
-use std::{fmt, future::Future, net::SocketAddr, pin::Pin, sync::Arc};
+use std::{fmt, future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::StatusCode;
 
 pub use self::{
     caller::{Caller, Failure, Part, RpcError},
+    known::{Known, Unproved},
     server::Rpc,
     wire::{LARGEST, LONGEST},
 };
@@ -58,6 +60,16 @@ pub struct Own {
     pub node: u64,
 }
 
+/// Which node calls, and how long it waits, by the head of a call to `node` of `cluster`: for tests of how that is read.
+///
+/// # Errors
+/// It is not meant for that node, or says too little.
+pub fn read_head(headers: &http::HeaderMap, cluster: &str, node: u64) -> Result<(u64, Duration), Refusal> {
+    let own = Own { cluster: cluster.into(), node };
+    let wire::Head { from, limit } = wire::Head::read(headers, &wire::cluster_value(&own), node)?;
+    Ok((from, limit))
+}
+
 /// What is asked for: 1 to 64 bytes of `a` to `z`, `_` and `/`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Method(Box<str>);
@@ -92,7 +104,8 @@ impl fmt::Display for Method {
 pub struct Call {
     /// What is asked for.
     pub method: Method,
-    /// The node that it says it is. Nothing proves that but `caller`, if the identities of the nodes are known.
+    /// The node that it says it is. With [`Rpc::knowing`], one of the service whose identity is that of `caller`: sidecars
+    /// of one service have the same, and can take each other's number.
     pub from: u64,
     /// The identity that the caller has proved, of the trust domain of the mesh; `None` without mTLS.
     pub caller: Option<SpiffeId>,

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    Answering, Own,
+    Answering, Known, Own,
     answer::{self, Port, Proof, Seat},
     streams::StreamTasks,
     wire::{self, Activity, Budget},
@@ -53,6 +53,8 @@ pub struct Rpc {
     accepting: Accepting,
     local: SocketAddr,
     mesh: Option<Arc<MeshTls>>,
+    known: Option<Arc<Known>>,
+    closes: Phase,
     own: Own,
 }
 
@@ -68,7 +70,21 @@ impl Rpc {
         let socket = socket.ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?;
         let local = socket.local_addr().map_err(failed)?;
         let accepting = Accepting::new(socket).map_err(failed)?;
-        Ok(Self { accepting, local, mesh, own })
+        Ok(Self { accepting, local, mesh, known: None, closes: Phase::Draining, own })
+    }
+
+    /// Refuses, within mTLS, whoever says to be a node that has not proved to be of the service of its certificate.
+    #[must_use]
+    pub fn knowing(mut self, known: Arc<Known>) -> Self {
+        self.known = Some(known);
+        self
+    }
+
+    /// Goes on until [`Phase::Stopped`]: others need it to the end.
+    #[must_use]
+    pub fn until_stopped(mut self) -> Self {
+        self.closes = Phase::Stopped;
+        self
     }
 
     /// Where it listens.
@@ -77,23 +93,25 @@ impl Rpc {
         self.local
     }
 
-    /// Lets `answering` answer. At [`Phase::Draining`] the port closes, and calls in progress have five seconds, or
+    /// Lets `answering` answer. At [`Phase::Draining`], if it was not told otherwise, the port closes, and calls in progress have five seconds, or
     /// until [`Phase::Stopped`]; what is not done then is dropped. When this returns, or is dropped, no call is in
     /// progress.
     pub async fn run(self, answering: Arc<dyn Answering>, mut drain: DrainWatch) {
-        let Self { accepting, local, mesh, own } = self;
+        let Self { accepting, local, mesh, known, closes, own } = self;
         tracing::info!(address = %local, node = own.node, "this node can be called");
         let port = Arc::new(Port {
             cluster: wire::cluster_value(&own),
             node: own.node,
             mesh,
+            known,
+            closes,
             answering,
             budget: Budget::default(),
         });
         let mut connections = JoinSet::new();
         let watch = drain.clone();
         tokio::select! {
-            () = drain.reached(Phase::Draining) => {}
+            () = drain.reached(closes) => {}
             () = accept(&port, accepting, &mut connections, &watch) => {}
         }
         while connections.join_next().await.is_some() {}
@@ -145,7 +163,7 @@ async fn connection(
     let proving = prove(&port, Stream::Tcp(stream));
     let proved = tokio::select! {
         proved = proving => proved,
-        () = drain.reached(Phase::Draining) => return,
+        () = drain.reached(port.closes) => return,
     };
     let (stream, proof, life) = match proved {
         Ok(proved) => proved,
@@ -203,7 +221,7 @@ async fn serve(stream: Stream, peer: SocketAddr, seat: Arc<Seat>, life: Duration
     let mut serving = Box::pin(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => Some(ended),
-        () = drain.reached(Phase::Draining) => None,
+        () = drain.reached(seat.port.closes) => None,
         () = sleep(life) => None,
         () = seat.out.notified() => None,
         () = seat.activity.quiet(FIRST_CALL, IDLE) => None,

@@ -57,6 +57,53 @@ async fn a_call_within_mtls_is_answered_and_says_whose_identity_was_proved() {
 }
 
 #[tokio::test]
+async fn nobody_calls_in_the_name_of_a_node_of_another_service() {
+    let world = Authorities::new();
+    let known = Arc::new(Known::default());
+    let node = Node::start_knowing(7, world.ours("api"), Arc::clone(&known)).await;
+    let web = caller(3, Some(&world.ours("web")));
+    let refused = |error: RpcError| match error.failure {
+        Failure::Refused { status: StatusCode::FORBIDDEN, text } => text,
+        other => panic!("{other}"),
+    };
+    let text = refused(echo(&web, &node.target(), Lane::Log).await.unwrap_err());
+    assert!(text.contains("has not proved yet who it is"), "{text}");
+    known.learn([(3, Arc::from("web")), (4, Arc::from("db"))]);
+    assert_eq!(echo(&web, &node.target(), Lane::Log).await.unwrap(), "hello");
+    // The number of another node, with a certificate that is good for its own.
+    let error = echo(&caller(4, Some(&world.ours("web"))), &node.target(), Lane::Log).await.unwrap_err();
+    assert!(error.failure.is_undone());
+    let text = refused(error);
+    assert!(text.contains("of the service `db`") && text.contains("service/web"), "{text}");
+    assert_eq!(node.answers.calls.load(Relaxed), 1, "neither came to be answered");
+}
+
+#[tokio::test]
+async fn nobody_answers_in_the_place_of_a_node_of_another_service() {
+    let world = Authorities::new();
+    let node = Node::start(7, Some(world.ours("web"))).await;
+    let known = Arc::new(Known::default());
+    let ours = Caller::knowing(&own(3), Some(world.ours("api").anyone().unwrap()), Arc::clone(&known));
+    for (service, is_answered) in [(None, false), (Some("db"), false), (Some("web"), true)] {
+        known.learn(service.map(|service| (7, Arc::from(service))));
+        // What failed is not tried again at once.
+        tokio::time::sleep(line::BACKOFF).await;
+        let answer = echo(&ours, &node.target(), Lane::Log).await;
+        assert_eq!(answer.is_ok(), is_answered, "{service:?} {answer:?}");
+    }
+    assert_eq!(node.answers.calls.load(Relaxed), 1, "nothing was sent to it before");
+}
+
+#[tokio::test]
+async fn a_port_that_others_need_to_the_end_answers_until_the_process_stops() {
+    let rpc = Rpc::bind(([127, 0, 0, 1], 0).into(), None, own(7)).unwrap();
+    let node = Node::run(rpc.until_stopped(), 7);
+    node.drain.advance(Phase::Draining);
+    assert_eq!(echo(&caller(3, None), &node.target(), Lane::Log).await.unwrap(), "hello");
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn another_cluster_and_another_node_refuse() {
     let node = Node::start(7, None).await;
     let other = Own { cluster: "else where %".into(), node: 3 };

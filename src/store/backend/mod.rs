@@ -12,7 +12,7 @@ use std::{fmt, io, sync::Arc};
 pub use self::{
     disk::Disk,
     memory::Memory,
-    seal::{KEY_LENGTH, Keys, Plain, SealKey, Sealed, digest},
+    seal::{KEY_LENGTH, Keys, Plain, Resealed, SealKey, Sealed, digest},
 };
 
 /// Keys and values as bytes, in the order of the keys.

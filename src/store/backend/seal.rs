@@ -2,7 +2,10 @@
 //! table and key, so that a record that was changed, torn or put elsewhere is refused. A record that is gone, or is an
 //! older one of the same key, is not noticed here.
 
-use std::{fmt, io, sync::Arc};
+use std::{
+    fmt, io,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
@@ -77,12 +80,70 @@ pub enum Plain {
 pub struct Sealed<Inner> {
     inner: Inner,
     keys: Keys,
+    /// Held by whoever writes: what is sealed anew must not come back after it was removed.
+    order: Mutex<()>,
+}
+
+/// What became of a part of a table that was sealed anew.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resealed {
+    /// Where to go on; `None` at the end of the table.
+    pub next: Option<Vec<u8>>,
+    /// Records that an older key was needed for, and is no more.
+    pub records: u64,
+    /// Bytes that were written.
+    pub bytes: usize,
 }
 
 impl<Inner: StorageBackend> Sealed<Inner> {
     /// Records of `inner`, sealed and opened with `keys`.
     pub fn new(inner: Inner, keys: Keys) -> Self {
-        Self { inner, keys }
+        Self { inner, keys, order: Mutex::default() }
+    }
+
+    /// Whether records may be there that need an older key, or none.
+    #[must_use]
+    pub fn may_have_older(&self) -> bool {
+        match &self.keys {
+            Keys::None => false,
+            Keys::Some { older, plain, .. } => !older.is_empty() || *plain == Plain::Accepted,
+        }
+    }
+
+    /// Seals with the newest key what is not sealed so of the first `limit` records from `from` on, and of no more than
+    /// about a mebibyte of them. What it writes outlives a loss of power once a later batch does.
+    ///
+    /// # Errors
+    /// If a record cannot be read, is damaged, or not be written; those before it may have been sealed anew.
+    pub fn reseal(&self, table: Table, from: &[u8], limit: usize) -> io::Result<Resealed> {
+        let Keys::Some { newest, .. } = &self.keys else { return Ok(Resealed::default()) };
+        let mut done = Resealed::default();
+        // It guards no value, so there is nothing that a panic could have left half done.
+        let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut batch, mut looked) = (Batch::default(), 0);
+        let mut next = Some(from.to_vec());
+        while looked < limit
+            && batch.bytes() < MAX_RESEALED
+            && let Some(at) = next.take()
+        {
+            // One by one: a few of the largest records are more than should be held at once.
+            let found = self.inner.range(table, Span { from: &at, before: None }, 1)?.pop();
+            let Some((key, sealed)) = found else { break };
+            looked += 1;
+            if sealed.first() != Some(&newest.id) {
+                let value = self.seal(table, &key, self.open(table, &key, &sealed)?)?;
+                batch.put(table, key.clone(), value);
+                done.records += 1;
+            }
+            // The key after this one.
+            next = Some([&key[..], &[0]].concat());
+        }
+        done.bytes = batch.bytes();
+        done.next = next;
+        if !batch.is_empty() {
+            self.inner.apply(batch, Durability::Relaxed)?;
+        }
+        Ok(done)
     }
 
     fn seal(&self, table: Table, key: &[u8], mut value: Vec<u8>) -> io::Result<Vec<u8>> {
@@ -165,7 +226,9 @@ impl<Inner: StorageBackend> StorageBackend for Sealed<Inner> {
     }
 
     fn apply(&self, batch: Batch, durability: Durability) -> io::Result<()> {
-        self.inner.apply(batch.try_map(|table, key, value| self.seal(table, key, value))?, durability)
+        let sealed = batch.try_map(|table, key, value| self.seal(table, key, value))?;
+        let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        self.inner.apply(sealed, durability)
     }
 }
 
@@ -215,3 +278,6 @@ const fn number(table: Table) -> u8 {
 const PLAIN: u8 = 0;
 
 const CHECKSUM: usize = 8;
+
+/// Bytes that are sealed anew at once: the writers of the log wait for so much.
+const MAX_RESEALED: usize = 1024 * 1024;

@@ -1,11 +1,17 @@
 //! What is asked of the store: the entries of the replicated log.
 
-use std::sync::Arc;
+use std::{fmt, marker::PhantomData, sync::Arc};
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error as _, SeqAccess, Visitor},
+};
 
-use super::key::{Key, LeaseId, OpId, Revision};
+use super::{
+    key::{Key, LeaseId, OpId, Revision},
+    kv::MAX_REMOVED,
+};
 
 /// Largest value, in bytes.
 pub const MAX_VALUE: usize = 512 * 1024;
@@ -53,10 +59,13 @@ pub enum Request {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Transaction {
     /// What must hold; nothing does always.
+    #[serde(deserialize_with = "few")]
     pub compare: Vec<Compare>,
     /// What is done then.
+    #[serde(deserialize_with = "few")]
     pub then: Vec<Operation>,
     /// What is done otherwise.
+    #[serde(deserialize_with = "few")]
     pub otherwise: Vec<Operation>,
 }
 
@@ -145,6 +154,11 @@ pub enum RequestError {
         "a transaction has at most {MAX_OPERATIONS} comparisons and as many operations, and {MAX_TRANSACTION} bytes"
     )]
     Transaction,
+    /// It removes too many keys.
+    #[error(
+        "a transaction removes at most {MAX_REMOVED} keys by their beginnings: use longer ones, or remove them key by key"
+    )]
+    Removed,
     /// The life of a lease is out of range.
     #[error("a lease lasts 1 second to 24 hours, not {0} ms")]
     Ttl(u64),
@@ -242,6 +256,45 @@ impl Operation {
             Self::DeletePrefix(prefix) => prefix.len(),
         }
     }
+}
+
+/// A list of at most [`MAX_OPERATIONS`], which is known before there is room for it: items of a few bytes would take many
+/// times as much memory.
+fn few<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Vec<T>, D::Error> {
+    bounded::<T, D>(from, MAX_OPERATIONS)
+}
+
+/// A list of at most `most` items; a longer one is refused at the first that is too many, or sooner.
+pub(in crate::store) fn bounded<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    from: D,
+    most: usize,
+) -> Result<Vec<T>, D::Error> {
+    struct Items<T>(usize, PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Items<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "at most {} items", self.0)
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
+            let told = items.size_hint().unwrap_or(0);
+            if told > self.0 {
+                return Err(A::Error::invalid_length(told, &self));
+            }
+            let mut list = Vec::with_capacity(told);
+            while let Some(item) = items.next_element()? {
+                if list.len() >= self.0 {
+                    return Err(A::Error::invalid_length(list.len() + 1, &self));
+                }
+                list.push(item);
+            }
+            Ok(list)
+        }
+    }
+
+    from.deserialize_seq(Items(most, PhantomData))
 }
 
 fn check_ttl(ttl_ms: u64) -> Result<(), RequestError> {

@@ -6,4 +6,5 @@ pub mod bootstrap;
 pub mod command;
 pub mod key;
 pub mod kv;
+pub mod log_time;
 pub mod outcome;

@@ -57,6 +57,8 @@ pub enum CommandResult {
     NoLease(LeaseId),
     /// The store is full. Nothing has changed.
     Full,
+    /// It would remove more keys by their beginnings than one transaction may. Nothing has changed.
+    TooMany,
 }
 
 /// What an operation brought.

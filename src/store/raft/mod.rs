@@ -12,14 +12,15 @@ mod snapshots;
 mod state;
 #[cfg(test)]
 mod tests;
+mod time;
 mod types;
 
 use std::{io, sync::Arc};
 
 pub(in crate::store) use self::{
     label::Label,
-    network::Network,
-    node::{Certainty, Node, Status},
+    network::{Network, Part},
+    node::{Ballot, Certainty, Handover, Node, Status, read_append},
     salvage::{Place, Salvage, begin, read},
 };
 pub use self::{

@@ -38,14 +38,14 @@ const CHUNK_LIMIT: Duration = Duration::from_secs(10);
 
 /// A part of a snapshot, in the order of the parts.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Part {
-    pub(super) vote: Vote,
-    pub(super) meta: SnapshotMeta,
+pub(in crate::store) struct Part {
+    pub(in crate::store) vote: Vote,
+    pub(in crate::store) meta: SnapshotMeta,
     /// Bytes of the whole.
-    pub(super) size: u64,
+    pub(in crate::store) size: u64,
     /// Bytes before this part.
-    pub(super) offset: u64,
-    pub(super) bytes: bytes::Bytes,
+    pub(in crate::store) offset: u64,
+    pub(in crate::store) bytes: bytes::Bytes,
 }
 
 /// What became of a part: `None` if more are wanted.

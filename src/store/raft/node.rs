@@ -14,6 +14,7 @@ use openraft::{
     alias::SnapshotOf,
     async_runtime::WatchReceiver as _,
     errors::{ClientWriteError, LinearizableReadError, RaftError},
+    raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -21,17 +22,21 @@ use super::{
     machine::StateMachine,
     network::{APPEND, Network, PRE_VOTE, Part, SNAPSHOT, TRANSFER, Taken, VOTE},
     state::State,
-    types::{LogId, Proposal, SnapshotData, TypeConfig, Voter},
+    time::Told,
+    types::{LogId, Proposal, SnapshotData, TypeConfig, Vote, Voter},
 };
 #[cfg(feature = "planted-bugs")]
 use crate::store::planted;
 use crate::{
     peer::rpc::{Call, Refusal},
+    rt::clock,
     store::{
         Role, Timing,
         backend::StorageBackend,
         core::{command::Command, key::Revision, outcome::Outcome},
+        meters::Meters,
         protocol::{self, Answer},
+        pulse::Freshness,
     },
 };
 
@@ -46,8 +51,11 @@ const MAX_SNAPSHOT: u64 = 512 * 1024 * 1024;
 /// One replica of the log; clones are cheap.
 #[derive(Clone)]
 pub(in crate::store) struct Node {
-    raft: Raft<TypeConfig, StateMachine>,
-    state: Arc<State>,
+    pub(super) raft: Raft<TypeConfig, StateMachine>,
+    pub(super) state: Arc<State>,
+    pub(super) freshness: Arc<Freshness>,
+    meters: Arc<Meters>,
+    pub(super) clocks: Arc<Mutex<Told>>,
     /// The snapshot that is coming in, and who sends it.
     incoming: Arc<Mutex<Option<Incoming>>>,
 }
@@ -78,6 +86,8 @@ pub(in crate::store) struct Status {
     pub(in crate::store) committed: u64,
     pub(in crate::store) applied: u64,
     pub(in crate::store) snapshot: u64,
+    /// The last entry that is no more in the log.
+    pub(in crate::store) purged: u64,
     pub(in crate::store) voters: Vec<(u64, Voter)>,
     pub(in crate::store) learners: Vec<(u64, Voter)>,
     /// For a leader: how far each other one is behind, and how long ago it was heard.
@@ -105,27 +115,44 @@ impl Node {
         timing: Timing,
         network: Network,
         backend: &Arc<dyn StorageBackend>,
+        meters: Arc<Meters>,
     ) -> io::Result<Self> {
         let backend = Arc::clone(backend);
         let opening = tokio::task::spawn_blocking(move || super::open(&backend));
         let (log, machine, state) = opening.await.map_err(io::Error::other)??;
         let config = config(timing).validate().map_err(io::Error::other)?;
         let raft = Raft::new(id, Arc::new(config), network, log, machine).await.map_err(io::Error::other)?;
-        Ok(Self { raft, state, incoming: Arc::default() })
+        Ok(Self {
+            raft,
+            state,
+            freshness: Arc::default(),
+            meters,
+            clocks: Arc::default(),
+            incoming: Arc::default(),
+        })
+    }
+
+    pub(in crate::store) fn meters(&self) -> &Arc<Meters> {
+        &self.meters
     }
 
     pub(in crate::store) fn state(&self) -> &Arc<State> {
         &self.state
     }
 
-    /// Has `command` decided, by this leader. Cancel-safe in that the command may be decided all the same.
+    /// Has `command` decided, by this leader, which says when. Cancel-safe in that the command may be decided all the same.
     pub(in crate::store) async fn propose(&self, command: Command) -> Answer<Outcome> {
+        let command = Command { at_ms: self.log_time(), ..command };
         // In a box: these futures are large, and whoever waits for them is one as well.
         let write = Box::pin(self.raft.client_write(Proposal(vec![command])));
+        let began = clock::now();
         let written = match tokio::time::timeout(LIMIT, write).await {
             Ok(written) => written,
             Err(_) => return Answer::TimedOut,
         };
+        if written.is_ok() {
+            self.meters.decided(clock::now().since(began));
+        }
         match written {
             Ok(written) => match written.data.0.into_iter().next() {
                 Some(outcome) => Answer::Done(outcome),
@@ -246,6 +273,7 @@ impl Node {
             committed: index(&seen.local_committed),
             applied: index(&seen.last_applied),
             snapshot: index(&seen.snapshot),
+            purged: index(&seen.purged),
             voters: named(&mut voting.iter().copied()),
             learners: named(&mut nodes.keys().copied().filter(|id| !voting.contains(id))),
             followers,
@@ -259,6 +287,12 @@ impl Node {
     pub(in crate::store) fn has_log(&self) -> bool {
         let status = self.status();
         (status.term, status.last_log) != (0, 0)
+    }
+
+    /// Whether `id` has a replica of this log.
+    pub(in crate::store) fn has_replica(&self, id: u64) -> bool {
+        let metrics = self.raft.metrics();
+        metrics.borrow_watched().membership_config.membership().get_node(&id).is_some()
     }
 
     pub(in crate::store) fn role(&self) -> Role {
@@ -280,14 +314,17 @@ impl Node {
 impl Node {
     /// Answers a message of Raft; `None` if it is none.
     pub(in crate::store) async fn answer(&self, call: &Call) -> Option<Result<Bytes, Refusal>> {
-        let body = &call.body;
         Some(match call.method.as_str() {
-            APPEND => answer(body, |request| self.raft.append_entries(request)).await,
-            VOTE => answer(body, |request| self.raft.vote(request)).await,
-            PRE_VOTE => answer(body, |request| self.raft.pre_vote(request)).await,
-            TRANSFER => answer(body, |request| self.raft.handle_transfer_leader(request)).await,
-            SNAPSHOT => match protocol::read::<Part>(body) {
-                Some(part) => self.take(call.from, part).await,
+            APPEND if !is_bounded(&call.body) => Err(nonsense()),
+            APPEND => answer(call, |said: &Append| &said.vote, |said| self.raft.append_entries(said)).await,
+            VOTE => answer(call, |said: &Ballot| &said.vote, |said| self.raft.vote(said)).await,
+            PRE_VOTE => answer(call, |said: &Ballot| &said.vote, |said| self.raft.pre_vote(said)).await,
+            TRANSFER => {
+                answer(call, Handover::from_leader, |said| self.raft.handle_transfer_leader(said)).await
+            }
+            SNAPSHOT => match protocol::read::<Part>(&call.body) {
+                Some(part) if is_own(&part.vote, call.from) => self.take(call.from, part).await,
+                Some(_) => Err(another()),
                 None => Err(nonsense()),
             },
             _ => return None,
@@ -311,8 +348,9 @@ impl Node {
             *incoming = Some(Incoming { from, size: part.size, bytes: Vec::new() });
         }
         let fits = |one: &Incoming| {
-            let end = part.offset + part.bytes.len() as u64;
-            (one.from, one.size, one.bytes.len() as u64) == (from, part.size, part.offset) && end <= part.size
+            let end = part.offset.checked_add(part.bytes.len() as u64);
+            let is_next = (one.from, one.size, one.bytes.len() as u64) == (from, part.size, part.offset);
+            is_next && end.is_some_and(|end| end <= part.size)
         };
         let Some(one) = incoming.as_mut().filter(|one| fits(one) && part.size <= MAX_SNAPSHOT) else {
             *incoming = None;
@@ -324,14 +362,46 @@ impl Node {
     }
 }
 
-async fn answer<Q, A, F, E>(body: &[u8], ask: impl FnOnce(Q) -> F) -> Result<Bytes, Refusal>
+type Append = AppendEntriesRequest<TypeConfig>;
+pub(in crate::store) type Ballot = VoteRequest<TypeConfig>;
+pub(in crate::store) type Handover = TransferLeaderRequest<TypeConfig>;
+
+/// Entries that one message has at most: more than openraft sends, and few enough that a message which is all entries of
+/// some bytes each does not become many times its size.
+const MAX_ENTRIES: u64 = 4096;
+
+/// Whether a message with entries has no more than [`MAX_ENTRIES`]: their number stands before them, and is looked at
+/// before room is made for them.
+fn is_bounded(body: &[u8]) -> bool {
+    let head = postcard::take_from_bytes::<(Vote, Option<LogId>, u64)>(body);
+    head.is_ok_and(|((_, _, entries), _)| entries <= MAX_ENTRIES)
+}
+
+/// A message with entries, as a node reads it.
+pub(in crate::store) fn read_append(body: &[u8]) -> Option<Append> {
+    if is_bounded(body) { protocol::read(body) } else { None }
+}
+
+/// Whether it is the vote of the node that sends it: nobody leads or stands for another.
+fn is_own(vote: &Vote, from: u64) -> bool {
+    vote.leader_id.node_id == from
+}
+
+async fn answer<Q, A, F, E>(
+    call: &Call,
+    vote: impl FnOnce(&Q) -> &Vote,
+    ask: impl FnOnce(Q) -> F,
+) -> Result<Bytes, Refusal>
 where
     Q: DeserializeOwned,
     A: Serialize,
     F: Future<Output = Result<A, E>>,
     E: std::fmt::Display,
 {
-    let request = protocol::read(body).ok_or_else(nonsense)?;
+    let request = protocol::read(&call.body).ok_or_else(nonsense)?;
+    if !is_own(vote(&request), call.from) {
+        return Err(another());
+    }
     match ask(request).await {
         Ok(response) => Ok(protocol::write(&response)),
         Err(error) => Err(failed(error.to_string())),
@@ -340,6 +410,10 @@ where
 
 fn nonsense() -> Refusal {
     Refusal::new(StatusCode::BAD_REQUEST, "this is no message of Raft that this version knows")
+}
+
+fn another() -> Refusal {
+    Refusal::new(StatusCode::FORBIDDEN, "it speaks for another node")
 }
 
 /// The replica cannot answer. Whoever asked tries again.

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use openraft::{
     RaftSnapshotBuilder, StorageError,
     entry::RaftEntry,
+    raft::AppendEntriesRequest,
     storage::{IOFlushed, RaftLogReader, RaftLogStorage, RaftStateMachine},
     testing::log::{StoreBuilder, Suite},
     type_config::TypeConfigExt,
@@ -33,7 +34,7 @@ use crate::{
             kv::Kv,
         },
         fence::Fence,
-        protocol::Answer,
+        protocol::{self, Answer},
     },
 };
 
@@ -392,5 +393,31 @@ async fn lone_voter(backend: &Arc<dyn StorageBackend>) -> Node {
     let network = Network { caller: Caller::new(&own, None), peers, own: 1, fence: Fence::new(None, None) };
     let timing =
         Timing { heartbeat: Duration::from_millis(50), election_timeout: Duration::from_millis(150) };
-    Node::open(1, timing, network, backend).await.unwrap()
+    Node::open(1, timing, network, backend, Arc::default()).await.unwrap()
+}
+
+#[test]
+fn a_message_with_too_many_entries_or_commands_is_refused_before_there_is_room_for_them() {
+    let vote = Vote::new_committed(3, 1);
+    let message = |count: u64| {
+        let entries = (1..=count).map(|index| entry(3, index, 1)).collect();
+        protocol::write(&AppendEntriesRequest::<TypeConfig> {
+            vote,
+            prev_log_id: Some(log_id(3, 0)),
+            entries,
+            leader_commit: None,
+        })
+    };
+    assert_eq!(read_append(&message(3)).map(|read| read.entries.len()), Some(3));
+    assert!(read_append(&message(4096)).is_some());
+    assert!(read_append(&message(4097)).is_none());
+    // The number alone, with nothing behind it, takes no memory.
+    let mut short = message(0).to_vec();
+    short.truncate(short.len() - 2);
+    short.extend_from_slice(&[0xff, 0xff, 0xff, 0xff, 0x0f]);
+    assert!(read_append(&short).is_none());
+
+    let commands = |count| postcard::to_allocvec(&Proposal(vec![command(1, "a", 1); count])).unwrap();
+    assert!(postcard::from_bytes::<Proposal>(&commands(4096)).is_ok());
+    assert!(postcard::from_bytes::<Proposal>(&commands(4097)).is_err());
 }

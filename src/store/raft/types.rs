@@ -3,9 +3,12 @@
 use std::{fmt, net::SocketAddr};
 
 use openraft::type_config::alias;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::store::core::{command::Command, outcome::Outcome};
+use crate::store::core::{
+    command::{Command, bounded},
+    outcome::Outcome,
+};
 
 openraft::declare_raft_types!(
     /// What the strong tier is made of.
@@ -20,7 +23,14 @@ openraft::declare_raft_types!(
 /// An entry of the log that asks for something: commands that were waiting at the same time, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Proposal(pub Vec<Command>);
+pub struct Proposal(#[serde(deserialize_with = "commands")] pub Vec<Command>);
+
+/// Commands that one entry has at most.
+pub(super) const MAX_COMMANDS: usize = 4096;
+
+fn commands<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Command>, D::Error> {
+    bounded(from, MAX_COMMANDS)
+}
 
 impl fmt::Display for Proposal {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -69,6 +69,7 @@ impl Server {
                 },
                 patience: Patience::USUAL,
                 keys: keys.clone(),
+                allow: Vec::new(),
             },
         });
         let service = service.await.unwrap();
@@ -184,7 +185,7 @@ fn there_is_nothing_to_go_on_from_without_a_log() {
     let keys = StoreKeys::default();
     assert_eq!(inspect(&folder.0, &keys).unwrap_err().kind(), io::ErrorKind::NotFound);
     assert!(!folder.0.join("raft.redb").exists(), "to look makes no file");
-    files::open(Some(&folder.0), Some(&folder.0), 1, "tests", &files::keys(&keys)).unwrap();
+    files::open(Some(&folder.0), Some(&folder.0), 1, "tests", &files::keys(&keys), &Arc::default()).unwrap();
     let error = recover(&folder.0, &keys, WHOSE).unwrap_err();
     assert!(error.to_string().contains("never had a part"), "{error}");
     std::fs::write(folder.0.join("raft.redb"), b"not a store").unwrap();
@@ -200,7 +201,7 @@ async fn a_log_that_was_left_behind_is_put_aside_and_one_that_is_gone_is_missed(
     server.end().await;
     inspected(&folder, &keys).await;
     let sealed = files::keys(&keys);
-    let open = || files::open(Some(&folder.0), Some(&folder.0), 1, "tests", &sealed);
+    let open = || files::open(Some(&folder.0), Some(&folder.0), 1, "tests", &sealed, &Arc::default());
     let store = open().unwrap().label.store.unwrap();
     let later = store.next_epoch().unwrap();
     Memory::open(Some(&folder.0), 1).unwrap().remember(later).unwrap();

@@ -38,6 +38,7 @@ fn params(mode: Mode, expect: usize) -> Params {
         timing: Timing { heartbeat: Duration::from_millis(50), election_timeout: Duration::from_millis(300) },
         patience: Patience::USUAL,
         keys: StoreKeys::default(),
+        allow: Vec::new(),
     }
 }
 

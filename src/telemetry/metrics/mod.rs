@@ -23,6 +23,7 @@ mod process;
 mod shared;
 mod shield;
 mod signing;
+mod store;
 mod tcp;
 #[cfg(test)]
 mod tests;
@@ -56,6 +57,7 @@ pub use self::{
         RateLimitMetrics,
     },
     signing::{CaMetrics, CaRequest, CaResult},
+    store::{ReplicaMetrics, ReplicaState, StoreMetrics, StoreOperation, StoreOutcome},
     tcp::{TcpMetrics, TcpResult},
     tls::{CertificateMetrics, TlsMetrics},
 };
@@ -106,7 +108,8 @@ impl Registry {
             .chain(admin::RECORDED)
             .chain(signing::RECORDED)
             .chain(gossip::RECORDED)
-            .chain(shared::RECORDED);
+            .chain(shared::RECORDED)
+            .chain(store::RECORDED);
         for family in shared.chain(tls::RECORDED).chain(access) {
             let (name, help) = (family.name.into(), family.help.into());
             match family.kind {

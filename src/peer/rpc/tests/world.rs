@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use tokio::sync::{Barrier, Semaphore};
 
-use super::super::{Answering, Call, Caller, Own, Refusal, Rpc, Target};
+use super::super::{Answering, Call, Caller, Known, Own, Refusal, Rpc, Target};
 use crate::{
     identity::{
         Material, MeshTls, NewTrust, PemFiles, TlsVersion,
@@ -197,7 +197,17 @@ impl Node {
 
     #[expect(clippy::unused_async, reason = "a node is bound on a runtime")]
     pub(super) async fn start_at(address: SocketAddr, number: u64, mesh: Option<Arc<MeshTls>>) -> Self {
-        let rpc = Rpc::bind(address, mesh, own(number)).unwrap();
+        Self::run(Rpc::bind(address, mesh, own(number)).unwrap(), number)
+    }
+
+    /// One that holds others to what they have proved.
+    #[expect(clippy::unused_async, reason = "a node is bound on a runtime")]
+    pub(super) async fn start_knowing(number: u64, mesh: Arc<MeshTls>, known: Arc<Known>) -> Self {
+        let rpc = Rpc::bind(([127, 0, 0, 1], 0).into(), Some(mesh), own(number)).unwrap();
+        Self::run(rpc.knowing(known), number)
+    }
+
+    pub(super) fn run(rpc: Rpc, number: u64) -> Self {
         let address = rpc.local_address();
         let answers = Arc::new(Answers {
             calls: AtomicUsize::new(0),

@@ -130,6 +130,26 @@ impl Leases {
         lease.keys.into_iter().collect()
     }
 
+    /// Ends a lease that is there: at most `limit` of its keys, which it unbinds and tells, and how many are left. Those
+    /// are as those of a lease that has run out at `at_ms`. `None` if there is no such lease.
+    pub(super) fn revoke(&mut self, id: LeaseId, at_ms: u64, limit: usize) -> Option<(Vec<Key>, u64)> {
+        let lease = self.by_id.get_mut(&id).filter(|lease| lease.terms.stage != Stage::Ended)?;
+        if lease.keys.len() <= limit {
+            return Some((self.end(id), 0));
+        }
+        self.by_end.remove(&(lease.terms.ends_ms, id));
+        lease.terms.stage = Stage::Ended;
+        lease.terms.ends_ms = lease.terms.ends_ms.min(at_ms);
+        self.by_end.insert((lease.terms.ends_ms, id));
+        let mut gone = Vec::with_capacity(limit);
+        while gone.len() < limit
+            && let Some(key) = lease.keys.pop_first()
+        {
+            gone.push(key);
+        }
+        Some((gone, lease.keys.len() as u64))
+    }
+
     /// Ends leases that have run out by `at_ms`, the earliest first: at most `limit`, and as many of their keys, which it
     /// unbinds and tells. A lease that is left with keys has ended all the same: it can no longer be kept alive.
     /// `None` if none has run out.

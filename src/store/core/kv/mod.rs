@@ -33,13 +33,15 @@ pub const MAX_STORE: usize = 128 * 1024 * 1024;
 pub const MAX_KEYS: usize = 1_000_000;
 /// Most leases, those of keys with a time to live of their own included.
 pub const MAX_LEASES: usize = 1_000_000;
-/// Most keys that one [`Request::Expire`] removes, and most leases that it ends: it holds up what comes after it. What is
-/// left is for the next one.
+/// Most keys that one [`Request::Expire`] or [`Request::Revoke`] removes, and most leases that it ends: it holds up what
+/// comes after it. What is left is for the next [`Request::Expire`].
 pub const MAX_EXPIRED: usize = 1_000;
 
 /// Revisions that an epoch of the store leaves out: more than were ever written and not yet copied to the disk that it
 /// begins from.
 pub const EPOCH_REVISIONS: u64 = 1_000_000_000;
+/// Most keys that one transaction removes by their beginnings: it holds up what comes after it, on all replicas.
+pub const MAX_REMOVED: usize = 10_000;
 
 /// The keys, their leases, what was answered lately and what has changed lately. Empty by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -232,12 +234,15 @@ impl Kv {
     }
 
     fn revoke(&mut self, lease: LeaseId, command: &Command) -> CommandResult {
-        if !self.leases.contains(lease) {
+        let Some((keys, left)) = self.leases.revoke(lease, self.at_ms, MAX_EXPIRED) else {
             return CommandResult::NoLease(lease);
-        }
-        let keys = self.leases.end(lease);
+        };
         self.revision = self.next_revision();
-        self.remove_ended(keys, command)
+        match self.remove_ended(keys, command) {
+            // They go with the next commands of the leader, as those of a lease that has run out.
+            CommandResult::Ended { keys } => CommandResult::Ended { keys: keys + left },
+            other => other,
+        }
     }
 
     fn expire(&mut self, command: &Command) -> CommandResult {

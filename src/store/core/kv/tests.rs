@@ -8,7 +8,8 @@ use super::{
         key::{Key, LeaseId, OpId, Revision},
         outcome::{CommandResult, OperationResult, Outcome},
     },
-    Compacted, Damaged, Kv, MAX_ANSWER, MAX_EXPIRED, MAX_KEYS, MAX_LEASES, MAX_STORE, REMEMBERED_MS,
+    Compacted, Damaged, Kv, MAX_ANSWER, MAX_EXPIRED, MAX_KEYS, MAX_LEASES, MAX_REMOVED, MAX_STORE,
+    REMEMBERED_MS,
     answers::{MAX_ANSWERS, MAX_ANSWERS_BYTES},
     history::{MAX_CHANGES, MAX_CHANGES_BYTES},
     pages::{MAX_PAGE, MAX_PAGE_BYTES},
@@ -454,6 +455,46 @@ fn a_full_store_takes_nothing_back_but_deletes() {
     let all = vec![Operation::DeletePrefix(String::new())];
     store.then(all);
     assert_eq!((store.kv.len(), store.kv.bytes()), (0, 0));
+}
+
+#[test]
+fn no_more_keys_than_so_many_are_removed_by_their_beginning_at_once() {
+    let mut store = Store::new();
+    store.put("a", "");
+    let entry = store.kv.get(&key("a")).unwrap().clone();
+    store.kv.keys = (0..=MAX_REMOVED).map(|n| (key(&format!("k{n:06}")), entry.clone())).collect();
+    store.kv.bytes = (MAX_REMOVED + 1) * 7;
+    let before = store.kv.clone();
+    let prefix = |text: &str| Operation::DeletePrefix(text.to_owned());
+    for too_many in [vec![prefix("")], vec![put("z", "", Stay::Forever), prefix("k00"), prefix("k01")]] {
+        assert_eq!(store.then(too_many), CommandResult::TooMany);
+        assert_eq!((&store.kv.keys, store.kv.bytes()), (&before.keys, before.bytes()));
+        assert_eq!(store.kv.revision(), before.revision());
+    }
+    let some = store.then(vec![Operation::Delete(key("k010000")), prefix("k")]);
+    assert!(matches!(some, CommandResult::Transacted { .. }), "{some:?}");
+    assert_eq!((store.kv.len(), store.kv.bytes()), (0, 0));
+}
+
+#[test]
+fn a_lease_with_many_keys_ends_at_once_and_its_keys_go_in_parts() {
+    let mut store = Store::new();
+    let lease = store.grant(5_000);
+    let count = MAX_EXPIRED + 300;
+    for number in 0..count {
+        store.then(vec![put(&format!("k{number:06}"), "", Stay::Lease(lease))]);
+    }
+    let ended = store.ask(Request::Revoke(lease)).result;
+    assert_eq!(ended, CommandResult::Ended { keys: count as u64 });
+    assert_eq!((store.kv.len(), store.kv.leases().count()), (300, 0));
+    assert_eq!(store.ask(Request::KeepAlive(lease)).result, CommandResult::NoLease(lease));
+    assert_eq!(store.then(vec![put("z", "", Stay::Lease(lease))]), CommandResult::NoLease(lease));
+    assert_eq!(store.ask(Request::Revoke(lease)).result, CommandResult::NoLease(lease));
+    // A leader is told that there is something to do at once, and the state is whole in between.
+    assert!(store.kv.next_expiry().is_some_and(|due| due <= store.kv.at_ms));
+    assert_eq!(Kv::from_bytes(&store.kv.to_bytes()).as_ref(), Ok(&store.kv));
+    assert_eq!(store.ask(Request::Expire).result, CommandResult::Ended { keys: 300 });
+    assert_eq!((store.kv.len(), store.kv.next_expiry()), (0, None));
 }
 
 #[test]

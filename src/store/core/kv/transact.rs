@@ -11,7 +11,7 @@ use super::{
         key::{Key, LeaseId, Revision},
         outcome::{Change, CommandResult, OperationResult, Versioned},
     },
-    Kv, MAX_KEYS, MAX_LEASES, MAX_STORE, pages, size,
+    Kv, MAX_KEYS, MAX_LEASES, MAX_REMOVED, MAX_STORE, pages, size,
 };
 
 /// What a transaction has done so far.
@@ -19,6 +19,8 @@ struct Draft<'a> {
     command: &'a Command,
     revision: Revision,
     changes: Vec<Change>,
+    /// How many keys may still be removed by their beginnings; `None` after one that was too many.
+    room: Option<usize>,
     /// The leases that it makes, by how long they last.
     own: Vec<(u64, LeaseId)>,
 }
@@ -48,12 +50,21 @@ impl Kv {
             return CommandResult::NoLease(lease);
         }
         let (bytes, length) = (self.bytes, self.keys.len());
-        let mut draft =
-            Draft { command, revision: self.next_revision(), changes: Vec::new(), own: Vec::new() };
+        let mut draft = Draft {
+            command,
+            revision: self.next_revision(),
+            changes: Vec::new(),
+            room: Some(MAX_REMOVED),
+            own: Vec::new(),
+        };
         let results = operations.iter().map(|operation| self.operate(operation, &mut draft)).collect();
         let too_large = self.bytes > MAX_STORE.max(bytes) || self.keys.len() > MAX_KEYS.max(length);
         // Deleting makes no leases, and so always works.
         let too_many_leases = !draft.own.is_empty() && self.leases.len() + draft.own.len() > MAX_LEASES;
+        if draft.room.is_none() {
+            self.take_back(draft.changes);
+            return CommandResult::TooMany;
+        }
         if too_large || too_many_leases {
             self.take_back(draft.changes);
             debug_assert_eq!(self.bytes, bytes);
@@ -89,8 +100,14 @@ impl Kv {
             Operation::Delete(key) => OperationResult::Deleted(u64::from(self.delete(key, draft))),
             Operation::DeletePrefix(prefix) => {
                 let keys = self.keys.range::<str, _>(pages::starting(prefix)).map(|(key, _)| key);
-                let keys: Vec<Key> =
-                    keys.take_while(|key| key.as_str().starts_with(prefix)).cloned().collect();
+                let begin_so = keys.take_while(|key| key.as_str().starts_with(prefix));
+                let room = draft.room.unwrap_or_default();
+                let keys: Vec<Key> = begin_so.take(room + 1).cloned().collect();
+                draft.room = draft.room.and_then(|room| room.checked_sub(keys.len()));
+                if draft.room.is_none() {
+                    // What was done before is taken back.
+                    return OperationResult::Deleted(0);
+                }
                 let deleted = keys.iter().filter(|key| self.delete(key, draft)).count();
                 OperationResult::Deleted(deleted as u64)
             }
