@@ -111,7 +111,9 @@ impl Drop for Show {
 
 /// The process ids that the show tells.
 fn children(seen: &str) -> Vec<u32> {
-    let pids = seen.split("(pid ").skip(1);
+    // What comes after it names some of them again.
+    let introduction = seen.split("\nload: ").next().unwrap();
+    let pids = introduction.split("(pid ").skip(1);
     pids.map(|rest| rest.split(')').next().unwrap().parse().unwrap()).collect()
 }
 
