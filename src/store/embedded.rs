@@ -1,6 +1,7 @@
 //! The store that lives in the sidecars themselves. A node that has a replica of the log answers from that; every other
 //! asks one that has. Whoever does not lead passes a write on to who does, once.
 
+mod follow;
 mod past;
 
 use std::{
@@ -18,15 +19,16 @@ use http::StatusCode;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{sync::watch, time::timeout};
 
+pub use self::follow::EmbeddedWatch;
 use super::{
     Leasable, Level, Progress, Readable, Replicated, Role, Scan, StoreError, StoreStatus, Transactional,
-    Watch, Watchable, Writable,
+    Writable,
     choice::ranked,
     core::{
         command::{Command, Request, RequestError, Stay, Transaction, author},
         key::{Key, LeaseId, OpId, Revision},
         kv::Kv,
-        outcome::{Change, CommandResult, OperationResult, Outcome, Page, Versioned},
+        outcome::{CommandResult, OperationResult, Outcome, Page, Versioned},
     },
     fence::Fence,
     meters::Meters,
@@ -446,48 +448,6 @@ impl Leasable for EmbeddedStore {
             CommandResult::Ended { keys } => Ok(keys),
             _ => Err(nonsense()),
         }
-    }
-}
-
-impl Watchable for EmbeddedStore {
-    type Watch = EmbeddedWatch;
-
-    fn watch(&self, prefix: &str, after: Revision) -> EmbeddedWatch {
-        EmbeddedWatch { store: self.clone(), prefix: prefix.to_owned(), after }
-    }
-}
-
-/// Changes, from this node's replica or from another's.
-#[derive(Debug)]
-pub struct EmbeddedWatch {
-    store: EmbeddedStore,
-    prefix: String,
-    after: Revision,
-}
-
-impl Watch for EmbeddedWatch {
-    async fn next(&mut self) -> Result<Vec<Change>, StoreError> {
-        // First without waiting: whoever gives up on this one knows then how far the state is.
-        let mut wait = Duration::ZERO;
-        loop {
-            let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
-            let query = Query::Changes { prefix: self.prefix.clone(), after: self.after, wait_ms };
-            // Whoever answers has got at least as far as who answered before.
-            let Found::Changes(changes, to) =
-                self.store.query(query, Level::AtLeast(self.after), wait).await?
-            else {
-                return Err(nonsense());
-            };
-            self.after = self.after.max(to);
-            if !changes.is_empty() {
-                return Ok(changes);
-            }
-            wait = WAIT;
-        }
-    }
-
-    fn seen(&self) -> Revision {
-        self.after
     }
 }
 
