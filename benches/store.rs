@@ -1,7 +1,8 @@
 //! How fast the store is: sidecars as processes with data on disk, beside etcd where it is installed, under the same load;
 //! what it costs the data plane; how soon what is written is everywhere. `cargo bench --bench store` prints the figures;
 //! after `--`, `--report docs/benchmarks` writes them there, `--only compare,within,kill,routes,watchers,requests` takes
-//! some of them, `--rounds`, `--seconds`, `--kills`, `--news`, `--watchers` say how much, and `--test` runs a little of each.
+//! some of them, `--rounds`, `--seconds`, `--kills`, `--news`, `--watchers` say how much,
+//! `--outrigger` is another binary than that of this build, and `--test` runs a little of each.
 #![expect(clippy::print_stdout, reason = "a bench reports there")]
 
 #[path = "store/etcd.rs"]
@@ -29,6 +30,9 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let is_test = arguments.iter().any(|argument| argument == "--test");
     let plan = plan(&arguments, is_test)?;
+    if let Some(binary) = value::<PathBuf>(&arguments, "--outrigger")? {
+        ours::OTHER.get_or_init(|| binary);
+    }
     let load = machine::said("cut", &["-d ", "-f1-3", "/proc/loadavg"]);
     let begun = Instant::now();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

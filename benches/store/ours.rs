@@ -3,10 +3,10 @@
 use std::{
     fs,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -57,7 +57,7 @@ pub(crate) struct Node {
 
 impl Node {
     fn start(&mut self) -> Result<()> {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
+        let mut command = Command::new(binary());
         command.args(["run", "--config"]).arg(&self.config);
         self.process = Some(Process::start(&mut command, &self.config.with_extension("log"))?);
         Ok(())
@@ -308,6 +308,13 @@ pub(crate) async fn within(directory: &Directory) -> Result<(Vec<Store>, usize)>
     });
     let leader = leader.await?;
     Ok((stores, leader))
+}
+
+/// Another binary than that of this build, if one is named.
+pub(crate) static OTHER: OnceLock<PathBuf> = OnceLock::new();
+
+fn binary() -> &'static Path {
+    OTHER.get().map_or(Path::new(env!("CARGO_BIN_EXE_outrigger")), PathBuf::as_path)
 }
 
 const GOSSIP_KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
