@@ -3,17 +3,20 @@
 
 use std::{future::Future, net::SocketAddr, time::Duration};
 
+use futures_util::{Stream, StreamExt as _, stream};
 use openraft::{
     AnyError, OptionalSend, RaftNetworkFactory, RaftNetworkV2,
     alias::SnapshotOf,
+    base::{BoxFuture, BoxStream},
     errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable},
-    network::{RPCOption, RPCTypes},
+    network::{RPCOption, RPCTypes, stream_append_sequential},
     raft::{
-        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
-        TransferLeaderResponse, VoteRequest, VoteResponse,
+        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+        TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
     },
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::time::{Instant, timeout_at};
 
 use super::types::{SnapshotData, SnapshotMeta, TypeConfig, Vote, Voter};
 use crate::{
@@ -35,6 +38,13 @@ pub(super) const TRANSFER: &str = "raft/transfer";
 const CHUNK: usize = 1024 * 1024;
 /// For one part of a snapshot.
 const CHUNK_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long news of what is committed wait for entries to go with.
+const COMMIT_PAUSE: Duration = Duration::from_millis(1);
+
+type Append = AppendEntriesRequest<TypeConfig>;
+/// What becomes of a stream of [`Append`].
+type Appended<'s> = BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>;
 
 /// A part of a snapshot, in the order of the parts.
 #[derive(Serialize, Deserialize)]
@@ -122,8 +132,39 @@ impl Link {
     }
 }
 
+/// The same, but for messages that only tell what is committed and that another one follows closely: that one says as much.
+/// Both begin at the same place of the log, so who takes the later one would have taken the earlier.
+fn joined(input: impl Stream<Item = Append> + Send + Unpin) -> impl Stream<Item = Append> + Send {
+    stream::unfold((input.fuse(), None), async |(mut input, held)| {
+        let mut one: Append = match held {
+            Some(held) => held,
+            None => input.next().await?,
+        };
+        let end = Instant::now() + COMMIT_PAUSE;
+        while one.entries.is_empty() {
+            match timeout_at(end, input.next()).await {
+                Ok(Some(next)) if (next.vote, next.prev_log_id) == (one.vote, one.prev_log_id) => one = next,
+                Ok(Some(next)) => return Some((one, (input, Some(next)))),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        Some((one, (input, None)))
+    })
+}
+
 impl RaftNetworkV2<TypeConfig> for Link {
     type SnapshotData = SnapshotData;
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<Appended<'s>, RPCError<TypeConfig>>>
+    where
+        S: Stream<Item = Append> + OptionalSend + Unpin + 'static,
+    {
+        stream_append_sequential(self, Box::pin(joined(input)), option)
+    }
 
     async fn append_entries(
         &mut self,
