@@ -27,6 +27,8 @@ struct Waiting {
     operations: VecDeque<Operation>,
     /// The latest record of what is committed; who writes it next has time.
     committed: Option<Vec<u8>>,
+    /// Nothing has come for so long that the writer does not look by itself any more.
+    is_asleep: bool,
     is_closed: bool,
     /// Why nothing is written any more. After a write that failed, what comes later could be there without it.
     failure: Option<io::Error>,
@@ -129,7 +131,11 @@ impl Queue {
             return Err(codec::again(failure));
         }
         waiting.committed = Some(record);
-        self.wake.notify_one();
+        // Otherwise it is taken along by the next group, or found when none has come: a writer that is woken for each commit
+        // and has nothing to do costs as much as one that writes.
+        if waiting.is_asleep {
+            self.wake.notify_one();
+        }
         Ok(())
     }
 
@@ -163,13 +169,14 @@ impl Queue {
                     return committed.map(|record| Group { committed: Some(record), ..Group::default() });
                 }
             }
-            if waiting.committed.is_some() {
+            if is_idle {
+                waiting.is_asleep = true;
+                waiting = self.wake.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+                (waiting.is_asleep, is_idle) = (false, false);
+            } else {
                 let woken = self.wake.wait_timeout(waiting, IDLE).unwrap_or_else(PoisonError::into_inner);
                 is_idle = woken.1.timed_out();
                 waiting = woken.0;
-            } else {
-                is_idle = false;
-                waiting = self.wake.wait(waiting).unwrap_or_else(PoisonError::into_inner);
             }
         }
         let mut group = Group { operations: Vec::new(), committed: waiting.committed.take() };
