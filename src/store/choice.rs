@@ -79,7 +79,7 @@ mod tests {
         peers[2].founded = None;
         peers[3].standing = Standing::Gone;
         assert_eq!(order(&peers, 7, Some(2), 1), [2, 5, 1, 3]);
-        assert_eq!(order(&peers, 7, None, 1), [5, 2, 3, 1]);
+        assert_eq!(order(&peers, 7, None, 1), [5, 2, 1, 3]);
         // Neither itself, nor one that has no replica.
         peers[4].is_server = false;
         assert_eq!(order(&peers, 1, None, 0), [2, 3]);

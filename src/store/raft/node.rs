@@ -260,13 +260,7 @@ impl Node {
         }
         Status {
             id: seen.id,
-            role: match seen.state {
-                ServerState::Leader => Role::Leader,
-                ServerState::Follower => Role::Follower,
-                ServerState::Candidate => Role::Candidate,
-                ServerState::Learner if nodes.contains_key(&seen.id) => Role::Standby,
-                ServerState::Learner | ServerState::Shutdown => Role::Searching,
-            },
+            role: role(seen.state, || nodes.contains_key(&seen.id)),
             term: seen.current_term,
             leader: seen.current_leader,
             last_log: seen.last_log_index.unwrap_or(0),
@@ -295,8 +289,11 @@ impl Node {
         metrics.borrow_watched().membership_config.membership().get_node(&id).is_some()
     }
 
+    /// What it is to the store. Asked with each read and write: copies nothing.
     pub(in crate::store) fn role(&self) -> Role {
-        self.status().role
+        let metrics = self.raft.metrics();
+        let seen = metrics.borrow_watched();
+        role(seen.state, || seen.membership_config.membership().get_node(&seen.id).is_some())
     }
 
     /// Who leads, as far as it knows.
@@ -359,6 +356,16 @@ impl Node {
         one.bytes.extend_from_slice(&part.bytes);
         let is_whole = one.bytes.len() as u64 == one.size;
         Ok(if is_whole { incoming.take().map(|one| one.bytes) } else { None })
+    }
+}
+
+fn role(state: ServerState, is_member: impl FnOnce() -> bool) -> Role {
+    match state {
+        ServerState::Leader => Role::Leader,
+        ServerState::Follower => Role::Follower,
+        ServerState::Candidate => Role::Candidate,
+        ServerState::Learner if is_member() => Role::Standby,
+        ServerState::Learner | ServerState::Shutdown => Role::Searching,
     }
 }
 
