@@ -27,6 +27,8 @@ struct Waiting {
     operations: VecDeque<Operation>,
     /// The latest record of what is committed; who writes it next has time.
     committed: Option<Vec<u8>>,
+    /// Groups that went without it since it was written last.
+    without: u32,
     /// Nothing has come for so long that the writer does not look by itself any more.
     is_asleep: bool,
     is_closed: bool,
@@ -179,7 +181,12 @@ impl Queue {
                 waiting = woken.0;
             }
         }
-        let mut group = Group { operations: Vec::new(), committed: waiting.committed.take() };
+        waiting.without += 1;
+        let committed = if waiting.without >= WITHOUT { waiting.committed.take() } else { None };
+        if committed.is_some() {
+            waiting.without = 0;
+        }
+        let mut group = Group { operations: Vec::new(), committed };
         let mut bytes = 0;
         while bytes < MAX_GROUP
             && let Some(operation) = waiting.operations.pop_front()
@@ -202,5 +209,9 @@ const MAX_WAITING: usize = 256;
 /// Bytes after which a group is closed: a few milliseconds of writing.
 const MAX_GROUP: usize = 4 * 1024 * 1024;
 
-/// How long the record of what is committed waits for a group to go with.
+/// Groups after which the record of what is committed goes with one: it is a page and a path of the tree more to write, and
+/// nobody waits for it.
+const WITHOUT: u32 = 64;
+
+/// How long the record of what is committed waits when no group comes.
 const IDLE: Duration = Duration::from_millis(50);
