@@ -13,7 +13,7 @@ impl Watchable for EmbeddedStore {
     type Watch = EmbeddedWatch;
 
     fn watch(&self, prefix: &str, after: Revision) -> EmbeddedWatch {
-        EmbeddedWatch { store: self.clone(), prefix: prefix.to_owned(), after }
+        EmbeddedWatch { store: self.clone(), prefix: prefix.to_owned(), after, is_fresh: false }
     }
 }
 
@@ -23,12 +23,14 @@ pub struct EmbeddedWatch {
     store: EmbeddedStore,
     prefix: String,
     after: Revision,
+    /// What it knows is of the last answer, which was not given up.
+    is_fresh: bool,
 }
 
 impl Watch for EmbeddedWatch {
     async fn next(&mut self) -> Result<Vec<Change>, StoreError> {
         // First without waiting: whoever gives up on this one knows then how far the state is.
-        let mut wait = Duration::ZERO;
+        let mut wait = if std::mem::take(&mut self.is_fresh) { WAIT } else { Duration::ZERO };
         loop {
             let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
             let query = Query::Changes { prefix: self.prefix.clone(), after: self.after, wait_ms };
@@ -40,6 +42,7 @@ impl Watch for EmbeddedWatch {
             };
             self.after = self.after.max(to);
             if !changes.is_empty() {
+                self.is_fresh = true;
                 return Ok(changes);
             }
             wait = WAIT;
