@@ -16,11 +16,12 @@ use openraft::{
     },
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 use super::types::{SnapshotData, SnapshotMeta, TypeConfig, Vote, Voter};
 use crate::{
     peer::rpc::{Caller, Failure, Lane, Target},
+    rt::clock,
     store::{
         fence::Fence,
         peers::{self, Peers},
@@ -140,7 +141,7 @@ fn joined(input: impl Stream<Item = Append> + Send + Unpin) -> impl Stream<Item 
             Some(held) => held,
             None => input.next().await?,
         };
-        let end = Instant::now() + COMMIT_PAUSE;
+        let end = clock::instant(clock::now().after(COMMIT_PAUSE));
         while one.entries.is_empty() {
             match timeout_at(end, input.next()).await {
                 Ok(Some(next)) if (next.vote, next.prev_log_id) == (one.vote, one.prev_log_id) => one = next,
