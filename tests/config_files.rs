@@ -2,6 +2,8 @@
 
 #[path = "config/etcd.rs"]
 mod etcd;
+#[path = "config/keyspaces.rs"]
+mod keyspaces;
 #[path = "config/mesh.rs"]
 mod mesh;
 

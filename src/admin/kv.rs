@@ -1,6 +1,7 @@
 //! The replicated store over HTTP: reads, pages and long polls, writes and transactions. What requests look like is in
 //! `written`, what answers look like in `told`; whose request may be answered at all is decided before.
 
+mod leaderless;
 pub(super) mod leases;
 pub(super) mod told;
 mod written;
@@ -53,18 +54,30 @@ pub(super) fn raft(store: Option<Store>) -> Result<Value, Problem> {
 /// Answers a request for the store.
 pub(super) async fn answer(store: Option<Store>, request: Request<Incoming>) -> Result<Answer, Problem> {
     let store = present(store)?;
-    let query = Query::parse(request.uri().query())?;
+    let mut query = Query::parse(request.uri().query())?;
     match *request.method() {
-        Method::GET | Method::HEAD => read(&store, written::read(query)?).await,
+        Method::GET | Method::HEAD => match leaderless::of_query(&store, &query) {
+            Some(quorum) => leaderless::read(quorum, query).await,
+            None => read(&store, written::read(query)?).await,
+        },
         Method::DELETE => {
+            if let Some(quorum) = leaderless::of_query(&store, &query) {
+                body(request).await?;
+                return leaderless::delete(quorum, query).await;
+            }
+            leaderless::only_strong(&mut query)?;
             let change = written::delete(query);
             body(request).await?;
             write(&store, change).await
         }
         Method::PUT => {
+            let body = body(request).await?;
+            if let Some(quorum) = leaderless::of_body(&store, &body) {
+                return leaderless::put(quorum, query, &body).await;
+            }
+            leaderless::only_strong(&mut query)?;
             query.end()?;
-            let change = written::put(&body(request).await?);
-            write(&store, change).await
+            write(&store, written::put(&body)).await
         }
         _ => {
             query.end()?;
@@ -203,9 +216,10 @@ impl From<StoreError> for Problem {
             StoreError::Request(
                 RequestError::Value { .. } | RequestError::Transaction | RequestError::Removed,
             ) => StatusCode::PAYLOAD_TOO_LARGE,
-            StoreError::Request(RequestError::Ttl(_) | RequestError::Author) | StoreError::Level(_) => {
-                StatusCode::UNPROCESSABLE_ENTITY
-            }
+            StoreError::Request(RequestError::Ttl(_) | RequestError::Author)
+            | StoreError::Level(_)
+            | StoreError::Keyspace { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            StoreError::Quorum(failure) => leaderless::status(*failure),
             StoreError::Denied(_) => StatusCode::FORBIDDEN,
             StoreError::NoLease(_) => StatusCode::NOT_FOUND,
             StoreError::Full => StatusCode::INSUFFICIENT_STORAGE,

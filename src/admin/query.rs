@@ -27,6 +27,11 @@ impl Query {
         Ok(Self(parameters))
     }
 
+    /// Looks at a parameter and leaves it there.
+    pub(super) fn peek(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
     /// Takes a parameter out.
     pub(super) fn take(&mut self, name: &str) -> Option<String> {
         let at = self.0.iter().position(|(known, _)| known == name)?;

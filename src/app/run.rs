@@ -191,7 +191,7 @@ async fn serve(loaded: Loaded, log: Arc<LogHandle>) -> Result<(), RunError> {
     })
     .map_err(RunError::start("cannot start the data plane"))?;
     let Control { cell, publisher, membership, store } = control;
-    let (store, says) = store::start(store, &drain, &mut tasks);
+    let (store, says) = store::start(store, &registry, &drain, &mut tasks);
     let membership = mesh::start(membership, plane.inbound, says, &state, &cell, &drain, &mut tasks);
     let parts = ReloaderParts {
         source,

@@ -13,8 +13,8 @@ use crate::{
     membership::{Member, MemberState, Membership, MembershipView, Seed, StorePlace},
     peer::rpc::Known,
     rt::{Drain, DrainWatch, Phase, Tasks},
-    store::{Mode, Peer, Service, ServiceParams, Standing, Store},
-    telemetry::metrics::Registry,
+    store::{Mode, Peer, Quorum, QuorumStatus, Service, ServiceParams, Standing, Store},
+    telemetry::metrics::{QuorumMetrics, QuorumNumbers, Registry},
 };
 
 /// What this sidecar says in the mesh about its part in the store.
@@ -106,6 +106,7 @@ pub(super) struct Embedded {
 /// Starts the tasks of `opened`. Gives the store, and what is to be said of it in the mesh.
 pub(super) fn start(
     opened: Option<OpenedStore>,
+    registry: &Arc<Registry>,
     drain: &Drain,
     tasks: &mut Tasks,
 ) -> (Option<Store>, Option<StoreSays>) {
@@ -114,6 +115,9 @@ pub(super) fn start(
         Some(OpenedStore::Embedded(embedded)) => {
             let Embedded { service, says, view, seeds, peers } = *embedded;
             let store = service.store();
+            if let Some(status) = store.quorum().and_then(Quorum::status) {
+                tasks.spawn("numbers of the leaderless tier", show(status, QuorumMetrics::resolve(registry)));
+            }
             let following = Following { view, seeds, peers, known: service.known() };
             tasks.spawn("peers of the store", following.follow(drain.watch()));
             tasks.spawn("store", service.run(drain.watch()));
@@ -125,6 +129,29 @@ pub(super) fn start(
             tasks.spawn("etcd", service.run(drain.watch()));
             (Some(store), None)
         }
+    }
+}
+
+/// Shows what the leaderless tier has counted, whenever it tells.
+async fn show(mut status: watch::Receiver<QuorumStatus>, metrics: QuorumMetrics) {
+    loop {
+        metrics.show(&numbers(&status.borrow_and_update()));
+        if status.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn numbers(status: &QuorumStatus) -> QuorumNumbers {
+    let QuorumStatus { counts, records, tombstones, hints, .. } = status;
+    QuorumNumbers {
+        read_repairs: counts.read_repairs,
+        hints: [counts.hints_queued, counts.hints_replayed, counts.hints_dropped],
+        differences: counts.differences,
+        collected: counts.tombstones_collected,
+        clock_refusals: counts.clock_refusals,
+        purges: counts.purges,
+        kept: [records.saturating_sub(*tombstones), *tombstones, *hints],
     }
 }
 

@@ -50,6 +50,8 @@ pub(super) const STORE_EXPECT: usize = 3;
 pub(super) const STORE_TIMING: Timing =
     Timing { heartbeat: Duration::from_millis(50), election_timeout: Duration::from_millis(150) };
 pub(super) const ETCD_TIMEOUT: Duration = Duration::from_secs(3);
+/// Far more than servers of one mesh take, and short beside what whoever asks waits.
+pub(super) const KEYSPACE_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) const STORE_SHORTEST_HEARTBEAT: Duration = Duration::from_millis(10);
 /// Shorter, and a process that is started again would have been replaced.
 pub(super) const STORE_LEAST_DEAD_AFTER: Duration = Duration::from_secs(2);

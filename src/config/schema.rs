@@ -501,7 +501,7 @@ pub(super) static SHUTDOWN: Section = Section {
 mod tests {
     use super::*;
 
-    const ALL: [&Section; 61] = [
+    const ALL: [&Section; 62] = [
         &ROOT,
         &SERVICE,
         &HEALTH_CHECK,
@@ -563,6 +563,7 @@ mod tests {
         &EXT_AUTHZ,
         &MESH,
         &STORE,
+        &KEYSPACE,
     ];
 
     #[test]

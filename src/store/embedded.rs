@@ -35,6 +35,7 @@ use super::{
     peers::Peers,
     protocol::{self, Answer, COMMAND, Found, QUERY, Query, WireLevel},
     pulse::{Freshness, PULSE, Pulse},
+    quorum::Quorum,
     raft::{Certainty, Node},
 };
 use crate::{
@@ -100,6 +101,8 @@ pub(super) struct Parts {
     /// In which epoch it asks.
     pub(super) fence: Fence,
     pub(super) meters: Arc<Meters>,
+    /// The keyspaces that are kept otherwise.
+    pub(super) quorum: Quorum,
 }
 
 impl EmbeddedStore {
@@ -131,6 +134,12 @@ impl EmbeddedStore {
         StoreStatus::of(*own, *founded.borrow(), node.as_ref(), fence.superseded())
     }
 
+    /// The leaderless tier beside this one.
+    #[must_use]
+    pub fn quorum(&self) -> &Quorum {
+        &self.0.parts.quorum
+    }
+
     /// Has `request` decided, wherever the leader is.
     ///
     /// # Errors
@@ -145,6 +154,7 @@ impl EmbeddedStore {
     async fn have_decided(&self, op: OpId, request: Request) -> Result<Outcome, StoreError> {
         let command = Command { op, at_ms: wall_ms(), author: Arc::clone(&self.1), request };
         command.check()?;
+        self.0.parts.quorum.refuse_request(&command.request)?;
         let deciding = Box::pin(self.decide(&command));
         // It may have been decided: only who asks again with the same operation learns that.
         timeout(LIMIT, deciding).await.unwrap_or(Err(StoreError::TimedOut))
@@ -261,6 +271,7 @@ impl EmbeddedStore {
     }
 
     async fn find(&self, query: Query, level: Level, wait: Duration) -> Result<Found, StoreError> {
+        self.0.parts.quorum.refuse_query(&query)?;
         let limit = LIMIT + wait;
         let asked = (query.clone(), WireLevel::from(level));
         let mut whom = match level {

@@ -39,6 +39,19 @@ pub enum StoreError {
     /// This level is not to be had here.
     #[error("{0} is not to be had from this store")]
     Level(&'static str),
+    /// A keyspace of the leaderless tier does not do this.
+    #[error(
+        "the keyspace `{keyspace}` is kept by quorum (`store.keyspaces`): {what} is to be had from the strong tier only, under keys of another keyspace"
+    )]
+    Keyspace {
+        /// Which.
+        keyspace: String,
+        /// What was asked.
+        what: &'static str,
+    },
+    /// The leaderless tier did not do it.
+    #[error(transparent)]
+    Quorum(#[from] super::quorum::core::rules::Failure),
     /// The store of another kind or another node failed.
     #[error("the store failed: {0}")]
     Failed(String),

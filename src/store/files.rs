@@ -14,6 +14,7 @@ use super::{
     core::bootstrap::StoreId,
     founding::Memory,
     meters::{Measured, Meters},
+    quorum,
     raft::Label,
 };
 
@@ -25,12 +26,17 @@ const MOST_KEPT: u32 = 1000;
 /// Records on the disk.
 pub(super) type Kept = Sealed<Measured<Disk>>;
 
+/// What is kept on a disk: the log, and the records of the leaderless tier.
+pub(super) type AllKept = [Arc<Kept>; 2];
+
 /// What a node begins with.
 pub(super) struct Files {
     pub(super) memory: Memory,
     pub(super) backend: Arc<dyn StorageBackend>,
-    /// The same, if it is on a disk.
-    pub(super) kept: Option<Arc<Kept>>,
+    /// What the leaderless tier keeps.
+    pub(super) records: Arc<dyn StorageBackend>,
+    /// Both, if they are on a disk.
+    pub(super) kept: Option<AllKept>,
     /// What `backend` says of itself.
     pub(super) label: Label,
 }
@@ -69,8 +75,8 @@ pub(super) fn open(
     let mut memory = Memory::open(promises, id)?;
     let label = Label { cluster: cluster.to_owned(), node: id, store: memory.store().map(StoreId) };
     let Some(directory) = directory else {
-        let backend: Arc<dyn StorageBackend> = Arc::new(Sealed::new(backend::Memory::default(), Keys::None));
-        return Ok(Files { memory, backend, kept: None, label });
+        let in_memory = || Arc::new(Sealed::new(backend::Memory::default(), Keys::None));
+        return Ok(Files { memory, backend: in_memory(), records: in_memory(), kept: None, label });
     };
     let path = log(directory);
     if memory.store().is_some() && !path.try_exists()? {
@@ -79,11 +85,20 @@ pub(super) fn open(
              back, or empty both store.data_dir and mesh.data_dir, and it comes as a new server",
         ));
     }
+    // It has numbers of its own: what is measured here are writes of the log.
+    let records = open_kept(&directory.join(quorum::FILE), keys.clone(), &Arc::default())?;
+    let files = |memory, log: Arc<Kept>, label| Files {
+        memory,
+        backend: Arc::clone(&log) as _,
+        records: Arc::clone(&records) as _,
+        kept: Some([log, Arc::clone(&records)]),
+        label,
+    };
     let kept = open_kept(&path, keys.clone(), meters)?;
     let backend: Arc<dyn StorageBackend> = Arc::clone(&kept) as _;
     let Some(found) = Label::read(&backend)? else {
         label.write(&backend)?;
-        return Ok(Files { memory, backend, kept: Some(kept), label });
+        return Ok(files(memory, kept, label));
     };
     belongs(&found, cluster, id)?;
     match (found.store, label.store) {
@@ -97,7 +112,7 @@ pub(super) fn open(
                 "the store has gone on without this server: it begins anew, and its log is kept beside the new one"
             );
             let kept = open_kept(&path, keys.clone(), meters)?;
-            return Ok(Files { memory, backend: Arc::clone(&kept) as _, kept: Some(kept), label });
+            return Ok(files(memory, kept, label));
         }
         // The log was written first.
         (Some(of), known) if known.is_none_or(|known| known.is_before(of)) => memory.remember(of)?,
@@ -109,7 +124,7 @@ pub(super) fn open(
         (Some(_) | None, _) => {}
     }
     let store = memory.store().map(StoreId);
-    Ok(Files { memory, backend, kept: Some(kept), label: Label { store, ..found } })
+    Ok(files(memory, kept, Label { store, ..found }))
 }
 
 /// Opens a log, or makes an empty one. Blocks.

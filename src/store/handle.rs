@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    EmbeddedStore, EmbeddedWatch, MemoryStore, StoreError, StoreStatus,
+    EmbeddedStore, EmbeddedWatch, MemoryStore, Quorum, StoreError, StoreStatus,
     core::{
         command::{Stay, Transaction},
         key::{Key, LeaseId, OpId, Revision},
@@ -89,6 +89,17 @@ impl Store {
         match self {
             Self::Memory(store) => store.author(),
             Self::Embedded(store) => store.author(),
+        }
+    }
+
+    /// The leaderless tier, if this store has one.
+    #[must_use]
+    pub fn quorum(&self) -> Option<&Quorum> {
+        match self {
+            Self::Memory(_) => None,
+            Self::Embedded(store) => Some(store.quorum()),
+            #[cfg(feature = "etcd")]
+            Self::Etcd(_) => None,
         }
     }
 

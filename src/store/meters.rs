@@ -17,6 +17,7 @@ use super::{
     backend::{Batch, Durability, Records, Span, StorageBackend, Table},
     core::command::Request,
     protocol::Query,
+    quorum::core::rules::Failure,
     raft::Node,
 };
 use crate::{
@@ -100,12 +101,20 @@ impl Drop for Waiting<'_> {
 
 fn outcome(error: &StoreError) -> StoreOutcome {
     match error {
-        StoreError::NoQuorum | StoreError::Leaving => StoreOutcome::NoQuorum,
-        StoreError::TimedOut => StoreOutcome::TimedOut,
+        StoreError::NoQuorum
+        | StoreError::Leaving
+        | StoreError::Quorum(Failure::NoQuorum | Failure::Behind | Failure::Returning | Failure::Busy) => {
+            StoreOutcome::NoQuorum
+        }
+        StoreError::TimedOut | StoreError::Quorum(Failure::TimedOut | Failure::Clock) => {
+            StoreOutcome::TimedOut
+        }
         StoreError::Denied(_) => StoreOutcome::Denied,
         StoreError::Request(_)
         | StoreError::NoLease(_)
         | StoreError::Full
+        | StoreError::Quorum(Failure::Full)
+        | StoreError::Keyspace { .. }
         | StoreError::Compacted { .. }
         | StoreError::Level(_) => StoreOutcome::Refused,
         StoreError::Failed(_) | StoreError::Unreachable(_) => StoreOutcome::Failed,

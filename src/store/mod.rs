@@ -24,6 +24,7 @@ mod peers;
 pub mod planted;
 mod protocol;
 mod pulse;
+pub mod quorum;
 pub mod raft;
 mod recover;
 mod resealing;
@@ -43,6 +44,10 @@ pub use memory::{MemoryStore, MemoryWatch};
 pub use params::{Mode, Params, StoreKey, StoreKeys, Timing};
 pub use peers::{Peer, Peers, Standing};
 pub use protocol::{POSITION, Whereabouts};
+pub use quorum::{
+    Consistency, Held, Keyspace, KeyspaceLevel, Keyspaces, Quorum, QuorumStatus, Token, core as quorum_core,
+    core::rules::Spec,
+};
 pub use recover::{Position, Renewed, Seat, Whose, inspect, recover};
 pub use service::{Service, ServiceParams, StartError};
 pub use status::{Replica, StoreStatus};

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::Backend;
 use super::core::autopilot::Patience;
+use super::quorum::Keyspaces;
 use super::writers::Writer;
 use crate::types::Secret;
 
@@ -31,6 +32,8 @@ pub struct Params {
     pub keys: StoreKeys,
     /// Who may write beside the servers; empty: every member of the mesh.
     pub allow: Vec<Writer>,
+    /// What is kept by quorum.
+    pub keyspaces: Keyspaces,
 }
 
 /// What a node may become.

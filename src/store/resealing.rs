@@ -18,14 +18,18 @@ const RATE: f64 = 4.0 * 1024.0 * 1024.0;
 /// Kept so that there is something to write when all is done: that makes all before it durable.
 const DONE: &[u8] = b"resealed";
 
-/// Goes once through all tables, and says so when no record needs an older key any more. A record that cannot be read ends
-/// it: the next start meets that one anyway.
-pub(super) async fn run<Inner: StorageBackend>(backend: Arc<Sealed<Inner>>, meters: Arc<Meters>) {
-    if !backend.may_have_older() {
+/// Goes once through all tables of these files, and says so when no record needs an older key any more. A record that cannot
+/// be read ends it: the next start meets that one anyway.
+pub(super) async fn run<Inner: StorageBackend>(
+    backends: impl IntoIterator<Item = Arc<Sealed<Inner>>>,
+    meters: Arc<Meters>,
+) {
+    let backends: Vec<_> = backends.into_iter().filter(|backend| backend.may_have_older()).collect();
+    if backends.is_empty() {
         return;
     }
     meters.tell_older_keys(OlderKeys::Needed);
-    match all(&backend).await {
+    match each(&backends).await {
         Ok(records) => {
             meters.tell_older_keys(OlderKeys::Done);
             tracing::info!(
@@ -37,6 +41,14 @@ pub(super) async fn run<Inner: StorageBackend>(backend: Arc<Sealed<Inner>>, mete
             tracing::error!(%error, "the store cannot be sealed anew: its older keys stay needed");
         }
     }
+}
+
+async fn each<Inner: StorageBackend>(backends: &[Arc<Sealed<Inner>>]) -> io::Result<u64> {
+    let mut records = 0;
+    for backend in backends {
+        records += all(backend).await?;
+    }
+    Ok(records)
 }
 
 async fn all<Inner: StorageBackend>(backend: &Arc<Sealed<Inner>>) -> io::Result<u64> {
@@ -105,7 +117,7 @@ mod tests {
 
         let meters = Arc::new(Meters::default());
         assert_eq!(meters.older_keys(), None);
-        run(Arc::clone(&second), Arc::clone(&meters)).await;
+        run([Arc::clone(&second)], Arc::clone(&meters)).await;
         assert_eq!(meters.older_keys(), Some(OlderKeys::Done));
 
         let alone = of(2, &[], Plain::Refused);
@@ -129,7 +141,7 @@ mod tests {
         file.apply(batch, Durability::Durable).unwrap();
         let keys = Keys::Some { newest: key(2), older: vec![key(1)], plain: Plain::Refused };
         let meters = Arc::new(Meters::default());
-        run(Arc::new(Sealed::new(file, keys)), Arc::clone(&meters)).await;
+        run([Arc::new(Sealed::new(file, keys))], Arc::clone(&meters)).await;
         assert_eq!(meters.older_keys(), Some(OlderKeys::Needed));
     }
 }

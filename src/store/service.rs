@@ -12,6 +12,7 @@ use tokio::{
 
 use super::{
     Mode, Params, Role, Store,
+    backend::StorageBackend,
     core::{
         autopilot::{Patience, Target},
         bootstrap::{SeedList, StoreId},
@@ -22,12 +23,13 @@ use super::{
     },
     embedded::{self, EmbeddedStore, Parts},
     fence::{self, Fence},
-    files::{self, Files, Kept},
+    files::{self, AllKept, Files},
     founding::{self, FOUNDING, Founding, Told},
     meters::{self, Meters},
     peers::Peers,
     protocol::{self, Answer, POSITION, Whereabouts},
     pulse::{self, PULSE},
+    quorum::{self, Driver, Opened, Quorum, core::rules::Want},
     raft::{Network, Node},
     resealing,
     voters::{self, Voters},
@@ -99,7 +101,7 @@ pub struct Service {
     meters: Arc<Meters>,
     /// The file of the log, and what is in it.
     file: Option<PathBuf>,
-    kept: Option<Arc<Kept>>,
+    kept: Option<AllKept>,
     node: Option<Node>,
     peers: Peers,
     store: EmbeddedStore,
@@ -110,6 +112,14 @@ pub struct Service {
     messages: mpsc::Sender<Told>,
     founded: watch::Receiver<Option<u64>>,
     fence: Fence,
+    leaderless: Leaderless,
+}
+
+/// The part of this node in the leaderless tier.
+struct Leaderless {
+    quorum: Quorum,
+    jobs: Option<mpsc::Sender<quorum::Job>>,
+    driver: Option<Driver>,
 }
 
 impl Service {
@@ -125,7 +135,7 @@ impl Service {
         let known = Arc::new(Known::default());
         let rpc = Rpc::bind(params.bind, mesh, own.clone())?.knowing(Arc::clone(&known)).until_stopped();
         let caller = Caller::knowing(&own, anyone, Arc::clone(&known));
-        let writers = Writers::new(params.allow);
+        let writers = Writers::new(params.allow.clone());
         let directory = params.data_dir.clone();
         let promises = directory.clone().or(promises);
         let kept = directory.clone().unwrap_or_default();
@@ -136,7 +146,7 @@ impl Service {
         let opened = tokio::task::spawn_blocking(move || {
             files::open(directory.as_deref(), promises.as_deref(), id, &mesh_name, &keys, &measured)
         });
-        let Files { memory, backend, kept, label } =
+        let Files { memory, backend, kept, label, records } =
             opened.await.map_err(io::Error::other).and_then(|opened| opened).map_err(storage)?;
         let fence = Fence::new(label.store, memory.store().map(StoreId));
         let node = match params.mode {
@@ -148,6 +158,7 @@ impl Service {
                 Some(node.map_err(storage)?)
             }
         };
+        let leaderless = leaderless(id, &params, records, &caller, &peers).await.map_err(storage)?;
         let author = Arc::from(format!("node/{name}"));
         let (messages, told) = mpsc::channel(founding::QUEUE);
         let (founded, store_known) = watch::channel(memory.store());
@@ -160,6 +171,7 @@ impl Service {
             founded: store_known.clone(),
             fence: fence.clone(),
             meters: Arc::clone(&meters),
+            quorum: leaderless.quorum.clone(),
         });
         let founding = Founding {
             caller,
@@ -192,6 +204,7 @@ impl Service {
             target,
             patience: params.patience,
             fence,
+            leaderless,
             messages,
             founded: store_known,
         })
@@ -242,18 +255,23 @@ impl Service {
             patience,
             messages,
             fence,
+            leaderless,
             ..
         } = self;
+        let Leaderless { quorum, jobs, driver } = leaderless;
         let mut tasks = Tasks::default();
         tasks.spawn(
             "calls of the store",
             rpc.run(
-                Arc::new(Desk { node: node.clone(), messages, fence: fence.clone(), writers }),
+                Arc::new(Desk { node: node.clone(), messages, fence: fence.clone(), writers, quorum, jobs }),
                 drain.clone(),
             ),
         );
         tasks.spawn("founding of the store", founding.run(own));
         tasks.spawn("pulse of the store", pulse::keep(store.clone()));
+        if let Some(driver) = driver {
+            tasks.spawn("leaderless tier of the store", driver.run());
+        }
         if let Some(node) = &node {
             if let Some(kept) = kept {
                 tasks.spawn("sealing the store anew", resealing::run(kept, Arc::clone(node.meters())));
@@ -289,6 +307,32 @@ impl Service {
     }
 }
 
+/// The part of this node in the leaderless tier: all servers have one, whatever they are configured to ask.
+async fn leaderless(
+    id: u64,
+    params: &Params,
+    records: Arc<dyn StorageBackend>,
+    caller: &Caller,
+    peers: &Peers,
+) -> io::Result<Leaderless> {
+    let (spaces, called, known) = (params.keyspaces.clone(), caller.clone(), peers.clone());
+    let (server, driver) = match params.mode {
+        Mode::Client => (None, None),
+        Mode::Server => {
+            let writer = crate::identity::unforeseeable().map_err(io::Error::other)?;
+            let writer = u64::from_be_bytes(writer);
+            let opening = tokio::task::spawn_blocking(move || {
+                Driver::open(id, writer, &spaces, records, called, known)
+            });
+            let Opened { driver, jobs, status } = opening.await.map_err(io::Error::other)??;
+            (Some((jobs, status)), Some(driver))
+        }
+    };
+    let jobs = server.as_ref().map(|(jobs, _)| jobs.clone());
+    let quorum = Quorum::new(id, params.keyspaces.clone(), caller.clone(), peers.clone(), server);
+    Ok(Leaderless { quorum, jobs, driver })
+}
+
 /// The same for all nodes that have the same seeds, in whatever order.
 fn seed_list(mut seeds: Vec<SocketAddr>) -> SeedList {
     seeds.sort_unstable();
@@ -306,10 +350,39 @@ struct Desk {
     messages: mpsc::Sender<Told>,
     fence: Fence,
     writers: Writers,
+    quorum: Quorum,
+    jobs: Option<mpsc::Sender<quorum::Job>>,
+}
+
+/// What becomes of a call.
+type Answered = Pin<Box<dyn Future<Output = Result<Bytes, Refusal>> + Send>>;
+
+impl Desk {
+    /// For the leaderless tier. Who may write to the log may write there, and nobody else.
+    fn leaderless(&self, call: &Call, node: &Node) -> Answered {
+        let denied = |why: String| Refusal::new(StatusCode::FORBIDDEN, why);
+        if call.method.as_str() == quorum::PACKET {
+            // What servers say to each other changes records as well.
+            let answer = match self.writers.refuse(call, node) {
+                Some(why) => Err(denied(why)),
+                None => quorum::receive(self.jobs.as_ref(), call),
+            };
+            return Box::pin(std::future::ready(answer));
+        }
+        let asked = quorum::question(call).and_then(|asked| match &asked {
+            (Want::Put(..), _) => self.writers.refuse(call, node).map_or(Ok(asked), |why| Err(denied(why))),
+            (Want::Get(_) | Want::List { .. }, _) => Ok(asked),
+        });
+        let quorum = self.quorum.clone();
+        Box::pin(async move {
+            let (want, level) = asked?;
+            quorum::answer(&quorum, want, level).await
+        })
+    }
 }
 
 impl Answering for Desk {
-    fn answer(&self, call: Call) -> Pin<Box<dyn Future<Output = Result<Bytes, Refusal>> + Send>> {
+    fn answer(&self, call: Call) -> Answered {
         if call.method.as_str() == FOUNDING {
             let told = protocol::read(&call.body).map(|message| self.messages.try_send((call.from, message)));
             // Without room it is lost, as on the way; it is said again.
@@ -322,6 +395,9 @@ impl Answering for Desk {
             let refusal = Refusal::new(StatusCode::NOT_FOUND, "this node has no replica of the store");
             return Box::pin(std::future::ready(Err(refusal)));
         };
+        if matches!(call.method.as_str(), quorum::PACKET | quorum::ASK) {
+            return self.leaderless(&call, &node);
+        }
         if call.method.as_str() == POSITION {
             let status = node.status();
             let revision = node.state().read(Kv::revision);

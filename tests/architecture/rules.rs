@@ -541,6 +541,10 @@ pub(crate) const SPAWNING_FILES: &[Exception] = &[
         reason: "writes what was promised on the blocking pool and waits for it",
     },
     Exception {
+        place: "src/store/quorum/driver.rs",
+        reason: "writes batches on the blocking pool, one at a time, and waits for each",
+    },
+    Exception {
         place: "src/store/raft/node.rs",
         reason: "opens the log on the blocking pool and waits for it",
     },

@@ -68,6 +68,7 @@ mod mtls_outbound;
 mod mtls_rotation;
 #[cfg(test)]
 mod observability;
+mod quorum;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]

@@ -34,20 +34,20 @@ fn node(name: &str, join: &[&str], gossip: &str, directory: Option<&Directory>) 
 }
 
 /// Three nodes that vote.
-struct Trio {
-    directories: [Directory; 3],
+pub(crate) struct Trio {
+    pub(crate) directories: [Directory; 3],
     gossip: [String; 3],
     nodes: Vec<Option<Sidecar>>,
     over: Value,
 }
 
 impl Trio {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(json!({})).await
     }
 
     /// Three whose configuration has `over` as well.
-    async fn start_with(over: Value) -> Self {
+    pub(crate) async fn start_with(over: Value) -> Self {
         let gossip = [0; 3].map(|_| free_address().to_string());
         let mut trio =
             Self { directories: [0; 3].map(|_| Directory::new()), gossip, nodes: Vec::new(), over };
@@ -70,7 +70,7 @@ impl Trio {
         with(node, self.over.clone())
     }
 
-    fn node(&self, at: usize) -> &Sidecar {
+    pub(crate) fn node(&self, at: usize) -> &Sidecar {
         self.nodes[at].as_ref().unwrap_or_else(|| unreachable!("node {at} was killed"))
     }
 
@@ -89,7 +89,7 @@ impl Trio {
         .await
     }
 
-    fn kill(&mut self, at: usize) {
+    pub(crate) fn kill(&mut self, at: usize) {
         self.nodes[at] = None;
     }
 
@@ -106,14 +106,14 @@ impl Trio {
         file.display().to_string()
     }
 
-    async fn restart(&mut self, at: usize) {
+    pub(crate) async fn restart(&mut self, at: usize) {
         let node = Sidecar::start(self.config(at)).await;
         self.nodes[at] = Some(node);
     }
 }
 
 /// Runs `outrigger kv` against `sidecar`: its exit code, and what it prints.
-fn kv(sidecar: &Sidecar, arguments: &[&str]) -> (Option<i32>, String) {
+pub(crate) fn kv(sidecar: &Sidecar, arguments: &[&str]) -> (Option<i32>, String) {
     let admin = sidecar.admin().to_string();
     let done = run(&[&["kv"], arguments, &["--admin", &admin, "--timeout", "10s"]].concat());
     (done.status.code(), String::from_utf8_lossy(&done.stdout).into_owned())

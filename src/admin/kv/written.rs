@@ -235,15 +235,15 @@ fn operation(written: Step) -> Result<Operation, Problem> {
 }
 
 /// Reads a body; `expected` says how it is written.
-fn parse<T: DeserializeOwned>(body: &[u8], expected: &str) -> Result<T, Problem> {
+pub(super) fn parse<T: DeserializeOwned>(body: &[u8], expected: &str) -> Result<T, Problem> {
     serde_json::from_slice(body).map_err(|error| bad(&format!("expected {expected}: {error}")))
 }
 
-fn key(text: &str) -> Result<Key, Problem> {
+pub(super) fn key(text: &str) -> Result<Key, Problem> {
     Key::new(text).map_err(|error| unfit(&error.to_string()))
 }
 
-fn value(text: Option<String>, base64: Option<&str>) -> Result<Bytes, Problem> {
+pub(super) fn value(text: Option<String>, base64: Option<&str>) -> Result<Bytes, Problem> {
     match (text, base64) {
         (Some(text), None) => Ok(text.into()),
         (None, Some(text)) => {
@@ -267,7 +267,8 @@ fn stay(ttl: Option<&str>, lease: Option<u64>) -> Result<Stay, Problem> {
 }
 
 fn level(query: &mut Query) -> Result<Level, Problem> {
-    let expected = "strong, lease, eventual, at_least:REVISION or within:DURATION, as within:5s";
+    let expected = "strong, lease, eventual, at_least:REVISION or within:DURATION, as within:5s (quorum and session are for \
+                    keyspaces of `store.keyspaces`)";
     let level = query.take_as("level", expected, |text| match text {
         "strong" => Some(Level::Strong),
         "lease" => Some(Level::Lease),
@@ -285,11 +286,11 @@ fn number(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
-fn bad(detail: &str) -> Problem {
+pub(super) fn bad(detail: &str) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, detail)
 }
 
-fn unfit(detail: &str) -> Problem {
+pub(super) fn unfit(detail: &str) -> Problem {
     Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
 }
 
@@ -322,7 +323,7 @@ fn all_named(transaction: &Transaction) -> String {
 }
 
 /// Most keys of a page.
-const LARGEST_PAGE: usize = 1000;
+pub(super) const LARGEST_PAGE: usize = 1000;
 /// How long a watch waits if nothing is said, and at most: less than proxies in between allow, and a client that has gone
 /// without a word holds its connection no longer.
 const USUAL_WAIT: Duration = Duration::from_secs(30);

@@ -26,7 +26,8 @@ use crate::admin::base64;
                   denies access, 7 a comparison does not hold, 8 the store did not answer in time: a write may have happened.\n\n\
                   Examples:\n  outrigger kv put limits/web '{\"per_second\": 100}'\n  outrigger kv put motd @motd.txt --ttl 1h\n  \
                   outrigger kv get limits/web --consistency eventual\n  outrigger kv put limits/web 200 --cas 17\n  \
-                  outrigger kv ls limits/\n  outrigger kv watch limits/\n  outrigger kv export > store.jsonl"
+                  outrigger kv ls limits/\n  \
+                  outrigger kv get sessions/4711 --consistency session --session \"$TOKEN\"\n  outrigger kv watch limits/\n  outrigger kv export > store.jsonl"
 )]
 pub(super) struct KvArgs {
     #[command(subcommand)]
@@ -112,14 +113,18 @@ impl From<AskError> for Failure {
     }
 }
 
-/// What a read takes for good enough.
+/// What a call takes for good enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Consistency {
     /// What was last written, by whomever.
     Strong,
     /// The same, as long as no clock runs far too fast or slow; cheaper.
     Lease,
-    /// What the sidecar has, however old; also without a quorum.
+    /// Of a keyspace in `store.keyspaces`: what the last confirmed quorum write wrote, or something later.
+    Quorum,
+    /// Of a keyspace in `store.keyspaces`: nothing older than what the same session has seen.
+    Session,
+    /// What the sidecar, or one replica, has, however old; also without a quorum.
     Eventual,
     /// What the sidecar has, if it is no older than so.
     Within(std::time::Duration),
@@ -132,11 +137,14 @@ impl std::str::FromStr for Consistency {
         match text {
             "strong" => Ok(Self::Strong),
             "lease" => Ok(Self::Lease),
+            "quorum" => Ok(Self::Quorum),
+            "session" => Ok(Self::Session),
             "eventual" => Ok(Self::Eventual),
             other => {
                 let age = other.strip_prefix("within:").and_then(|age| humantime::parse_duration(age).ok());
                 age.map(Self::Within).ok_or_else(|| {
-                    "expected strong, lease, eventual or within:DURATION, as within:5s".to_owned()
+                    "expected strong, lease, quorum, session, eventual or within:DURATION, as within:5s"
+                        .to_owned()
                 })
             }
         }
@@ -147,21 +155,51 @@ impl std::str::FromStr for Consistency {
 #[derive(clap::Args, Clone, Copy, Debug)]
 struct Reading {
     /// `strong`: what was last written; `lease`: the same if clocks are sound; `within:5s`: as it was at most so long
-    /// ago; `eventual`: what the sidecar has
-    #[arg(long, value_name = "LEVEL", default_value = "strong")]
-    consistency: Consistency,
+    /// ago; `eventual`: what the sidecar has. Of a keyspace in `store.keyspaces` `quorum`, `session` or `eventual`.
+    /// Default: `strong`, or the level of the keyspace
+    #[arg(long, value_name = "LEVEL")]
+    consistency: Option<Consistency>,
 }
 
 impl Reading {
-    fn level(self) -> String {
-        match self.consistency {
+    fn level(self) -> Option<String> {
+        Some(match self.consistency? {
             Consistency::Strong => "strong".to_owned(),
             Consistency::Lease => "lease".to_owned(),
+            Consistency::Quorum => "quorum".to_owned(),
+            Consistency::Session => "session".to_owned(),
             Consistency::Eventual => "eventual".to_owned(),
             Consistency::Within(age) => {
                 format!("within:{}", humantime::format_duration(age).to_string().replace(' ', ""))
             }
-        }
+        })
+    }
+}
+
+/// The parameter of a level, if one is asked for.
+fn at_level(level: Option<&str>) -> Option<(&'static str, &str)> {
+    level.map(|level| ("level", level))
+}
+
+/// Which session a call goes on with.
+#[derive(clap::Args, Clone, Debug)]
+struct Going {
+    /// The session that the last call told; without one, `--consistency session` begins one
+    #[arg(long, value_name = "TOKEN")]
+    session: Option<String>,
+}
+
+impl Going {
+    fn parameter(&self) -> Option<(&'static str, &str)> {
+        self.session.as_deref().map(|session| ("session", session))
+    }
+}
+
+/// Says which session goes on, apart from what is printed of the call itself.
+#[expect(clippy::print_stderr, reason = "standard output has the value alone")]
+fn tell_session(told: &Value) {
+    if let Some(session) = told["session"].as_str() {
+        eprintln!("session: {session}");
     }
 }
 
@@ -193,12 +231,14 @@ fn pages(
     admin: &AdminArgs,
     prefix: &str,
     reading: Reading,
+    going: &Going,
     mut each: impl FnMut(&Value) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut after: Option<String> = None;
     loop {
         let level = reading.level();
-        let mut parameters = vec![("prefix", prefix), ("level", &*level)];
+        let mut parameters = vec![("prefix", prefix)];
+        parameters.extend(at_level(level.as_deref()).into_iter().chain(going.parameter()));
         parameters.extend(after.as_deref().map(|after| ("after", after)));
         let page = admin.get(&path(&parameters))?;
         for item in page["items"].as_array().into_iter().flatten() {

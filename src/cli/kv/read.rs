@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Failure, Held, Reading, pages, path, shown_key};
+use super::{Failure, Going, Held, Reading, at_level, pages, path, shown_key, tell_session};
 use crate::{
     admin::API,
     cli::{Output, admin::AdminArgs, columns::columns},
@@ -22,6 +22,8 @@ pub(super) struct GetArgs {
     admin: AdminArgs,
     #[command(flatten)]
     reading: Reading,
+    #[command(flatten)]
+    going: Going,
     /// The bytes of the value and nothing else: no end of line, no check whether it is text
     #[arg(long, conflicts_with = "output")]
     raw: bool,
@@ -39,6 +41,8 @@ pub(super) struct ListArgs {
     admin: AdminArgs,
     #[command(flatten)]
     reading: Reading,
+    #[command(flatten)]
+    going: Going,
     /// One key a line, and nothing else
     #[arg(long, conflicts_with = "output")]
     keys_only: bool,
@@ -52,7 +56,13 @@ pub(super) struct ListArgs {
 
 /// Prints a value.
 pub(super) fn get(args: &GetArgs) -> Result<ExitCode, Failure> {
-    let found = args.admin.get(&path(&[("key", &args.key), ("level", &args.reading.level())]))?;
+    let level = args.reading.level();
+    let mut parameters = vec![("key", args.key.as_str())];
+    parameters.extend(at_level(level.as_deref()).into_iter().chain(args.going.parameter()));
+    let found = args.admin.get(&path(&parameters))?;
+    if args.raw || args.output == Output::Text {
+        tell_session(&found);
+    }
     let held = Held::of(&found);
     let held = held.ok_or_else(|| Failure::Here("the sidecar told of a key without a value".to_owned()))?;
     let mut stdout = std::io::stdout();
@@ -89,7 +99,7 @@ pub(super) fn text(held: Held, for_terminal: bool) -> Result<String, Failure> {
 pub(super) fn list(args: &ListArgs) -> Result<ExitCode, Failure> {
     let mut stdout = std::io::stdout();
     let mut items = Vec::new();
-    pages(&args.admin, &args.prefix, args.reading, |item| {
+    pages(&args.admin, &args.prefix, args.reading, &args.going, |item| {
         if args.keys_only {
             return writeln!(stdout, "{}", shown_key(item)).map_err(|_| Failure::Unheard);
         }
@@ -110,7 +120,13 @@ pub(super) fn list(args: &ListArgs) -> Result<ExitCode, Failure> {
 /// A key with so much of its value as a table shows: whole values of all keys may be more than there is memory for.
 fn shown(item: &Value) -> Value {
     let held = Held::of(item).map_or_else(|| "-".to_owned(), |held| held.shown(WIDEST_VALUE));
-    json!({ "key": item["key"], "revision": item["revision"], "version": item["version"], "shown": held })
+    json!({
+        "key": item["key"],
+        "revision": item["revision"],
+        "stamp": item["stamp"],
+        "version": item["version"],
+        "shown": held,
+    })
 }
 
 /// Keys and the beginnings of their values.
@@ -118,7 +134,8 @@ pub(super) fn listed(items: &[Value]) -> String {
     let number = |value: &Value| value.as_u64().map_or_else(|| "-".to_owned(), |number| number.to_string());
     let row = |item: &Value| {
         let shown = item["shown"].as_str().unwrap_or_default().to_owned();
-        [shown_key(item), number(&item["revision"]), number(&item["version"]), shown]
+        let revision = item["stamp"].as_str().map_or_else(|| number(&item["revision"]), str::to_owned);
+        [shown_key(item), revision, number(&item["version"]), shown]
     };
     columns(["KEY", "REVISION", "VERSION", "VALUE"], &items.iter().map(row).collect::<Vec<_>>())
 }

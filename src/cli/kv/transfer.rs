@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Failure, Held, Reading, pages, set_value};
+use super::{Failure, Going, Held, Reading, pages, set_value};
 use crate::cli::admin::{AdminArgs, AskError};
 
 #[derive(clap::Args, Debug)]
@@ -44,7 +44,7 @@ pub(super) struct ImportArgs {
 /// Prints all keys.
 pub(super) fn export(args: &ExportArgs) -> Result<ExitCode, Failure> {
     let mut stdout = BufWriter::new(io::stdout().lock());
-    pages(&args.admin, &args.prefix, args.reading, |item| {
+    pages(&args.admin, &args.prefix, args.reading, &Going { session: None }, |item| {
         writeln!(stdout, "{}", exported(item)).map_err(|_| Failure::Unheard)
     })?;
     stdout.flush().map_err(|_| Failure::Unheard)?;

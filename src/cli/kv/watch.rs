@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{Failure, Held, Reading, path, shown_key};
+use super::{Failure, Held, Reading, at_level, path, shown_key};
 use crate::cli::{
     Output,
     admin::{AdminArgs, AskError, printable},
@@ -43,7 +43,9 @@ pub(super) fn watch(args: &WatchArgs) -> Result<ExitCode, Failure> {
     let mut after = match args.after {
         Some(after) => after,
         None => {
-            let parameters = [("prefix", &*args.prefix), ("limit", "1"), ("level", &args.reading.level())];
+            let level = args.reading.level();
+            let mut parameters = vec![("prefix", &*args.prefix), ("limit", "1")];
+            parameters.extend(at_level(level.as_deref()));
             revision(&args.admin.get(&path(&parameters))?)?
         }
     };
@@ -85,7 +87,11 @@ pub(super) fn may_pass(error: &AskError) -> bool {
 
 fn revision(document: &Value) -> Result<u64, Failure> {
     let revision = document["revision"].as_u64();
-    revision.ok_or_else(|| Failure::Here("the sidecar told no revision".to_owned()))
+    revision.ok_or_else(|| {
+        Failure::Here(
+            "the sidecar told no revision; keyspaces that are kept by quorum cannot be watched".to_owned(),
+        )
+    })
 }
 
 /// A change as it is printed.

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Failure, Held, path, set_value};
+use super::{Failure, Going, Held, Reading, at_level, path, set_value, tell_session};
 use crate::cli::{
     Output,
     admin::{AdminArgs, printable},
@@ -27,6 +27,10 @@ pub(super) struct PutArgs {
     /// Only if the last change of the key was at this revision; 0: only if it is not there
     #[arg(long, value_name = "REVISION")]
     cas: Option<u64>,
+    #[command(flatten)]
+    reading: Reading,
+    #[command(flatten)]
+    going: Going,
     /// How long the key stays, from 1s to 24h. Default: until it is removed
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     ttl: Option<Duration>,
@@ -52,6 +56,10 @@ pub(super) struct RmArgs {
     /// Only if the last change of the key was at this revision
     #[arg(long, value_name = "REVISION")]
     cas: Option<u64>,
+    #[command(flatten)]
+    reading: Reading,
+    #[command(flatten)]
+    going: Going,
     /// `text` or `json`
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -92,8 +100,10 @@ pub(super) fn put(args: &PutArgs) -> Result<ExitCode, Failure> {
     if let Some(revision) = args.cas {
         body["if_revision"] = revision.into();
     }
-    let written = args.admin.put("/v1/kv", &body)?;
-    tell(&written, args.output, &format!("revision {}\n", written["revision"]))?;
+    let level = args.reading.level();
+    let parameters: Vec<_> = at_level(level.as_deref()).into_iter().chain(args.going.parameter()).collect();
+    let written = args.admin.put(&path(&parameters), &body)?;
+    tell(&written, args.output, &at(&written))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -101,14 +111,16 @@ pub(super) fn put(args: &PutArgs) -> Result<ExitCode, Failure> {
 #[expect(clippy::print_stderr, reason = "what went wrong is told there")]
 pub(super) fn remove(args: &RmArgs) -> Result<ExitCode, Failure> {
     let revision = args.cas.map(|revision| revision.to_string());
+    let level = args.reading.level();
     let mut parameters = vec![("key", args.key.as_str())];
     parameters.extend(revision.as_deref().map(|revision| ("if_revision", revision)));
+    parameters.extend(at_level(level.as_deref()).into_iter().chain(args.going.parameter()));
     let removed = args.admin.delete(&path(&parameters))?;
     if removed["deleted"] == false {
         eprintln!("error: there is no key `{}`", printable(&args.key));
         return Ok(ExitCode::from(exit::NOT_FOUND));
     }
-    tell(&removed, args.output, &format!("revision {}\n", removed["revision"]))?;
+    tell(&removed, args.output, &at(&removed))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -146,11 +158,22 @@ pub(super) fn transacted(done: &Value) -> String {
     text
 }
 
+/// At what it was written.
+fn at(written: &Value) -> String {
+    match written["stamp"].as_str() {
+        Some(stamp) => format!("stamp {stamp}\n"),
+        None => format!("revision {}\n", written["revision"]),
+    }
+}
+
 fn tell(document: &Value, output: Output, text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout();
     let told = match output {
         Output::Json => writeln!(stdout, "{document:#}"),
-        Output::Text => stdout.write_all(text.as_bytes()),
+        Output::Text => {
+            tell_session(document);
+            stdout.write_all(text.as_bytes())
+        }
     };
     told.and_then(|()| stdout.flush()).map_err(|_| Failure::Unheard)
 }

@@ -1,20 +1,31 @@
 //! The part in the store as it is in force.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{object, put, put_list};
 use crate::{
     config::{
-        sections::{mesh::NO_DIR, store::MODES},
+        sections::{keyspaces::LEVELS, mesh::NO_DIR, store::MODES},
         value::{show_duration, word_for},
     },
-    store::{Backend, EtcdParams, Mode, Params, Writer},
+    store::{Backend, EtcdParams, Keyspace, Mode, Params, Writer},
 };
 
 /// With the keys: whoever shows it masks them.
 pub(super) fn section(params: &Params) -> Value {
-    let Params { backend, mode, bind, advertise, data_dir, bootstrap_expect, timing, patience, keys, allow } =
-        params;
+    let Params {
+        backend,
+        mode,
+        bind,
+        advertise,
+        data_dir,
+        bootstrap_expect,
+        timing,
+        patience,
+        keys,
+        allow,
+        keyspaces,
+    } = params;
     let kept = data_dir.as_ref().map(|directory| directory.display().to_string());
     if let Backend::Etcd(etcd) = backend {
         let mut fields = object(json!({ "backend": "etcd", "etcd": in_etcd(etcd) }));
@@ -46,6 +57,9 @@ pub(super) fn section(params: &Params) -> Value {
             Writer::Id(id) => id.to_string(),
         }),
     );
+    let spaces: Map<String, Value> =
+        keyspaces.iter().map(|(name, space)| (name.to_owned(), keyspace(space))).collect();
+    put(&mut fields, "keyspaces", (!spaces.is_empty()).then_some(spaces));
     Value::Object(fields)
 }
 
@@ -67,4 +81,15 @@ fn in_etcd(params: &EtcdParams) -> Value {
         fields.insert("tls".to_owned(), Value::Object(files));
     }
     Value::Object(fields)
+}
+
+fn keyspace(Keyspace { level, spec }: Keyspace) -> Value {
+    json!({
+        "level": word_for(&level, &LEVELS),
+        "replicas": spec.replicas,
+        "quorum_reads": spec.reads,
+        "quorum_writes": spec.writes,
+        "read_timeout": show_duration(spec.read_timeout),
+        "write_timeout": show_duration(spec.write_timeout),
+    })
 }

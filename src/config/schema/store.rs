@@ -20,6 +20,7 @@ pub(in crate::config) static STORE: Section = Section {
         "stable_after",
         "etcd",
         "allow",
+        "keyspaces",
     ],
     later: NONE,
     aliases: &[
@@ -78,5 +79,21 @@ pub(in crate::config) static ETCD_TLS: Section = Section {
         ("cert_file", "cert"),
         ("key_file", "key"),
         ("sni", "server_name"),
+    ],
+};
+
+pub(in crate::config) static KEYSPACE: Section = Section {
+    name: "keyspace",
+    example: "level: quorum, replicas: 3",
+    known: &["level", "replicas", "quorum_reads", "quorum_writes", "read_timeout", "write_timeout"],
+    later: NONE,
+    aliases: &[
+        ("consistency", "level"),
+        ("n", "replicas"),
+        ("r", "quorum_reads"),
+        ("w", "quorum_writes"),
+        ("replication_factor", "replicas"),
+        ("reads", "quorum_reads"),
+        ("writes", "quorum_writes"),
     ],
 };

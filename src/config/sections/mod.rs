@@ -8,6 +8,7 @@ pub(super) mod health_check;
 pub(super) mod http_edits;
 pub(super) mod intentions;
 pub(super) mod jwt;
+pub(super) mod keyspaces;
 pub(super) mod listeners;
 pub(super) mod load_balancer;
 pub(super) mod locality;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::{
     etcd,
     intentions::Identities,
+    keyspaces,
     listeners::Bound,
     mesh::{NO_DIR, reachable},
     mtls,
@@ -20,7 +21,9 @@ use crate::{
         value,
     },
     membership,
-    store::{Backend, Mode, Params, StoreKey, StoreKeys, Timing, Writer, core::autopilot::Patience},
+    store::{
+        Backend, Keyspaces, Mode, Params, StoreKey, StoreKeys, Timing, Writer, core::autopilot::Patience,
+    },
 };
 
 pub(in crate::config) const MODES: [(&str, Mode); 2] = [("server", Mode::Server), ("client", Mode::Client)];
@@ -35,7 +38,7 @@ enum Keeper {
 const BACKENDS: [(&str, Keeper); 2] = [("embedded", Keeper::Embedded), ("etcd", Keeper::Etcd)];
 
 /// What only a store of the sidecars has.
-const OF_SIDECARS: [&str; 8] = [
+const OF_SIDECARS: [&str; 9] = [
     "mode",
     "bind",
     "advertise",
@@ -44,6 +47,7 @@ const OF_SIDECARS: [&str; 8] = [
     "older_encryption_keys",
     "heartbeat",
     "election_timeout",
+    "keyspaces",
 ];
 
 /// Heartbeats that a voter misses at least before it asks to lead: fewer would make one lost packet an election.
@@ -114,6 +118,7 @@ pub(in crate::config) fn read(
             _ => Some(writers),
         }
     });
+    let keyspaces = fields.or("keyspaces", Keyspaces::default(), report, keyspaces::read);
     let backend = Backend::Embedded;
     Some(Params {
         backend,
@@ -126,6 +131,7 @@ pub(in crate::config) fn read(
         patience,
         keys,
         allow,
+        keyspaces,
     })
 }
 
@@ -158,6 +164,7 @@ fn in_etcd(fields: &Fields<'_>, mesh: Option<&membership::Params>, report: &mut 
         patience: Patience::USUAL,
         keys: StoreKeys::default(),
         allow: Vec::new(),
+        keyspaces: Keyspaces::default(),
     })
 }
 

@@ -8,8 +8,8 @@ use super::*;
 use crate::{
     rt::{Drain, Tasks},
     store::{
-        Backend, Level, Mode, Params, Peer, Readable as _, Service, ServiceParams, Standing, Store,
-        StoreError, StoreKey, Timing, Watch as _, Watchable as _, Writable as _,
+        Backend, Keyspaces, Level, Mode, Params, Peer, Readable as _, Service, ServiceParams, Standing,
+        Store, StoreError, StoreKey, Timing, Watch as _, Watchable as _, Writable as _,
         core::{autopilot::Patience, command::Stay, key::Key},
     },
     types::Mono,
@@ -69,6 +69,7 @@ impl Server {
                 },
                 patience: Patience::USUAL,
                 keys: keys.clone(),
+                keyspaces: Keyspaces::default(),
                 allow: Vec::new(),
             },
         });

@@ -8,8 +8,8 @@ use super::{Service, ServiceParams};
 use crate::{
     rt::{Drain, Tasks},
     store::{
-        Backend, Historical as _, Level, Mode, Params, Peer, Readable as _, Standing, Store, StoreKeys,
-        Timing, Writable as _,
+        Backend, Historical as _, Keyspace, KeyspaceLevel, Keyspaces, Level, Mode, Params, Peer,
+        Readable as _, Spec, Standing, Store, StoreError, StoreKeys, Timing, Writable as _, Writer,
         conformance::conforms,
         core::{
             autopilot::Patience,
@@ -27,7 +27,8 @@ struct Running {
     _peers: watch::Sender<Arc<Vec<Peer>>>,
 }
 
-fn params(mode: Mode, expect: usize) -> Params {
+fn params(mode: Mode, expect: usize, allow: &[Writer]) -> Params {
+    let space = Keyspace { level: KeyspaceLevel::Quorum, spec: Spec::default() };
     Params {
         backend: Backend::Embedded,
         mode,
@@ -38,12 +39,13 @@ fn params(mode: Mode, expect: usize) -> Params {
         timing: Timing { heartbeat: Duration::from_millis(50), election_timeout: Duration::from_millis(300) },
         patience: Patience::USUAL,
         keys: StoreKeys::default(),
-        allow: Vec::new(),
+        allow: allow.to_vec(),
+        keyspaces: Keyspaces::new([("sessions".to_owned(), space)].into()),
     }
 }
 
 /// A server that waits for so many, and a client of it.
-async fn started(expect: usize) -> ([Store; 2], Running) {
+async fn started(expect: usize, allow: &[Writer]) -> ([Store; 2], Running) {
     let (peers, known) = watch::channel(Arc::new(Vec::new()));
     let (drain, mut tasks) = (Drain::default(), Tasks::default());
     let mut stores = Vec::new();
@@ -58,7 +60,7 @@ async fn started(expect: usize) -> ([Store; 2], Running) {
             mesh: None,
             peers: known.clone(),
             promises: None,
-            store: params(mode, expect),
+            store: params(mode, expect, allow),
         });
         let service = service.await.unwrap();
         seen.push(Peer {
@@ -83,7 +85,7 @@ async fn started(expect: usize) -> ([Store; 2], Running) {
 
 /// A server that is its own majority, and a client of it, both of which answer.
 async fn pair() -> ([Store; 2], Running) {
-    let (stores, running) = started(1).await;
+    let (stores, running) = started(1, &[]).await;
     // It answers once it is founded.
     let key = Key::new("nothing").unwrap();
     for store in &stores {
@@ -107,8 +109,31 @@ async fn a_change_is_told_to_be_of_whoever_asked_for_it() {
 }
 
 #[tokio::test]
+async fn whoever_may_not_write_does_not_write_by_quorum_either() {
+    let ([server, client], _running) = started(1, &[Writer::Service("web".into())]).await;
+    let key = Key::new("sessions/1").unwrap();
+    let done = async |store: &Store| {
+        let op = Store::next_op().unwrap();
+        loop {
+            match store.quorum().unwrap().put(op, &key, Some("1".into()), None).await {
+                // It is not known yet who is a server.
+                Err(StoreError::Quorum(_) | StoreError::Failed(_)) => tokio::task::yield_now().await,
+                other => return other,
+            }
+        }
+    };
+    let both = async { (done(&server).await, done(&client).await) };
+    let (allowed, denied) =
+        tokio::time::timeout(Duration::from_secs(20), both).await.expect("it is answered");
+    assert!(allowed.is_ok(), "{allowed:?}");
+    assert!(matches!(denied, Err(StoreError::Denied(_))), "{denied:?}");
+    let read = client.quorum().unwrap().get(&key, None).await.unwrap();
+    assert_eq!(read.found.map(|held| held.value), Some("1".into()));
+}
+
+#[tokio::test]
 async fn a_server_that_has_found_no_store_does_not_answer_for_one() {
-    let ([server, client], _running) = started(3).await;
+    let ([server, client], _running) = started(3, &[]).await;
     let key = Key::new("a").unwrap();
     let (of_server, of_client) =
         tokio::join!(server.get(&key, Level::Eventual), client.get(&key, Level::Eventual));

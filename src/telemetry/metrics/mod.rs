@@ -20,6 +20,7 @@ mod labels;
 mod listener;
 mod passthrough;
 mod process;
+mod quorum;
 mod shared;
 mod shield;
 mod signing;
@@ -51,6 +52,7 @@ pub use self::{
     labels::{LiveLabels, RouteLabels},
     listener::{ConnectionProtocol, ListenerMetrics, ListenerOutcome},
     passthrough::{PassthroughMetrics, PassthroughResult},
+    quorum::{QuorumMetrics, QuorumNumbers},
     shared::SharedMetrics,
     shield::{
         ConcurrencyMetrics, FaultMetrics, LimitDecision, MirrorMetrics, MirrorOutcome, OverloadMetrics,
@@ -108,6 +110,7 @@ impl Registry {
             .chain(admin::RECORDED)
             .chain(signing::RECORDED)
             .chain(gossip::RECORDED)
+            .chain(quorum::RECORDED)
             .chain(shared::RECORDED)
             .chain(store::RECORDED);
         for family in shared.chain(tls::RECORDED).chain(access) {

@@ -1,0 +1,124 @@
+//! What a server of this tier keeps on its disk: a file of its own, in which each record stands under a letter and its
+//! name. All of it is read at the start.
+
+use std::{io, sync::Arc};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::core::{
+    clock::Stamp,
+    hints::Hint,
+    record::Record,
+    rules::{Change, Loaded},
+};
+use crate::store::{
+    backend::{Batch, Durability, Span, StorageBackend, Table},
+    core::key::{Key, OpId},
+};
+
+/// What the file is called.
+pub(crate) const FILE: &str = "quorum.redb";
+
+const RECORD: u8 = b'r';
+const HINT: u8 = b'h';
+const OP: u8 = b'o';
+const RING: u8 = b'm';
+const TOGETHER: u8 = b't';
+/// The version of what values look like.
+const FORMAT: u8 = 1;
+/// Records that are read at once.
+const PAGE: usize = 1000;
+/// `Meta` is left to what is kept about the file itself.
+const TABLE: Table = Table::Log;
+
+/// Reads all that is there. Blocks.
+///
+/// # Errors
+/// If something cannot be read, or is damaged.
+pub(super) fn load(backend: &dyn StorageBackend) -> io::Result<Loaded> {
+    let mut changes = Vec::new();
+    let mut from = Vec::new();
+    loop {
+        let page = backend.range(TABLE, Span { from: &from, before: None }, PAGE)?;
+        let is_last = page.len() < PAGE;
+        for (name, value) in page {
+            changes.push(parse(&name, &value).ok_or_else(|| {
+                let what = format!("record {} of {FILE} is not of this version", name.escape_ascii());
+                io::Error::new(io::ErrorKind::InvalidData, what)
+            })?);
+            from = name;
+            from.push(0);
+        }
+        if is_last {
+            return Ok(Loaded(changes));
+        }
+    }
+}
+
+fn parse(name: &[u8], value: &[u8]) -> Option<Change> {
+    let (kind, name) = name.split_first()?;
+    Some(match *kind {
+        RECORD => {
+            let key = Key::new(std::str::from_utf8(name).ok()?).ok()?;
+            Change::Record(key, Some(decoded::<Record>(value)?))
+        }
+        HINT => Change::Hint(u64::from_be_bytes(name.try_into().ok()?), Some(decoded::<Hint>(value)?)),
+        OP => {
+            let (client, sequence) = name.split_first_chunk::<8>()?;
+            let sequence = u64::from_be_bytes(sequence.try_into().ok()?);
+            let op = OpId { client: u64::from_be_bytes(*client), sequence };
+            Change::Op(op, Some(decoded::<(Stamp, u64)>(value)?))
+        }
+        RING => Change::Ring(decoded(value)?),
+        TOGETHER => Change::Together(decoded(value)?),
+        _ => return None,
+    })
+}
+
+/// Writes all of it, durably, or nothing. Blocks.
+///
+/// # Errors
+/// If it could not be written.
+pub(super) fn store(backend: &Arc<dyn StorageBackend>, changes: Vec<Change>) -> io::Result<()> {
+    let mut batch = Batch::default();
+    for change in changes {
+        match change {
+            Change::Record(key, record) => {
+                set(&mut batch, RECORD, key.as_str().as_bytes(), record.as_ref())?;
+            }
+            Change::Hint(number, hint) => set(&mut batch, HINT, &number.to_be_bytes(), hint.as_ref())?,
+            Change::Op(op, seen) => {
+                let name = [op.client.to_be_bytes(), op.sequence.to_be_bytes()].concat();
+                set(&mut batch, OP, &name, seen.as_ref())?;
+            }
+            Change::Ring(members) => set(&mut batch, RING, &[], Some(&members))?,
+            Change::Together(ms) => set(&mut batch, TOGETHER, &[], Some(&ms))?,
+        }
+    }
+    backend.apply(batch, Durability::Durable)
+}
+
+fn set<T: Serialize>(batch: &mut Batch, kind: u8, name: &[u8], value: Option<&T>) -> io::Result<()> {
+    let name = [&[kind], name].concat();
+    match value {
+        Some(value) => {
+            let value = postcard::to_extend(value, vec![FORMAT]).map_err(io::Error::other)?;
+            batch.put(TABLE, name, value);
+        }
+        None => {
+            batch.delete(TABLE, name);
+        }
+    }
+    Ok(())
+}
+
+fn decoded<T: DeserializeOwned>(value: &[u8]) -> Option<T> {
+    let (format, rest) = value.split_first()?;
+    if *format != FORMAT {
+        return None;
+    }
+    match postcard::take_from_bytes(rest) {
+        Ok((value, [])) => Some(value),
+        Ok(_) | Err(_) => None,
+    }
+}
