@@ -15,8 +15,9 @@ use std::{
 use anyhow::{Context as _, Result};
 use outrigger::{
     store::{
-        Level, Mode, Params, Peer, Readable as _, Service, ServiceParams, Standing, Store, StoreKeys, Timing,
-        core::key::Key,
+        Backend, Keyspaces, Level, Mode, Params, Peer, Readable as _, Service, ServiceParams, Standing,
+        Store, StoreKeys, Timing,
+        core::{autopilot::Patience, key::Key},
     },
     types::Mono,
 };
@@ -238,6 +239,7 @@ fn peer(id: u64, name: &str, address: SocketAddr, founded: Option<u64>) -> Peer 
 
 fn params(mode: Mode, data_dir: Option<PathBuf>, bind: SocketAddr) -> Params {
     Params {
+        backend: Backend::Embedded,
         mode,
         bind,
         advertise: None,
@@ -245,7 +247,10 @@ fn params(mode: Mode, data_dir: Option<PathBuf>, bind: SocketAddr) -> Params {
         bootstrap_expect: 3,
         // The defaults of the configuration.
         timing: Timing { heartbeat: Duration::from_millis(50), election_timeout: Duration::from_millis(150) },
+        patience: Patience::USUAL,
         keys: StoreKeys::default(),
+        allow: Vec::new(),
+        keyspaces: Keyspaces::default(),
     }
 }
 

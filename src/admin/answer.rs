@@ -72,6 +72,13 @@ pub(super) fn json(status: StatusCode, value: &Value) -> Answer {
     answer(status, "application/json", format!("{value:#}\n"))
 }
 
+/// A file.
+pub(super) fn file(bytes: Vec<u8>) -> Answer {
+    let mut response = answer(StatusCode::OK, "application/octet-stream", String::new());
+    *response.body_mut() = Full::new(Bytes::from(bytes));
+    response
+}
+
 pub(super) fn metrics(text: String) -> Answer {
     answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
 }

@@ -15,7 +15,7 @@ use super::{
     audit::Audit,
     author,
     gate::Gate,
-    guard, keyring, kv,
+    guard, keyring, kv, raft,
     server::Caller,
     shared,
     state::{self, Look},
@@ -54,13 +54,16 @@ enum Endpoint {
     Leases,
     Lease,
     Raft,
+    Seats,
+    Order(raft::Verb),
+    Snapshot,
     Reload,
     Renew,
     Log,
 }
 
 /// Path, meaning, methods (GET includes HEAD), the smallest scope that has it, purpose.
-const ENDPOINTS: [(&str, Endpoint, &str, Scope, &str); 29] = [
+const ENDPOINTS: [(&str, Endpoint, &str, Scope, &str); 34] = [
     ("/", Endpoint::Index, "GET, HEAD", Scope::MetricsOnly, "this list"),
     (
         "/livez",
@@ -170,6 +173,41 @@ const ENDPOINTS: [(&str, Endpoint, &str, Scope, &str); 29] = [
         "GET, HEAD",
         Scope::Full,
         "how the store is: who leads, who votes, how far all are",
+    ),
+    (
+        "/v1/raft/members",
+        Endpoint::Seats,
+        "GET, HEAD",
+        Scope::Full,
+        "who has the log of the store, and who may have it, as its leader sees them",
+    ),
+    (
+        "/v1/raft/add",
+        Endpoint::Order(raft::Verb::Add),
+        "POST",
+        Scope::Full,
+        "{\"node\": name or id}: a server gets the log, and stands by",
+    ),
+    (
+        "/v1/raft/remove",
+        Endpoint::Order(raft::Verb::Remove),
+        "POST",
+        Scope::Full,
+        "{\"node\": name or id}: it has the log no longer, for ever",
+    ),
+    (
+        "/v1/raft/transfer-leader",
+        Endpoint::Order(raft::Verb::Transfer),
+        "POST",
+        Scope::Full,
+        "{\"node\": name or id}, or nothing: another voter leads",
+    ),
+    (
+        "/v1/raft/snapshot",
+        Endpoint::Snapshot,
+        "GET",
+        Scope::Full,
+        "a copy of the whole store as a file; ?stale: as this server has it",
     ),
     ("/v1/reload", Endpoint::Reload, "POST", Scope::Full, "reads the configuration again; ?dry_run"),
     (
@@ -287,6 +325,12 @@ async fn route(context: &Context, caller: &Caller, request: Request<Incoming>) -
             of(store.as_ref(), kv::leases::one(store.clone(), &name, request).await)
         }
         Endpoint::Raft => kv::raft(backend.store()).map(|told| ok(&told)),
+        Endpoint::Seats => raft::members(backend.store()).await.map(|told| ok(&told)),
+        Endpoint::Order(verb) => {
+            let store = backend.store();
+            raft::order(store, *verb, &body(request).await?).await
+        }
+        Endpoint::Snapshot => raft::snapshot(backend.store(), switch(request.uri().query(), "stale")?).await,
         Endpoint::Reload => reload(backend, request).await,
         Endpoint::Renew => renew(backend, request).await,
         Endpoint::Log if guard::is_change(request.method()) => set_log_level(backend, request).await,

@@ -12,6 +12,7 @@ mod keyring;
 mod kv;
 mod members;
 mod query;
+mod raft;
 mod server;
 mod shared;
 mod state;

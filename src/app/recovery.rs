@@ -15,7 +15,7 @@ use crate::{
     membership::{self, HomeError},
     net,
     peer::rpc::{Caller, Failure, Lane, Own, RpcError, Target},
-    store::{self, Mode, Position, Renewed, Seat, StoreKeys, Whereabouts, Whose},
+    store::{self, Archive, Mode, Position, Renewed, Seat, StoreKeys, Whereabouts, Whose},
     types::EndpointAddress,
 };
 
@@ -148,6 +148,23 @@ impl Disk {
     /// [`DiskError::Log`].
     pub fn recover(&self) -> Result<Renewed, DiskError> {
         store::recover(&self.directory, &self.keys, self.whose()).map_err(|source| self.failed(source))
+    }
+
+    /// Whether it has a log, which a snapshot would take the place of. Blocks.
+    ///
+    /// # Errors
+    /// [`DiskError::Log`].
+    pub fn has_log(&self) -> Result<bool, DiskError> {
+        store::has_log(&self.directory).map_err(|source| self.failed(source))
+    }
+
+    /// Has the store go on with what is in `archive`. Blocks.
+    ///
+    /// # Errors
+    /// [`DiskError::Log`].
+    pub fn restore(&self, archive: &Archive) -> Result<Renewed, DiskError> {
+        let restored = store::restore(&self.directory, &self.keys, self.whose(), archive);
+        restored.map_err(|source| self.failed(source))
     }
 
     /// What is found where the other voters of `position` were. Those of `gone` are not looked for. Blocks, for seconds.

@@ -230,23 +230,44 @@ impl AdminArgs {
         self.ask(&Asked { method: "DELETE", path, body: String::new() })
     }
 
+    /// The file at `path`, of at most `most` bytes.
+    ///
+    /// # Errors
+    /// See [`AskError`].
+    pub(super) fn fetch(&self, path: &str, most: u64) -> Result<Vec<u8>, AskError> {
+        let asked = Asked { method: "GET", path, body: String::new() };
+        let (place, answer) = self.answer(&asked, self.timeout, most)?;
+        if answer.starts_with(b"HTTP/1.1 200 ") || answer.starts_with(b"HTTP/1.0 200 ") {
+            let end = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap_or_default();
+            return Ok(answer[end + 4..].to_vec());
+        }
+        // A refusal is a document like others.
+        let strange = AskError::NoSidecar(place.to_string(), "it answers with no file".to_owned());
+        Err(read_answer(&answer, &place).err().unwrap_or(strange))
+    }
+
     fn ask(&self, asked: &Asked<'_>) -> Result<Value, AskError> {
         self.ask_within(asked, self.timeout)
     }
 
     fn ask_within(&self, asked: &Asked<'_>, limit: Duration) -> Result<Value, AskError> {
+        let (place, answer) = self.answer(asked, limit, MAX_ANSWER)?;
+        read_answer(&answer, &place)
+    }
+
+    fn answer(&self, asked: &Asked<'_>, limit: Duration, most: u64) -> Result<(Place, Vec<u8>), AskError> {
         let place = self.admin.clone().unwrap_or_else(usual);
         let token = self.token_file.as_deref().filter(|file| !file.as_os_str().is_empty());
         let token = token.map(read_token).transpose()?;
         let deadline = clock::now().after(limit);
-        let answer = exchange(&place, asked, token.as_deref(), deadline).map_err(|error| {
+        let answer = exchange(&place, asked, token.as_deref(), deadline, most).map_err(|error| {
             let is_socket = matches!(place, Place::Unix(_));
             match error.kind() {
                 ErrorKind::PermissionDenied if is_socket => AskError::Closed(place.to_string()),
                 _ => AskError::Unreachable(place.to_string(), error),
             }
         })?;
-        read_answer(&answer, &place)
+        Ok((place, answer))
     }
 }
 
@@ -274,7 +295,13 @@ fn read_token(file: &Path) -> Result<String, AskError> {
 }
 
 /// One request over HTTP/1.0: the answer is everything until the close.
-fn exchange(place: &Place, asked: &Asked<'_>, token: Option<&str>, deadline: Mono) -> io::Result<Vec<u8>> {
+fn exchange(
+    place: &Place,
+    asked: &Asked<'_>,
+    token: Option<&str>,
+    deadline: Mono,
+    most: u64,
+) -> io::Result<Vec<u8>> {
     let host = match place {
         Place::Http(authority) => authority.as_str(),
         Place::Unix(_) => "localhost",
@@ -293,13 +320,13 @@ fn exchange(place: &Place, asked: &Asked<'_>, token: Option<&str>, deadline: Mon
     match place {
         Place::Http(authority) => {
             let mut stream = connect(authority, deadline)?;
-            converse(&mut stream, &request, deadline, |stream, left| {
+            converse(&mut stream, &request, deadline, most, |stream, left| {
                 stream.set_read_timeout(Some(left)).and_then(|()| stream.set_write_timeout(Some(left)))
             })
         }
         Place::Unix(path) => {
             let mut stream = UnixStream::connect(path)?;
-            converse(&mut stream, &request, deadline, |stream, left| {
+            converse(&mut stream, &request, deadline, most, |stream, left| {
                 stream.set_read_timeout(Some(left)).and_then(|()| stream.set_write_timeout(Some(left)))
             })
         }
@@ -322,6 +349,7 @@ fn converse<S: Read + Write>(
     stream: &mut S,
     request: &str,
     deadline: Mono,
+    most: u64,
     limit: impl Fn(&S, Duration) -> io::Result<()>,
 ) -> io::Result<Vec<u8>> {
     limit(stream, left(deadline)?)?;
@@ -338,8 +366,9 @@ fn converse<S: Read + Write>(
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(late()),
             Err(error) => return Err(error),
         }
-        if answer.len() as u64 > MAX_ANSWER {
-            return Err(io::Error::new(ErrorKind::FileTooLarge, "the answer is larger than 32 MiB"));
+        if answer.len() as u64 > most {
+            let why = format!("the answer is larger than {} MiB", most >> 20);
+            return Err(io::Error::new(ErrorKind::FileTooLarge, why));
         }
     }
 }

@@ -28,12 +28,13 @@ use super::{
         command::{Command, Request, RequestError, Stay, Transaction, author},
         key::{Key, LeaseId, OpId, Revision},
         kv::Kv,
+        order::OrderError,
         outcome::{CommandResult, OperationResult, Outcome, Page, Versioned},
     },
     fence::Fence,
     meters::Meters,
     peers::Peers,
-    protocol::{self, Answer, COMMAND, Found, QUERY, Query, WireLevel},
+    protocol::{self, Answer, Asked, COMMAND, Found, ORDER, QUERY, Query, Told, WireLevel},
     pulse::{Freshness, PULSE, Pulse},
     quorum::Quorum,
     raft::{Certainty, Node},
@@ -92,6 +93,8 @@ pub(super) struct Parts {
     /// Who writes if nobody else is named.
     pub(super) author: Arc<str>,
     pub(super) own: u64,
+    /// The mesh.
+    pub(super) cluster: Arc<str>,
     /// The replica of this node, if it has one.
     pub(super) node: Option<Node>,
     pub(super) caller: Caller,
@@ -201,7 +204,25 @@ impl EmbeddedStore {
         self.ask(whom, PULSE, wall_ms(), QUESTION).await
     }
 
-    fn leads(&self) -> Option<&Node> {
+    pub(super) fn parts(&self) -> &Parts {
+        &self.0.parts
+    }
+
+    /// Asks the leader what an operator wants of it.
+    pub(super) async fn ask_for_order(
+        &self,
+        asked: &Asked,
+        limit: Duration,
+    ) -> Answer<Result<Told, OrderError>> {
+        self.ask(Whom::Leader, ORDER, asked, limit).await
+    }
+
+    /// Somebody says that this one leads, or nobody.
+    pub(super) fn heard_of(&self, leader: Option<u64>) {
+        self.0.leader.store(leader.unwrap_or(0), Relaxed);
+    }
+
+    pub(super) fn leads(&self) -> Option<&Node> {
         self.0.parts.node.as_ref().filter(|node| node.role() == Role::Leader)
     }
 

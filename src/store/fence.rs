@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::{
     core::bootstrap::StoreId,
-    protocol::{COMMAND, QUERY},
+    protocol::{COMMAND, ORDER, QUERY},
     pulse::PULSE,
 };
 use crate::peer::rpc::Refusal;
@@ -46,7 +46,7 @@ pub(super) enum Strangers {
 /// Who may call `method`; `None` if it is not of the strong tier.
 pub(super) fn door(method: &str) -> Option<Strangers> {
     match method {
-        COMMAND | QUERY | PULSE => Some(Strangers::Welcome),
+        COMMAND | QUERY | PULSE | ORDER => Some(Strangers::Welcome),
         method if method.starts_with("raft/") => Some(Strangers::Refused),
         _ => None,
     }

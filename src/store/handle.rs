@@ -103,6 +103,17 @@ impl Store {
         }
     }
 
+    /// The store that the sidecars keep among themselves, if it is that.
+    #[must_use]
+    pub fn embedded(&self) -> Option<&EmbeddedStore> {
+        match self {
+            Self::Embedded(store) => Some(store),
+            Self::Memory(_) => None,
+            #[cfg(feature = "etcd")]
+            Self::Etcd(_) => None,
+        }
+    }
+
     /// How it is, as this node sees it; `None` if it is of a kind that has nothing to tell.
     #[must_use]
     pub fn status(&self) -> Option<StoreStatus> {

@@ -1,6 +1,7 @@
 //! The replicated key-value store of a mesh: small shared state, the same on all sidecars. Knows nothing of routes and
 //! services; what is kept in it is another's business.
 
+mod archive;
 pub mod backend;
 pub mod bodies;
 mod choice;
@@ -18,6 +19,7 @@ mod founding;
 mod handle;
 mod memory;
 mod meters;
+mod order;
 mod params;
 mod peers;
 #[cfg(feature = "planted-bugs")]
@@ -34,6 +36,7 @@ mod traits;
 mod voters;
 mod writers;
 
+pub use archive::{Archive, ArchiveError, has_log, restore};
 pub use embedded::{EmbeddedStore, EmbeddedWatch};
 pub use error::StoreError;
 #[cfg(feature = "etcd")]
@@ -41,6 +44,7 @@ pub use etcd::{EtcdService, EtcdStore, EtcdWatch};
 pub use external::{Backend, EtcdCertificate, EtcdLogin, EtcdParams, EtcdTls};
 pub use handle::{Store, StoreWatch};
 pub use memory::{MemoryStore, MemoryWatch};
+pub use order::{Done, Seated};
 pub use params::{Mode, Params, StoreKey, StoreKeys, Timing};
 pub use peers::{Peer, Peers, Standing};
 pub use protocol::{POSITION, Whereabouts};

@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
-    Level, Scan, StoreError,
+    Done, Level, Scan, Seated, StoreError,
     core::{
         key::{Key, LeaseId, Revision},
+        order::Order,
         outcome::{Change, Page, Versioned},
     },
     status::shown,
@@ -45,6 +46,25 @@ impl Whereabouts {
     pub fn is_of(&self, store: Option<&str>) -> bool {
         store.is_none_or(|store| self.store.is_some_and(|own| shown(own) == store))
     }
+}
+
+/// What operators want of the leader, an [`Asked`]: answered with `Answer<Result<Told, OrderError>>`.
+pub(super) const ORDER: &str = "store/order";
+
+/// What an operator asks the leader.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Asked {
+    /// Who has the log, and who may.
+    Members,
+    /// To change that.
+    Order(Order),
+}
+
+/// What it tells.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Told {
+    Members(Vec<Seated>),
+    Done(Done),
 }
 
 /// What is read.

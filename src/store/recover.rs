@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::{
     StoreKeys,
     backend::digest,
-    core::{bootstrap::StoreId, key::Revision},
+    core::{bootstrap::StoreId, key::Revision, kv::Kv},
     files,
     founding::Memory,
     raft::{self, Label, Place, Salvage, Voter},
@@ -123,7 +123,7 @@ pub fn recover(directory: &Path, keys: &StoreKeys, whose: Whose<'_>) -> io::Resu
     renew(directory, keys, whose, store, last, &salvage)
 }
 
-fn look(directory: &Path, keys: &StoreKeys) -> io::Result<(Option<Label>, Salvage)> {
+pub(super) fn look(directory: &Path, keys: &StoreKeys) -> io::Result<(Option<Label>, Salvage)> {
     let path = files::log(directory);
     if !path.try_exists()? {
         let why = format!("{} is not there: no server keeps its log in this directory", path.display());
@@ -160,8 +160,7 @@ fn renew(
     last: Place,
     salvage: &Salvage,
 ) -> io::Result<Renewed> {
-    let next = store.next_epoch().ok_or_else(|| refused("the store has had all its epochs"))?;
-    let kv = salvage.kv.clone().renewed().ok_or_else(|| refused("the store has no revisions left"))?;
+    let (next, kv) = next_epoch(store, &salvage.kv, salvage.kv.revision())?;
     let seats = salvage.voters.iter().chain(&salvage.learners);
     let own = seats.into_iter().find(|(id, _)| *id == whose.id).map(|(_, voter)| voter.clone());
     let own = Voter { name: whose.node.to_owned(), ..own.unwrap_or_default() };
@@ -173,6 +172,13 @@ fn renew(
     // Were it not written, the next start would: the log is what counts.
     Memory::open(Some(directory), whose.id)?.remember(next)?;
     Ok(Renewed { store: shown(next.0), epoch: next.epoch(), revision: kv.revision(), keys: kv.len(), kept })
+}
+
+/// What comes after `store`, and with what it begins: no revision up to `told` is told again.
+pub(super) fn next_epoch(store: StoreId, kv: &Kv, told: Revision) -> io::Result<(StoreId, Kv)> {
+    let next = store.next_epoch().ok_or_else(|| refused("the store has had all its epochs"))?;
+    let kv = kv.clone().renewed(told).ok_or_else(|| refused("the store has no revisions left"))?;
+    Ok((next, kv))
 }
 
 fn position(label: Option<&Label>, salvage: &Salvage) -> Position {
@@ -207,4 +213,4 @@ fn refused(why: &str) -> io::Error {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -26,11 +26,12 @@ use super::{
     files::{self, AllKept, Files},
     founding::{self, FOUNDING, Founding, Told},
     meters::{self, Meters},
+    order,
     peers::Peers,
-    protocol::{self, Answer, POSITION, Whereabouts},
+    protocol::{self, Answer, ORDER, POSITION, Whereabouts},
     pulse::{self, PULSE},
     quorum::{self, Driver, Opened, Quorum, core::rules::Want},
-    raft::{Network, Node},
+    raft::{Network, Node, Shortened},
     resealing,
     voters::{self, Voters},
     writers::Writers,
@@ -141,7 +142,7 @@ impl Service {
         let kept = directory.clone().unwrap_or_default();
         let storage = |source| StartError::Storage { directory: kept.clone(), source };
         let (keys, mesh_name) = (files::keys(&params.keys), Arc::clone(&own.cluster));
-        let meters = Arc::new(Meters::default());
+        let meters = Arc::<Meters>::default();
         let (file, measured) = (directory.as_deref().map(files::log), Arc::clone(&meters));
         let opened = tokio::task::spawn_blocking(move || {
             files::open(directory.as_deref(), promises.as_deref(), id, &mesh_name, &keys, &measured)
@@ -149,22 +150,15 @@ impl Service {
         let Files { memory, backend, kept, label, records } =
             opened.await.map_err(io::Error::other).and_then(|opened| opened).map_err(storage)?;
         let fence = Fence::new(label.store, memory.store().map(StoreId));
-        let node = match params.mode {
-            Mode::Client => None,
-            Mode::Server => {
-                let (caller, peers, fence) = (caller.clone(), peers.clone(), fence.clone());
-                let network = Network { caller, peers, own: id, fence };
-                let node = Node::open(id, params.timing, network, &backend, Arc::clone(&meters)).await;
-                Some(node.map_err(storage)?)
-            }
-        };
+        let network = Network { caller: caller.clone(), peers: peers.clone(), own: id, fence: fence.clone() };
+        let node = replica(&params, network, &backend, &meters).await.map_err(storage)?;
         let leaderless = leaderless(id, &params, records, &caller, &peers).await.map_err(storage)?;
-        let author = Arc::from(format!("node/{name}"));
         let (messages, told) = mpsc::channel(founding::QUEUE);
         let (founded, store_known) = watch::channel(memory.store());
         let store = EmbeddedStore::new(Parts {
-            author,
+            author: format!("node/{name}").into(),
             own: id,
+            cluster: own.cluster,
             node: node.clone(),
             caller: caller.clone(),
             peers: peers.clone(),
@@ -188,7 +182,6 @@ impl Service {
             backend,
             label,
         };
-        let target = if params.bootstrap_expect == 5 { Target::Five } else { Target::Auto };
         Ok(Self {
             rpc,
             known,
@@ -201,7 +194,7 @@ impl Service {
             store,
             founding,
             own: id,
-            target,
+            target: if params.bootstrap_expect == 5 { Target::Five } else { Target::Auto },
             patience: params.patience,
             fence,
             leaderless,
@@ -263,7 +256,15 @@ impl Service {
         tasks.spawn(
             "calls of the store",
             rpc.run(
-                Arc::new(Desk { node: node.clone(), messages, fence: fence.clone(), writers, quorum, jobs }),
+                Arc::new(Desk {
+                    node: node.clone(),
+                    messages,
+                    fence: fence.clone(),
+                    writers,
+                    quorum,
+                    jobs,
+                    store: store.clone(),
+                }),
                 drain.clone(),
             ),
         );
@@ -277,6 +278,7 @@ impl Service {
                 tasks.spawn("sealing the store anew", resealing::run(kept, Arc::clone(node.meters())));
             }
             tasks.spawn("metrics of the store", meters::look(node.clone(), file));
+            tasks.spawn("size of the store's log", shorten(node.clone()));
             tasks.spawn("leases of the store", expire(node.clone(), store.clone()));
             let voters = Voters {
                 node: node.clone(),
@@ -333,6 +335,22 @@ async fn leaderless(
     Ok(Leaderless { quorum, jobs, driver })
 }
 
+/// The replica of a server; a client has none.
+async fn replica(
+    params: &Params,
+    network: Network,
+    backend: &Arc<dyn StorageBackend>,
+    meters: &Arc<Meters>,
+) -> io::Result<Option<Node>> {
+    match params.mode {
+        Mode::Client => Ok(None),
+        Mode::Server => {
+            let own = network.own;
+            Node::open(own, params.timing, network, backend, Arc::clone(meters)).await.map(Some)
+        }
+    }
+}
+
 /// The same for all nodes that have the same seeds, in whatever order.
 fn seed_list(mut seeds: Vec<SocketAddr>) -> SeedList {
     seeds.sort_unstable();
@@ -352,6 +370,7 @@ struct Desk {
     writers: Writers,
     quorum: Quorum,
     jobs: Option<mpsc::Sender<quorum::Job>>,
+    store: EmbeddedStore,
 }
 
 /// What becomes of a call.
@@ -412,15 +431,20 @@ impl Answering for Desk {
             },
             None => call,
         };
-        if call.method.as_str() == protocol::COMMAND
+        if (call.method.as_str() == protocol::COMMAND || order::is_change(&call))
             && let Some(why) = self.writers.refuse(&call, &node)
         {
+            // Whatever was asked: an answer that denies it is the same.
             let denied = protocol::write(&Answer::<Outcome>::Denied(why));
             return Box::pin(std::future::ready(Ok(denied)));
         }
+        let store = self.store.clone();
         Box::pin(async move {
             if call.method.as_str() == PULSE {
                 return pulse::answer(&node, &call);
+            }
+            if call.method.as_str() == ORDER {
+                return store.answer_call(&call).await;
             }
             if let Some(answer) = node.answer(&call).await {
                 return answer;
@@ -428,6 +452,17 @@ impl Answering for Desk {
             let unknown = || Err(Refusal::new(StatusCode::NOT_FOUND, "there is no such question"));
             embedded::answer(&node, &call).await.unwrap_or_else(unknown)
         })
+    }
+}
+
+/// Keeps the log from growing by its bytes.
+async fn shorten(node: Node) {
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut asked = Shortened::default();
+    loop {
+        ticks.tick().await;
+        node.shorten(&mut asked).await;
     }
 }
 

@@ -157,6 +157,6 @@ fn replica(status: &Status, (id, voter): &(u64, Voter)) -> Replica {
     }
 }
 
-fn millis(time: Duration) -> u64 {
+pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -10,11 +10,11 @@ use std::{
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::{
-    Role, Scan,
+    Role, Scan, Store,
     core::{
         autopilot::{Change, Liveness, Node as Seen, Patience, Situation, Step, Target, decide},
         command::{Request, Stay, Transaction},
-        key::{Key, OpId},
+        key::Key,
     },
     embedded::EmbeddedStore,
     fence::Fence,
@@ -89,7 +89,7 @@ impl Voters {
             voters: status.voters.iter().map(|(id, _)| *id).collect(),
             learners: status.learners.iter().map(|(id, _)| *id).collect(),
             nodes,
-            tombstones: self.tombstones(),
+            tombstones: tombstones(&self.node),
             change: if status.is_changing { Change::InFlight } else { Change::None },
             target: self.target,
             patience: self.patience,
@@ -123,14 +123,6 @@ impl Voters {
         }
     }
 
-    /// Those who were removed for ever.
-    fn tombstones(&self) -> BTreeSet<u64> {
-        let scan = Scan { prefix: TOMBSTONES.to_owned(), after: None, limit: 1000 };
-        let page = self.node.state().read(|kv| kv.scan(&scan));
-        let ids = page.entries.iter().filter_map(|(key, _)| key.as_str().strip_prefix(TOMBSTONES));
-        ids.filter_map(|id| u64::from_str_radix(id, 16).ok()).collect()
-    }
-
     async fn carry_out(&mut self, step: Step, now: Mono) {
         let voters: Vec<u64> = self.node.status().voters.iter().map(|(id, _)| *id).collect();
         let without = |gone: Option<u64>| voters.iter().copied().filter(move |id| Some(*id) != gone);
@@ -149,7 +141,7 @@ impl Voters {
             Step::Demote(id) => self.node.set_voters(without(Some(id)).collect()).await,
             Step::RemoveLearner(id) => self.node.remove_learner(id).await,
             Step::Bury(id) => match self.node.remove_learner(id).await {
-                Ok(()) => self.entomb(id).await,
+                Ok(()) => entomb(&self.store, id).await,
                 Err(error) => Err(error),
             },
             Step::TransferLeadership(to) => self.node.transfer(to).await,
@@ -161,17 +153,25 @@ impl Voters {
             }
         }
     }
-
-    async fn entomb(&self, id: u64) -> Result<(), String> {
-        let key = Key::new(&format!("{TOMBSTONES}{}", shown(id))).map_err(|error| error.to_string())?;
-        let buried = Transaction::put(key, bytes::Bytes::new(), Stay::Forever);
-        // Said again by whoever leads next if it is lost: nothing is lost if it is said twice.
-        let op = OpId { client: self.own, sequence: u64::MAX - id % 1_000_000 };
-        self.store.execute(op, Request::Transact(buried)).await.map(|_| ()).map_err(|error| error.to_string())
-    }
 }
 
-fn told(step: Step) -> String {
+/// Those who were removed for ever.
+pub(super) fn tombstones(node: &Node) -> BTreeSet<u64> {
+    let scan = Scan { prefix: TOMBSTONES.to_owned(), after: None, limit: 1000 };
+    let page = node.state().read(|kv| kv.scan(&scan));
+    let ids = page.entries.iter().filter_map(|(key, _)| key.as_str().strip_prefix(TOMBSTONES));
+    ids.filter_map(|id| u64::from_str_radix(id, 16).ok()).collect()
+}
+
+/// Writes down that a node was removed for ever. To say it twice does no harm.
+pub(super) async fn entomb(store: &EmbeddedStore, id: u64) -> Result<(), String> {
+    let key = Key::new(&format!("{TOMBSTONES}{}", shown(id))).map_err(|error| error.to_string())?;
+    let buried = Transaction::put(key, bytes::Bytes::new(), Stay::Forever);
+    let op = Store::next_op().map_err(|error| error.to_string())?;
+    store.execute(op, Request::Transact(buried)).await.map(|_| ()).map_err(|error| error.to_string())
+}
+
+pub(super) fn told(step: Step) -> String {
     match step {
         Step::AddLearner(id) => format!("{} stands by", shown(id)),
         Step::Promote { add, remove: Some(remove) } => {

@@ -412,6 +412,13 @@ async fn within_mtls_the_store_is_written_by_those_on_its_list_and_read_by_all()
     eventually("the other one is heard", async || (kv(&api, &["get", "a"]).1 == "1\n").then_some(())).await;
     assert_eq!(kv(&api, &["put", "a", "2"]).0, Some(6));
     assert_eq!(kv(&api, &["rm", "a"]).0, Some(6));
+    let order = |asked: &Sidecar, arguments: &[&str]| {
+        raft(&[arguments, &["-a", &asked.admin().to_string()]].concat())
+    };
+    let (code, _, said) = order(&api, &["remove", "web", "--yes"]);
+    assert_eq!(code, Some(6), "{said}");
+    assert_eq!(order(&api, &["members"]).0, Some(0));
+    assert_eq!(order(&web, &["remove", "web", "--yes"]).0, Some(5), "it may, and there is nothing to do");
     put(&keeper, "b", "of the server itself");
     assert_eq!(got(&api, "a"), "1\n");
 }
@@ -438,4 +445,103 @@ async fn a_scrape_tells_how_the_store_is_and_what_was_asked_of_it() {
         leaders += one.metric("outrigger_raft_is_leader", &[]).await;
     }
     assert_eq!(leaders, 1.0);
+}
+
+#[tokio::test]
+async fn operators_change_who_has_the_log_and_are_refused_what_makes_no_sense() {
+    let trio = Trio::start_with(hasty()).await;
+    put(trio.node(0), "a", "1");
+    let client = Sidecar::start(node("client", &[&trio.gossip[0]], "127.0.0.1:0", None)).await;
+    let directory = Directory::new();
+    let leader = trio.leader().await;
+    let admin = client.admin().to_string();
+    let raft = |arguments: &[&str]| raft(&[arguments, &["-a", &admin, "--timeout", "12s"]].concat());
+    eventually("the client knows all", async || {
+        let (code, told, _) = raft(&["members"]);
+        (code == Some(0) && told.contains("client  client")).then_some(())
+    })
+    .await;
+
+    // Through a node that has no log: what is ordered is done by the leader.
+    for (arguments, code, why) in [
+        (&["add", "client"][..], 7, "is a client of the store"),
+        (&["add", "nobody"], 5, "no node `nobody`"),
+        (&["add", "node-0"], 7, "has the log already"),
+        (&["remove", "nobody", "--yes"], 5, "no node `nobody`"),
+        (&["remove", "client", "--yes"], 5, "no part in the store"),
+        (&["transfer-leader", "client"], 7, "does not vote"),
+        (&["remove", "node-0"], 2, "--yes"),
+        (&["remove", &format!("node-{leader}"), "--yes"], 7, "leads"),
+    ] {
+        let (is, _, said) = raft(arguments);
+        assert_eq!(is, Some(code), "{arguments:?}: {said}");
+        assert!(said.contains(why), "{arguments:?}: {said}");
+    }
+    let next = (leader + 1) % 3;
+    let (code, told, said) = raft(&["transfer-leader", &format!("node-{next}")]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(told.contains("shall lead"), "{told}");
+    eventually("it leads", async || (trio.leader().await == next).then_some(())).await;
+
+    let spare = with(node("spare", &[&trio.gossip[0]], "127.0.0.1:0", Some(&directory)), hasty());
+    let spare = Sidecar::start(spare).await;
+    eventually("the spare one has the log", async || {
+        let (_, _, said) = raft(&["add", "spare"]);
+        said.contains("has the log already").then_some(())
+    })
+    .await;
+    // A voter is removed for ever, and one that stands by takes its place.
+    let gone = format!("node-{}", (leader + 2) % 3);
+    let (code, told, said) = raft(&["remove", &gone, "--yes"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(told.contains("votes no longer") && told.contains("is gone for ever"), "{told}");
+    eventually("the spare one votes", async || {
+        let [voters, _] = seats(trio.node(next)).await;
+        (voters.len() == 3 && voters.contains(&"spare".to_owned())).then_some(())
+    })
+    .await;
+    let (code, _, said) = raft(&["add", &gone]);
+    assert_eq!(code, Some(7), "{said}");
+    assert!(said.contains("was removed for ever"), "{said}");
+    assert_eq!(got(&spare, "a"), "1\n");
+    assert!(
+        client.log().contains("remove") && client.log().contains("is gone for ever"),
+        "the audit log of who was asked"
+    );
+}
+
+#[tokio::test]
+async fn a_snapshot_that_was_saved_is_gone_on_with() {
+    let mut trio = Trio::start_with(hasty()).await;
+    put(trio.node(0), "a", "1");
+    let file = trio.directories[0].0.join("store.snapshot").display().to_string();
+    let admin = trio.node(1).admin().to_string();
+    let (code, told, said) = raft(&["snapshot", "save", &file, "-a", &admin]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(told.contains("1 keys"), "{told}");
+    // What is there is not written over.
+    assert_eq!(raft(&["snapshot", "save", &file, "-a", &admin]).0, Some(1));
+    let (code, told, _) = raft(&["snapshot", "inspect", &file]);
+    assert_eq!(code, Some(0));
+    assert!(told.contains("epoch 0") && told.contains("digest"), "{told}");
+    let torn = trio.directories[0].0.join("torn").display().to_string();
+    let bytes = std::fs::read(&file).expect("it was saved");
+    std::fs::write(&torn, &bytes[..bytes.len() - 1]).expect("it is ours");
+    let (code, _, said) = raft(&["snapshot", "inspect", &torn]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("cut short or damaged"), "{said}");
+
+    put(trio.node(0), "a", "2");
+    put(trio.node(0), "b", "2");
+    (0..3).for_each(|at| trio.kill(at));
+    let config = trio.config_file(0);
+    assert_eq!(raft(&["snapshot", "restore", &torn, "-c", &config, "--accept-data-loss"]).0, Some(1));
+    assert_eq!(raft(&["snapshot", "restore", &file, "-c", &config]).0, Some(7));
+    let (code, told, said) = raft(&["snapshot", "restore", &file, "-c", &config, "--accept-data-loss"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(told.contains("goes on in epoch 1"), "{told}");
+    trio.restart(0).await;
+    eventually("it leads alone", async || (kv(trio.node(0), &["get", "a"]).0 == Some(0)).then_some(())).await;
+    assert_eq!(got(trio.node(0), "a"), "1\n");
+    assert_eq!(kv(trio.node(0), &["get", "b"]).0, Some(5));
 }

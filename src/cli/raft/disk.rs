@@ -180,7 +180,7 @@ fn text(position: &Position) -> String {
     rows.iter().map(|[name, value]| format!("{name:<11} {value}\n")).collect()
 }
 
-fn done(renewed: &Renewed) -> String {
+pub(super) fn done(renewed: &Renewed) -> String {
     let kept = renewed.kept.as_deref().map_or_else(|| "-".to_owned(), |kept| kept.display().to_string());
     format!(
         "the store {} goes on in epoch {}, after revision {}, with {} keys\n\
@@ -191,7 +191,7 @@ fn done(renewed: &Renewed) -> String {
     )
 }
 
-fn json(told: &impl serde::Serialize) -> serde_json::Value {
+pub(super) fn json(told: &impl serde::Serialize) -> serde_json::Value {
     serde_json::to_value(told).unwrap_or_default()
 }
 
@@ -229,7 +229,7 @@ pub(super) fn failed(error: &DiskError) -> ExitCode {
 }
 
 #[expect(clippy::print_stderr, reason = "what went wrong is told there")]
-fn refused(code: u8, what: &str, hint: Option<&str>) -> ExitCode {
+pub(super) fn refused(code: u8, what: &str, hint: Option<&str>) -> ExitCode {
     eprintln!("error: {}", what.trim_end());
     if let Some(hint) = hint {
         eprintln!("hint: {hint}");

@@ -1,6 +1,8 @@
 //! `outrigger raft`: how the store of the mesh is, as the sidecar that is asked sees it, and what operators do to it.
 
 mod disk;
+mod order;
+mod snapshot;
 
 use std::process::ExitCode;
 
@@ -27,6 +29,16 @@ pub(super) struct RaftArgs {
 enum Action {
     /// Tell what this node is to the store, and who votes
     Status(StatusArgs),
+    /// Tell who has the log, and who may have it, as the leader sees them
+    Members(order::MembersArgs),
+    /// Give a server the log now
+    Add(order::AddArgs),
+    /// Take the log and the vote from a server, for ever
+    Remove(order::RemoveArgs),
+    /// Have another voter lead
+    TransferLeader(order::TransferArgs),
+    /// Save the store in a file, look at such a file, have the store go on with it
+    Snapshot(snapshot::SnapshotArgs),
     /// Tell how far the replica on a disk is; its sidecar must not run
     Inspect(disk::InspectArgs),
     /// Have the store go on from one disk, when most voters are gone for good; its sidecar must not run
@@ -46,6 +58,11 @@ struct StatusArgs {
 pub(super) fn raft(args: &RaftArgs) -> ExitCode {
     match &args.action {
         Action::Status(args) => status(args),
+        Action::Members(args) => order::members(args),
+        Action::Add(args) => order::add(args),
+        Action::Remove(args) => order::remove(args),
+        Action::TransferLeader(args) => order::transfer(args),
+        Action::Snapshot(args) => snapshot::snapshot(args),
         Action::Inspect(args) => disk::inspect(args),
         Action::Recover(args) => disk::recover(args),
     }

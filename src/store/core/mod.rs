@@ -7,4 +7,5 @@ pub mod command;
 pub mod key;
 pub mod kv;
 pub mod log_time;
+pub mod order;
 pub mod outcome;

@@ -70,7 +70,7 @@ impl LogStore {
             if first[..] != log_key(expected) || log_id.index + 1 != expected + length {
                 return Err(codec::damaged(Table::Log, &log_key(expected), "it is missing"));
             }
-            view.found(expected, log_id);
+            view.found(expected, log_id, records.iter().map(|(_, record)| record.len()));
         }
         let shared = Arc::new(Shared { backend: Arc::clone(backend), view: Mutex::new(view) });
         let queue = Arc::new(Queue::default());
@@ -82,6 +82,11 @@ impl LogStore {
     pub(super) fn written(&self) -> (Option<Vote>, Option<LogId>, Option<LogId>) {
         let view = self.view();
         (view.vote, view.committed, view.last())
+    }
+
+    /// For who reads it beside its owner.
+    pub(super) fn reader(&self) -> LogReader {
+        self.reader.clone()
     }
 
     /// Entries from `from` on and before `before`.
@@ -224,6 +229,16 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 }
 
 impl LogReader {
+    /// Bytes of the records after `index`.
+    pub(super) fn weight_after(&self, index: u64) -> u64 {
+        self.0.view().weight_after(index)
+    }
+
+    /// The last entry that must go so that those up to `index` have no more than `most` bytes; nothing if they have not.
+    pub(super) fn surplus(&self, index: u64, most: u64) -> Option<u64> {
+        self.0.view().surplus(index, most)
+    }
+
     /// The entries with an index from `from` on and before `before`, as they were at one moment. With `most`, it stops
     /// after that many bytes, and one entry.
     fn read(&self, from: u64, before: u64, most: Option<usize>) -> io::Result<Vec<Entry>> {

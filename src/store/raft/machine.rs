@@ -122,6 +122,8 @@ fn read(bytes: &[u8]) -> io::Result<Kv> {
 }
 
 /// Off the runtime's workers: a large snapshot takes as long as many heartbeats.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }

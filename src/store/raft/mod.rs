@@ -20,7 +20,7 @@ use std::{io, sync::Arc};
 pub(in crate::store) use self::{
     label::Label,
     network::{Network, Part},
-    node::{Ballot, Certainty, Handover, Node, Status, read_append},
+    node::{Ballot, Certainty, Handover, Node, Shortened, Status, read_append},
     salvage::{Place, Salvage, begin, read},
 };
 pub use self::{

@@ -19,8 +19,10 @@ use openraft::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    machine::StateMachine,
+    log::LogReader,
+    machine::{self, StateMachine},
     network::{APPEND, Network, PRE_VOTE, Part, SNAPSHOT, TRANSFER, Taken, VOTE},
+    salvage::Place,
     state::State,
     time::Told,
     types::{LogId, Proposal, SnapshotData, TypeConfig, Vote, Voter},
@@ -33,7 +35,7 @@ use crate::{
     store::{
         Role, Timing,
         backend::StorageBackend,
-        core::{command::Command, key::Revision, outcome::Outcome},
+        core::{command::Command, key::Revision, kv::Kv, outcome::Outcome},
         meters::Meters,
         protocol::{self, Answer},
         pulse::Freshness,
@@ -43,6 +45,9 @@ use crate::{
 /// Log entries after which a snapshot is made, and those that are kept behind it for replicas that lag.
 const SNAPSHOT_AFTER: u64 = 5000;
 const KEPT_BEHIND: u64 = 1000;
+/// The same in bytes of their records, whichever comes first: entries may be as large as a transaction.
+const SNAPSHOT_AFTER_BYTES: u64 = 32 * 1024 * 1024;
+const KEPT_BEHIND_BYTES: u64 = 16 * 1024 * 1024;
 /// For a write, and for a read that asks the others. Longer than an election takes.
 const LIMIT: Duration = Duration::from_secs(5);
 /// Largest snapshot that is taken from another: the largest store, twice.
@@ -56,6 +61,7 @@ pub(in crate::store) struct Node {
     pub(super) freshness: Arc<Freshness>,
     meters: Arc<Meters>,
     pub(super) clocks: Arc<Mutex<Told>>,
+    log: LogReader,
     /// The snapshot that is coming in, and who sends it.
     incoming: Arc<Mutex<Option<Incoming>>>,
 }
@@ -120,11 +126,13 @@ impl Node {
         let backend = Arc::clone(backend);
         let opening = tokio::task::spawn_blocking(move || super::open(&backend));
         let (log, machine, state) = opening.await.map_err(io::Error::other)??;
+        let reader = log.reader();
         let config = config(timing).validate().map_err(io::Error::other)?;
         let raft = Raft::new(id, Arc::new(config), network, log, machine).await.map_err(io::Error::other)?;
         Ok(Self {
             raft,
             state,
+            log: reader,
             freshness: Arc::default(),
             meters,
             clocks: Arc::default(),
@@ -138,6 +146,17 @@ impl Node {
 
     pub(in crate::store) fn state(&self) -> &Arc<State> {
         &self.state
+    }
+
+    /// What `read` makes of the state of this moment and its last entry, on a thread where it may take its time; `None`
+    /// before the first entry.
+    pub(in crate::store) async fn archived<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Kv, Place) -> T + Send + 'static,
+    ) -> io::Result<Option<T>> {
+        let held = self.state.copy();
+        let Some(last) = held.meta.last_log_id else { return Ok(None) };
+        machine::blocking(move || Ok(read(&held.kv, Place(last)))).await.map(Some)
     }
 
     /// Has `command` decided, by this leader, which says when. Cancel-safe in that the command may be decided all the same.
@@ -197,6 +216,32 @@ impl Node {
             }
             Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) => Answer::NoQuorum,
             Ok(Err(RaftError::Fatal(error))) => Answer::Failed(error.to_string()),
+        }
+    }
+}
+
+/// How far a replica was asked to make its log shorter.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::store) struct Shortened {
+    snapshot: u64,
+    purged: u64,
+}
+
+impl Node {
+    /// Has a snapshot made when the log after the last one is large, and what is too large before it removed. What openraft
+    /// does by the number of entries, by their bytes; asks once for each, and does not wait.
+    pub(in crate::store) async fn shorten(&self, asked: &mut Shortened) {
+        let status = self.status();
+        let since = status.snapshot.max(asked.snapshot);
+        if status.applied > since && self.log.weight_after(since) >= SNAPSHOT_AFTER_BYTES {
+            asked.snapshot = status.applied;
+            // It fails when the replica has ended.
+            let _ = self.raft.trigger().snapshot().await;
+        }
+        let surplus = self.log.surplus(status.snapshot, KEPT_BEHIND_BYTES);
+        if let Some(through) = surplus.filter(|through| *through > asked.purged) {
+            asked.purged = through;
+            let _ = self.raft.trigger().purge_log(through).await;
         }
     }
 }

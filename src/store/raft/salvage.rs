@@ -7,6 +7,8 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     StateMachine,
     log::LogStore,
@@ -36,7 +38,8 @@ pub(in crate::store) struct Salvage {
 }
 
 /// A place in the log. Of two replicas that which has the later one has more of what was acknowledged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
 pub(in crate::store) struct Place(pub(super) LogId);
 
 impl Place {

@@ -15,13 +15,13 @@ use crate::{
     types::Mono,
 };
 
-const WHOSE: Whose<'static> = Whose { cluster: "tests", id: 1, node: "one" };
+pub(in crate::store) const WHOSE: Whose<'static> = Whose { cluster: "tests", id: 1, node: "one" };
 
 /// A folder that goes with the value.
-struct Folder(PathBuf);
+pub(in crate::store) struct Folder(pub(in crate::store) PathBuf);
 
 impl Folder {
-    fn new(name: &str) -> Self {
+    pub(in crate::store) fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("outrigger-recover-{}-{name}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir_all(&path).unwrap();
@@ -36,15 +36,15 @@ impl Drop for Folder {
 }
 
 /// A server that is its own majority.
-struct Server {
-    store: Store,
+pub(in crate::store) struct Server {
+    pub(in crate::store) store: Store,
     tasks: Tasks,
     drain: Drain,
     _peers: watch::Sender<Arc<Vec<Peer>>>,
 }
 
 impl Server {
-    async fn start(folder: &Folder, keys: &StoreKeys) -> Self {
+    pub(in crate::store) async fn start(folder: &Folder, keys: &StoreKeys) -> Self {
         let (peers, known) = watch::channel(Arc::new(Vec::new()));
         let (drain, mut tasks) = (Drain::default(), Tasks::default());
         let service = Service::open(ServiceParams {
@@ -95,25 +95,25 @@ impl Server {
         Self { store, tasks, drain, _peers: peers }
     }
 
-    async fn put(&self, key: &str) -> Revision {
+    pub(in crate::store) async fn put(&self, key: &str) -> Revision {
         let value = bytes::Bytes::from(key.to_owned());
         let op = Store::next_op().unwrap();
         self.store.put(op, Key::new(key).unwrap(), value, Stay::Forever).await.unwrap()
     }
 
-    async fn has(&self, key: &str) -> bool {
+    pub(in crate::store) async fn has(&self, key: &str) -> bool {
         self.store.get(&Key::new(key).unwrap(), Level::Strong).await.unwrap().is_some()
     }
 
     /// Ends it, with its files closed.
-    async fn end(self) {
+    pub(in crate::store) async fn end(self) {
         self.drain.advance(crate::rt::Phase::Stopped);
         self.tasks.finish(Duration::from_secs(10)).await;
     }
 }
 
 /// Looks again as long as the files are still being closed.
-async fn inspected(folder: &Folder, keys: &StoreKeys) -> Position {
+pub(in crate::store) async fn inspected(folder: &Folder, keys: &StoreKeys) -> Position {
     let looking = async {
         loop {
             match inspect(&folder.0, keys) {
@@ -218,4 +218,26 @@ async fn a_log_that_was_left_behind_is_put_aside_and_one_that_is_gone_is_missed(
     // A server that has a part in a store does not begin with an empty log.
     std::fs::remove_file(folder.0.join("raft.redb")).unwrap();
     assert!(open().is_err_and(|error| error.to_string().contains("is gone")));
+}
+
+#[tokio::test]
+async fn a_log_is_made_shorter_by_its_bytes() {
+    let folder = Folder::new("bytes");
+    let keys = StoreKeys::default();
+    let server = Server::start(&folder, &keys).await;
+    // Far fewer entries than a snapshot is made after, and 36 MiB.
+    let value = bytes::Bytes::from(vec![7; 512 * 1024]);
+    for _ in 0..72 {
+        let op = Store::next_op().unwrap();
+        server.store.put(op, Key::new("a").unwrap(), value.clone(), Stay::Forever).await.unwrap();
+    }
+    let shortened = async {
+        while server.store.status().unwrap().snapshot == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), shortened).await.expect("there is a snapshot");
+    server.end().await;
+    let position = inspected(&folder, &keys).await;
+    assert!(position.snapshot >= 60 && position.keys == 1, "{position:?}");
 }

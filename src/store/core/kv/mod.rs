@@ -97,12 +97,12 @@ impl Kv {
         outcome
     }
 
-    /// The same keys, leases and answers, [`EPOCH_REVISIONS`] revisions later and with no changes to tell: what an epoch
-    /// of the store begins with. No revision of it was ever told in the epoch before, so whoever watched learns that it has
-    /// missed something, and reads anew. `None` if there are no revisions left.
+    /// The same keys, leases and answers, [`EPOCH_REVISIONS`] revisions later than both it and `told`, and with no changes to
+    /// tell: what an epoch of the store begins with. No revision of it was ever told in the epoch before, so whoever watched
+    /// learns that it has missed something, and reads anew. `None` if there are no revisions left.
     #[must_use]
-    pub fn renewed(mut self) -> Option<Self> {
-        let revision = Revision(self.revision.0.checked_add(EPOCH_REVISIONS)?);
+    pub fn renewed(mut self, told: Revision) -> Option<Self> {
+        let revision = Revision(self.revision.max(told).0.checked_add(EPOCH_REVISIONS)?);
         if revision.0 >> transact::REVISION_BITS != 0 {
             return None;
         }

@@ -17,6 +17,8 @@ pub(super) struct View {
     next: u64,
     recent: VecDeque<Recent>,
     recent_bytes: usize,
+    /// Bytes of the records from `first` on and before `next`.
+    sizes: VecDeque<u32>,
     /// Changes when entries go, other than by being written.
     generation: u64,
 }
@@ -44,16 +46,36 @@ impl View {
             next,
             recent: VecDeque::new(),
             recent_bytes: 0,
+            sizes: VecDeque::new(),
             generation: 0,
         }
     }
 
-    /// The backend has entries from `first` to `last`, which come next.
-    pub(super) fn found(&mut self, first: u64, last: LogId) {
+    /// The backend has entries from `first` to `last`, which come next, with records of so many bytes.
+    pub(super) fn found(&mut self, first: u64, last: LogId, sizes: impl Iterator<Item = usize>) {
         if self.is_empty() {
             self.first = first;
         }
         (self.next, self.last) = (last.index + 1, Some(last));
+        self.sizes.extend(sizes.map(size));
+    }
+
+    /// Bytes of the records after `index`.
+    pub(super) fn weight_after(&self, index: u64) -> u64 {
+        let before = usize::try_from((index + 1).saturating_sub(self.first)).unwrap_or(usize::MAX);
+        self.sizes.iter().skip(before).map(|size| u64::from(*size)).sum()
+    }
+
+    /// The last entry that must go so that those up to `index` have no more than `most` bytes; nothing if they have not.
+    pub(super) fn surplus(&self, index: u64, most: u64) -> Option<u64> {
+        let count = usize::try_from((index + 1).saturating_sub(self.first)).unwrap_or(usize::MAX);
+        let mut bytes = 0;
+        let kept = self.sizes.iter().take(count).rev().take_while(|size| {
+            bytes += u64::from(**size);
+            bytes <= most
+        });
+        let gone = count.min(self.sizes.len()) - kept.count();
+        (gone > 0).then(|| self.first + gone as u64 - 1)
     }
 
     /// Adds `entries` at the end.
@@ -76,6 +98,7 @@ impl View {
         for mut recent in entries {
             recent.sequence = sequence;
             self.recent_bytes += recent.bytes;
+            self.sizes.push_back(size(recent.bytes));
             self.recent.push_back(recent);
         }
         Ok(())
@@ -91,6 +114,7 @@ impl View {
             self.forget(VecDeque::pop_back);
         }
         self.next = next;
+        self.sizes.truncate(usize::try_from(next - self.first).unwrap_or(usize::MAX));
         self.last = if self.is_empty() { None } else { last };
         self.generation += 1;
     }
@@ -104,6 +128,8 @@ impl View {
             self.forget(VecDeque::pop_front);
         }
         self.purged = Some(through);
+        let gone = usize::try_from(through.index + 1 - self.first).unwrap_or(usize::MAX);
+        self.sizes.drain(..gone.min(self.sizes.len()));
         self.first = through.index + 1;
         self.next = self.next.max(self.first);
         if self.is_empty() {
@@ -171,6 +197,42 @@ impl View {
     }
 }
 
+/// No record has 4 GiB.
+fn size(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
 /// Bytes of records that are held in memory once they are written: followers that keep up, and the state machine, read
 /// nothing from disk.
 const MAX_RECENT: usize = 4 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use openraft::{impls::leader_id_adv::LeaderId, vote::RaftLeaderId as _};
+
+    use super::*;
+
+    fn at(index: u64) -> LogId {
+        let leader = LeaderId::new(1, 1).to_committed();
+        LogId::new(leader, index)
+    }
+
+    #[test]
+    fn the_bytes_of_the_log_are_those_of_the_entries_that_are_there() {
+        let mut view = View::new(None, None, Some(at(9)));
+        view.found(10, at(13), [100, 200, 300, 400].into_iter());
+        assert_eq!((view.weight_after(0), view.weight_after(11), view.weight_after(13)), (1000, 700, 0));
+        // Those up to 12 have 600 bytes: without 10 they have 500, without 11 300.
+        assert_eq!((view.surplus(12, 600), view.surplus(12, 599)), (None, Some(10)));
+        assert_eq!(
+            (view.surplus(12, 300), view.surplus(12, 0), view.surplus(9, 0)),
+            (Some(11), Some(12), None)
+        );
+        view.truncate(Some(at(12)));
+        assert_eq!(view.weight_after(0), 600);
+        view.purge(at(11));
+        assert_eq!((view.weight_after(0), view.surplus(12, 299)), (300, Some(12)));
+        view.purge(at(20));
+        assert_eq!((view.weight_after(0), view.surplus(20, 0)), (0, None));
+    }
+}
