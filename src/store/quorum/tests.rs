@@ -55,7 +55,7 @@ fn what_is_written_is_loaded_and_what_is_removed_is_not() {
 fn a_record_of_another_version_is_named_and_not_guessed_at() {
     let backend = backend();
     let mut batch = Batch::default();
-    batch.put(Table::Meta, b"rspace/1".to_vec(), vec![99, 1, 2]);
+    batch.put(Table::Log, b"rspace/1".to_vec(), vec![99, 1, 2]);
     backend.apply(batch, Durability::Durable).unwrap();
     let error = disk::load(backend.as_ref()).unwrap_err();
     assert!(error.to_string().contains("rspace/1"), "{error}");

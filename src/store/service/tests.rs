@@ -28,7 +28,8 @@ struct Running {
 }
 
 fn params(mode: Mode, expect: usize, allow: &[Writer]) -> Params {
-    let space = Keyspace { level: KeyspaceLevel::Quorum, spec: Spec::default() };
+    let alone = Spec { replicas: 1, reads: 1, writes: 1, ..Spec::default() };
+    let space = Keyspace { level: KeyspaceLevel::Quorum, spec: alone };
     Params {
         backend: Backend::Embedded,
         mode,
