@@ -3,6 +3,7 @@
 
 mod follow;
 mod past;
+mod steering;
 
 use std::{
     collections::HashMap,
@@ -28,13 +29,12 @@ use super::{
         command::{Command, Request, RequestError, Stay, Transaction, author},
         key::{Key, LeaseId, OpId, Revision},
         kv::Kv,
-        order::OrderError,
         outcome::{CommandResult, OperationResult, Outcome, Page, Versioned},
     },
     fence::Fence,
     meters::Meters,
     peers::Peers,
-    protocol::{self, Answer, Asked, COMMAND, Found, ORDER, QUERY, Query, Told, WireLevel},
+    protocol::{self, Answer, COMMAND, Found, QUERY, Query, WireLevel},
     pulse::{Freshness, PULSE, Pulse},
     quorum::Quorum,
     raft::{Certainty, Node},
@@ -202,24 +202,6 @@ impl EmbeddedStore {
     pub(super) async fn ask_for_pulse(&self) -> Answer<Pulse> {
         let whom = if self.replica().is_some() { Whom::Leader } else { Whom::Any };
         self.ask(whom, PULSE, wall_ms(), QUESTION).await
-    }
-
-    pub(super) fn parts(&self) -> &Parts {
-        &self.0.parts
-    }
-
-    /// Asks the leader what an operator wants of it.
-    pub(super) async fn ask_for_order(
-        &self,
-        asked: &Asked,
-        limit: Duration,
-    ) -> Answer<Result<Told, OrderError>> {
-        self.ask(Whom::Leader, ORDER, asked, limit).await
-    }
-
-    /// Somebody says that this one leads, or nobody.
-    pub(super) fn heard_of(&self, leader: Option<u64>) {
-        self.0.leader.store(leader.unwrap_or(0), Relaxed);
     }
 
     pub(super) fn leads(&self) -> Option<&Node> {

@@ -250,13 +250,16 @@ impl Bench<'_> {
                 let known = known.ok_or_else(|| "it has left the mesh".to_owned())?;
                 self.node.add_learner(id, known).await
             }
-            Step::Demote(id) => self.node.set_voters(without(id)).await,
-            Step::Bury(id) => {
-                // Buried first: removed and not buried, it would be taken in again.
+            Step::Demote(id) => {
+                // Buried first: whoever looks after the voters would have it vote again, or take it in again.
                 voters::entomb(self.store, id).await?;
-                self.dismiss(id).await
+                self.node.set_voters(without(id)).await
             }
-            Step::RemoveLearner(id) => self.dismiss(id).await,
+            Step::Bury(id) => {
+                voters::entomb(self.store, id).await?;
+                self.node.remove_learner(id).await
+            }
+            Step::RemoveLearner(id) => self.node.remove_learner(id).await,
             Step::Promote { add, remove } => {
                 let voters = without(remove.unwrap_or(add));
                 self.node.set_voters(voters.into_iter().chain([add]).collect()).await
@@ -271,14 +274,6 @@ impl Bench<'_> {
                 timeout(HAND_OVER, gone).await.map_err(|_| format!("{} does not take the lead", shown(to)))
             }
         }
-    }
-}
-
-impl Bench<'_> {
-    /// Nothing, if somebody else has done it.
-    async fn dismiss(&self, id: u64) -> Result<(), String> {
-        let is_there = self.node.status().learners.iter().any(|(learner, _)| *learner == id);
-        if is_there { self.node.remove_learner(id).await } else { Ok(()) }
     }
 }
 

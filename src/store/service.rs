@@ -138,8 +138,7 @@ impl Service {
         let caller = Caller::knowing(&own, anyone, Arc::clone(&known));
         let writers = Writers::new(params.allow.clone());
         let directory = params.data_dir.clone();
-        let promises = directory.clone().or(promises);
-        let kept = directory.clone().unwrap_or_default();
+        let (promises, kept) = (directory.clone().or(promises), directory.clone().unwrap_or_default());
         let storage = |source| StartError::Storage { directory: kept.clone(), source };
         let (keys, mesh_name) = (files::keys(&params.keys), Arc::clone(&own.cluster));
         let meters = Arc::<Meters>::default();

@@ -8,6 +8,7 @@ mod machine;
 mod network;
 mod node;
 mod salvage;
+mod shorten;
 mod snapshots;
 mod state;
 #[cfg(test)]
@@ -20,8 +21,9 @@ use std::{io, sync::Arc};
 pub(in crate::store) use self::{
     label::Label,
     network::{Network, Part},
-    node::{Ballot, Certainty, Handover, Node, Shortened, Status, read_append},
+    node::{Ballot, Certainty, Handover, Node, Status, read_append},
     salvage::{Place, Salvage, begin, read},
+    shorten::Shortened,
 };
 pub use self::{
     log::{LogReader, LogStore},

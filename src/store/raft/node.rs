@@ -45,9 +45,6 @@ use crate::{
 /// Log entries after which a snapshot is made, and those that are kept behind it for replicas that lag.
 const SNAPSHOT_AFTER: u64 = 5000;
 const KEPT_BEHIND: u64 = 1000;
-/// The same in bytes of their records, whichever comes first: entries may be as large as a transaction.
-const SNAPSHOT_AFTER_BYTES: u64 = 32 * 1024 * 1024;
-const KEPT_BEHIND_BYTES: u64 = 16 * 1024 * 1024;
 /// For a write, and for a read that asks the others. Longer than an election takes.
 const LIMIT: Duration = Duration::from_secs(5);
 /// Largest snapshot that is taken from another: the largest store, twice.
@@ -61,7 +58,7 @@ pub(in crate::store) struct Node {
     pub(super) freshness: Arc<Freshness>,
     meters: Arc<Meters>,
     pub(super) clocks: Arc<Mutex<Told>>,
-    log: LogReader,
+    pub(super) log: LogReader,
     /// The snapshot that is coming in, and who sends it.
     incoming: Arc<Mutex<Option<Incoming>>>,
 }
@@ -216,32 +213,6 @@ impl Node {
             }
             Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) => Answer::NoQuorum,
             Ok(Err(RaftError::Fatal(error))) => Answer::Failed(error.to_string()),
-        }
-    }
-}
-
-/// How far a replica was asked to make its log shorter.
-#[derive(Clone, Copy, Debug, Default)]
-pub(in crate::store) struct Shortened {
-    snapshot: u64,
-    purged: u64,
-}
-
-impl Node {
-    /// Has a snapshot made when the log after the last one is large, and what is too large before it removed. What openraft
-    /// does by the number of entries, by their bytes; asks once for each, and does not wait.
-    pub(in crate::store) async fn shorten(&self, asked: &mut Shortened) {
-        let status = self.status();
-        let since = status.snapshot.max(asked.snapshot);
-        if status.applied > since && self.log.weight_after(since) >= SNAPSHOT_AFTER_BYTES {
-            asked.snapshot = status.applied;
-            // It fails when the replica has ended.
-            let _ = self.raft.trigger().snapshot().await;
-        }
-        let surplus = self.log.surplus(status.snapshot, KEPT_BEHIND_BYTES);
-        if let Some(through) = surplus.filter(|through| *through > asked.purged) {
-            asked.purged = through;
-            let _ = self.raft.trigger().purge_log(through).await;
         }
     }
 }
