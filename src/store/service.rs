@@ -132,12 +132,10 @@ impl Service {
         let ServiceParams { id, node: name, cluster, seeds, is_seed, mesh, peers, promises, store: params } =
             params;
         let anyone = mesh.as_ref().map(|mesh| mesh.anyone()).transpose().map_err(|_| StartError::Tls)?;
-        let own = Own { cluster, node: id };
-        let known = Arc::new(Known::default());
+        let (own, known) = (Own { cluster, node: id }, Arc::new(Known::default()));
         let rpc = Rpc::bind(params.bind, mesh, own.clone())?.knowing(Arc::clone(&known)).until_stopped();
         let caller = Caller::knowing(&own, anyone, Arc::clone(&known));
-        let writers = Writers::new(params.allow.clone());
-        let directory = params.data_dir.clone();
+        let (writers, directory) = (Writers::new(params.allow.clone()), params.data_dir.clone());
         let (promises, kept) = (directory.clone().or(promises), directory.clone().unwrap_or_default());
         let storage = |source| StartError::Storage { directory: kept.clone(), source };
         let (keys, mesh_name) = (files::keys(&params.keys), Arc::clone(&own.cluster));
