@@ -229,7 +229,8 @@ fn an_interrupt_ends_the_show_with_its_table() {
 /// What the closing table of the scenario says of one step: percent that went to the other version through each client,
 /// requests, failures.
 fn step(seen: &str, name: &str) -> ([f64; 2], u64, u64) {
-    let line = seen.lines().find(|line| line.starts_with(&format!("  {name}  ")));
+    let row = format!("  {name}  ");
+    let line = seen.lines().find(|line| line.starts_with(&row) && line.contains(" % of "));
     let line = line.unwrap_or_else(|| panic!("no `{name}` in:\n{seen}"));
     let words: Vec<_> = line.trim().strip_prefix(name).unwrap().split_whitespace().collect();
     // `9.8 % of 1003  10.1 % of 1000  2003  0`
