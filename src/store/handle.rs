@@ -80,6 +80,8 @@ impl Store {
         match self {
             Self::Memory(store) => Self::Memory(store.on_behalf_of(who)),
             Self::Embedded(store) => Self::Embedded(store.on_behalf_of(who)),
+            #[cfg(feature = "etcd")]
+            Self::Etcd(store) => Self::Etcd(store.on_behalf_of(who)),
         }
     }
 
@@ -89,6 +91,8 @@ impl Store {
         match self {
             Self::Memory(store) => store.author(),
             Self::Embedded(store) => store.author(),
+            #[cfg(feature = "etcd")]
+            Self::Etcd(store) => store.author(),
         }
     }
 
@@ -182,6 +186,8 @@ impl Historical for Store {
         match self {
             Self::Memory(store) => store.scan_at(revision, scan).await,
             Self::Embedded(store) => store.scan_at(revision, scan).await,
+            #[cfg(feature = "etcd")]
+            Self::Etcd(_) => Err(StoreError::Level("looking back")),
         }
     }
 
@@ -189,6 +195,8 @@ impl Historical for Store {
         match self {
             Self::Memory(store) => store.changes(prefix, after).await,
             Self::Embedded(store) => store.changes(prefix, after).await,
+            #[cfg(feature = "etcd")]
+            Self::Etcd(_) => Err(StoreError::Level("looking back")),
         }
     }
 
@@ -196,6 +204,8 @@ impl Historical for Store {
         match self {
             Self::Memory(store) => store.revision_at(at_ms).await,
             Self::Embedded(store) => store.revision_at(at_ms).await,
+            #[cfg(feature = "etcd")]
+            Self::Etcd(_) => Err(StoreError::Level("looking back")),
         }
     }
 }

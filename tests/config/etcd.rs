@@ -68,9 +68,9 @@ fn what_is_shown_of_an_etcd_means_the_same_and_no_password_is_in_it() {
 #[cfg(feature = "etcd")]
 #[test]
 fn the_etcd_of_reference_yaml_is_one() {
+    let is_of_it = |line: &&str| line.starts_with("#   # etcd:") || line.starts_with("#   #   ");
     let lines = REFERENCE.lines().skip_while(|line| !line.starts_with("#   # etcd:"));
-    let section: String =
-        lines.take_while(|line| !line.is_empty()).map(|line| format!("  {}\n", &line[6..])).collect();
+    let section: String = lines.take_while(is_of_it).map(|line| format!("  {}\n", &line[6..])).collect();
     let bundle =
         valid(&with(&format!("store:\n  backend: etcd\n{section}").replace("username", "# username")));
     assert_eq!(

@@ -35,21 +35,21 @@ use super::{
     EtcdParams, Leasable, Level, Progress, Readable, Replicated, Role, Scan, StoreError, Transactional,
     Watchable, Writable,
     core::{
-        command::{Command, Request, Stay, Transaction},
+        command::{Command, Request, Stay, Transaction, author},
         key::{Key, LeaseId, OpId, Revision},
         outcome::{CommandResult, OperationResult, Outcome, Page, Versioned},
     },
 };
 use crate::rt::clock;
 
-/// The store in etcd as this sidecar reaches it; clones are cheap.
+/// The store in etcd as this sidecar reaches it, and on whose behalf; clones are cheap.
 #[derive(Clone)]
-pub struct EtcdStore(Arc<Inner>);
+pub struct EtcdStore(Arc<Inner>, Arc<str>);
 
 struct Inner {
     layout: Layout,
     link: Link,
-    /// Who writes.
+    /// Who writes if nobody else is named.
     author: Arc<str>,
     notes: NoteLease,
     unsettled: Unsettled,
@@ -94,17 +94,29 @@ impl EtcdStore {
     /// The store at `params`, which need not be there yet. What it writes is told to be `author`'s.
     #[must_use]
     pub fn new(author: &str, params: EtcdParams) -> Self {
-        Self(Arc::new(Inner {
+        let author: Arc<str> = author.into();
+        let inner = Inner {
             layout: Layout::new(&params.prefix),
             link: Link::new(params),
-            author: author.into(),
+            author: Arc::clone(&author),
             notes: NoteLease::default(),
             unsettled: Unsettled::default(),
-        }))
+        };
+        Self(Arc::new(inner), author)
+    }
+
+    /// The same store, whose changes are told to be `who`'s, through this node.
+    pub(super) fn on_behalf_of(&self, who: &str) -> Self {
+        Self(Arc::clone(&self.0), author(&format!("{who} via {}", self.0.author)))
+    }
+
+    /// Whose its changes are told to be.
+    pub(super) fn author(&self) -> &str {
+        &self.1
     }
 
     fn check(&self, op: OpId, request: Request) -> Result<Request, StoreError> {
-        let command = Command { op, at_ms: 0, author: Arc::clone(&self.0.author), request };
+        let command = Command { op, at_ms: 0, author: Arc::clone(&self.1), request };
         command.check()?;
         Ok(command.request)
     }
@@ -272,7 +284,7 @@ impl Replicated for EtcdStore {
 /// A read that came to no end in time: etcd does not answer those that need a quorum while it has none.
 fn late_read(level: Level) -> StoreError {
     match level {
-        Level::Strong | Level::Lease => StoreError::NoQuorum,
+        Level::Strong | Level::Lease | Level::Within(_) => StoreError::NoQuorum,
         Level::AtLeast(_) | Level::Eventual => StoreError::TimedOut,
     }
 }

@@ -50,7 +50,7 @@ impl EtcdStore {
         level: Level,
     ) -> Result<(GetResponse, Revision), Failure> {
         // etcd has no reads that trust a lease: its own certain ones are what that asks for, and more.
-        let is_certain = matches!(level, Level::Strong | Level::Lease);
+        let is_certain = matches!(level, Level::Strong | Level::Lease | Level::Within(_));
         let options = if is_certain { options } else { options.with_serializable() };
         loop {
             let answer = self

@@ -127,7 +127,7 @@ impl EtcdStore {
         for prefix in &plan.clears {
             operations.extend(self.cleared(prefix, plan));
         }
-        let note = Note::new(wall_ms(), &self.0.author, &plan.result);
+        let note = Note::new(wall_ms(), &self.1, &plan.result);
         let options = PutOptions::new().with_lease(self.note_lease().await?);
         operations.push(TxnOp::put(note_key.clone(), note.write(), Some(options)));
 
