@@ -5,10 +5,9 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::{
-    Output,
     admin::{AdminArgs, AskError},
     columns::{columns, word},
-    shared::{self, RmArgs, Writing, from, left_out},
+    shared::{self, LsArgs, RmArgs, Writing, from, left_out},
 };
 
 /// List the rules about callers, write and remove those of all sidecars
@@ -38,15 +37,6 @@ enum Action {
 }
 
 #[derive(clap::Args, Debug)]
-struct LsArgs {
-    #[command(flatten)]
-    admin: AdminArgs,
-    /// `text` or `json`
-    #[arg(short, long, value_enum, default_value_t = Output::Text)]
-    output: Output,
-}
-
-#[derive(clap::Args, Debug)]
 struct RuleArgs {
     #[command(flatten)]
     admin: AdminArgs,
@@ -65,7 +55,7 @@ struct RuleArgs {
 /// Runs the command.
 pub(super) fn intentions(args: &IntentionsArgs) -> ExitCode {
     match &args.action {
-        Action::Ls(args) => shared::list(&args.admin, PLACE, args.output, listed),
+        Action::Ls(args) => args.list(PLACE, listed),
         Action::Allow(args) => args.writing.tell(write(args, "allow")),
         Action::Deny(args) => args.writing.tell(write(args, "deny")),
         Action::Rm(args) => shared::remove(args, PLACE),

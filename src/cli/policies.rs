@@ -5,10 +5,8 @@ use std::process::ExitCode;
 use serde_json::Value;
 
 use super::{
-    Output,
-    admin::AdminArgs,
     columns::{columns, word, words},
-    shared::{self, PutArgs, RmArgs, from, left_out},
+    shared::{self, LsArgs, PutArgs, RmArgs, from, left_out},
 };
 
 /// List how services are called, write and remove what all sidecars share of that
@@ -42,19 +40,10 @@ enum Action {
     Rm(RmArgs),
 }
 
-#[derive(clap::Args, Debug)]
-struct LsArgs {
-    #[command(flatten)]
-    admin: AdminArgs,
-    /// `text` or `json`
-    #[arg(short, long, value_enum, default_value_t = Output::Text)]
-    output: Output,
-}
-
 /// Runs the command.
 pub(super) fn policies(args: &PoliciesArgs) -> ExitCode {
     match &args.action {
-        Action::Ls(args) => shared::list(&args.admin, PLACE, args.output, listed),
+        Action::Ls(args) => args.list(PLACE, listed),
         Action::Put(args) => shared::put(args, PLACE),
         Action::Rm(args) => shared::remove(args, PLACE),
     }

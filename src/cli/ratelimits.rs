@@ -5,10 +5,8 @@ use std::process::ExitCode;
 use serde_json::Value;
 
 use super::{
-    Output,
-    admin::AdminArgs,
     columns::{columns, word},
-    shared::{self, PutArgs, RmArgs, from, left_out},
+    shared::{self, LsArgs, PutArgs, RmArgs, from, left_out},
 };
 
 /// List the rate limits in force, write and remove those of all sidecars
@@ -42,19 +40,10 @@ enum Action {
     Rm(RmArgs),
 }
 
-#[derive(clap::Args, Debug)]
-struct LsArgs {
-    #[command(flatten)]
-    admin: AdminArgs,
-    /// `text` or `json`
-    #[arg(short, long, value_enum, default_value_t = Output::Text)]
-    output: Output,
-}
-
 /// Runs the command.
 pub(super) fn rate_limits(args: &RateLimitsArgs) -> ExitCode {
     match &args.action {
-        Action::Ls(args) => shared::list(&args.admin, PLACE, args.output, listed),
+        Action::Ls(args) => args.list(PLACE, listed),
         Action::Put(args) => shared::put(args, PLACE),
         Action::Rm(args) => shared::remove(args, PLACE),
     }

@@ -19,6 +19,36 @@ use super::{
 };
 use crate::config::Record;
 
+/// Lists what is in force.
+#[derive(clap::Args, Debug)]
+pub(super) struct LsArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// `text` or `json`
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+impl LsArgs {
+    /// Prints the list at `place`, as `text` makes of it what people read.
+    #[expect(clippy::print_stdout, reason = "printing is what the verb is for")]
+    pub(super) fn list(&self, place: &str, text: fn(&Value) -> String) -> ExitCode {
+        match self.admin.get(place) {
+            Ok(told) => {
+                match self.output {
+                    Output::Json => println!("{told:#}"),
+                    Output::Text => print!("{}", text(&told)),
+                }
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                error.tell();
+                error.code()
+            }
+        }
+    }
+}
+
 /// Removes an entry that was written for all sidecars.
 #[derive(clap::Args, Debug)]
 pub(super) struct RmArgs {
@@ -118,24 +148,6 @@ const MAX_TEXT: u64 = 512 << 10;
 /// Removes it.
 pub(super) fn remove(args: &RmArgs, place: &str) -> ExitCode {
     args.writing.tell(args.admin.delete(&args.writing.path(place, &args.name)))
-}
-
-/// Prints a list, as `text` makes of it what people read.
-#[expect(clippy::print_stdout, reason = "printing is what the verb is for")]
-pub(super) fn list(admin: &AdminArgs, place: &str, output: Output, text: fn(&Value) -> String) -> ExitCode {
-    match admin.get(place) {
-        Ok(told) => {
-            match output {
-                Output::Json => println!("{told:#}"),
-                Output::Text => print!("{}", text(&told)),
-            }
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            error.tell();
-            error.code()
-        }
-    }
 }
 
 /// What is left out, and why; nothing if nothing is.

@@ -12,6 +12,7 @@ use super::{
     Output,
     admin::AdminArgs,
     columns::{columns, word},
+    shared::LsArgs,
 };
 
 /// Tell how the store is: who leads, who votes, how far all are
@@ -30,7 +31,7 @@ enum Action {
     /// Tell what this node is to the store, and who votes
     Status(StatusArgs),
     /// Tell who has the log, and who may have it, as the leader sees them
-    Members(order::MembersArgs),
+    Members(LsArgs),
     /// Give a server the log now
     Add(order::AddArgs),
     /// Take the log and the vote from a server, for ever

@@ -8,18 +8,9 @@ use crate::cli::{
     Output,
     admin::AdminArgs,
     columns::{columns, word},
-    exit, shared,
+    exit,
+    shared::LsArgs,
 };
-
-/// Tell who has the log, and who may have it
-#[derive(clap::Args, Debug)]
-pub(super) struct MembersArgs {
-    #[command(flatten)]
-    admin: AdminArgs,
-    /// `text` or `json`
-    #[arg(short, long, value_enum, default_value_t = Output::Text)]
-    output: Output,
-}
 
 /// Give a server the log now: it stands by, and votes when one is missing
 #[derive(clap::Args, Debug)]
@@ -64,8 +55,8 @@ struct OrderArgs {
     output: Output,
 }
 
-pub(super) fn members(args: &MembersArgs) -> ExitCode {
-    shared::list(&args.admin, "/v1/raft/members", args.output, text)
+pub(super) fn members(args: &LsArgs) -> ExitCode {
+    args.list("/v1/raft/members", text)
 }
 
 pub(super) fn add(args: &AddArgs) -> ExitCode {
