@@ -72,6 +72,15 @@ pub enum Item {
         /// The probe that it was asked for.
         probe: u8,
     },
+    /// To the receiver alone: a member that you say is suspected has spoken up since.
+    Refuted {
+        /// Who.
+        target: MemberId,
+        /// In which life.
+        generation: u64,
+        /// For the how-manieth time.
+        incarnation: u16,
+    },
 }
 
 /// What a piece of news is about: a newer one about the same takes its place.
@@ -92,7 +101,7 @@ impl Item {
         match self {
             Self::Fact(record) => Topic::Fact(record.id),
             Self::Accusation(accusation) => Topic::Accusation(accusation.accuser, accusation.target),
-            Self::Suspected { .. } | Self::Nack { .. } => Topic::Private,
+            Self::Suspected { .. } | Self::Nack { .. } | Self::Refuted { .. } => Topic::Private,
         }
     }
 
@@ -188,8 +197,12 @@ mod tests {
 
     #[test]
     fn packets_read_back_as_they_were_written() {
-        let items =
-            [accusation(), Item::Nack { probe: 9 }, Item::Suspected { generation: 2, incarnation: 1 }];
+        let items = [
+            accusation(),
+            Item::Nack { probe: 9 },
+            Item::Suspected { generation: 2, incarnation: 1 },
+            Item::Refuted { target: MemberId(5), generation: 2, incarnation: 1 },
+        ];
         let mut packet = begin(b"swim");
         items.iter().for_each(|item| packet.extend(item.encode()));
         assert_eq!(read(&packet), Ok((&b"swim"[..], items.to_vec())));

@@ -25,6 +25,9 @@ const MAX_ACCUSED: usize = 1024;
 /// Helpers answer that they hear nothing either after this share of the time of a probe, in percent (Lifeguard §IV-A).
 const NACK_PERCENT: u32 = 80;
 
+/// Most accusations that are answered at once, so that there is room beside SWIM's message: a quarter of what it leaves.
+const MAX_REFUTED: usize = 4;
+
 /// Something that is due at some time.
 #[derive(Debug)]
 pub(super) enum Due {
@@ -72,6 +75,8 @@ pub(super) struct Hooks {
     /// Those who are suspected, as far as this node knows: each is told with whatever is sent to it.
     pub(super) suspected: BTreeMap<MemberId, (u64, u16)>,
     pub(super) broadcasts: Broadcasts,
+    /// What the sender of the packet that is being taken must hear: it says that somebody is suspected who has spoken up.
+    refuted: Option<(MemberId, Vec<Item>)>,
     pub(super) round_trips: BTreeMap<MemberId, Duration>,
     pub(super) own_incarnation: u16,
     /// Members whose standing may have changed since it was looked at.
@@ -95,7 +100,8 @@ impl Hooks {
             pending: BTreeMap::new(),
             accusers: BTreeMap::new(),
             suspected: BTreeMap::new(),
-            broadcasts: Broadcasts::default(),
+            broadcasts: Broadcasts::new(own),
+            refuted: None,
             round_trips: BTreeMap::new(),
             own_incarnation: 0,
             touched: BTreeSet::new(),
@@ -124,12 +130,34 @@ impl Hooks {
             incarnation: *incarnation,
         });
         if self.tuning.lifeguard {
-            private.into_iter().chain(&buddy).for_each(|item| packet.extend(item.encode()));
+            let refuted = self.refuted.take_if(|(receiver, _)| *receiver == to.id);
+            let refuted = refuted.iter().flat_map(|(_, items)| items);
+            private.into_iter().chain(&buddy).chain(refuted).for_each(|item| packet.extend(item.encode()));
         }
         let room = MAX_PACKET.saturating_sub(packet.len());
         let limit = self.transmissions();
         self.broadcasts.fill(&mut packet, room, limit);
         self.out.push(Output::Send { to: to.address, packet });
+    }
+
+    /// `sender` says that `target` is suspected, which has spoken up since, for the `incarnation`th time.
+    pub(super) fn refute(&mut self, sender: MemberId, target: MemberId, generation: u64, incarnation: u16) {
+        let item = Item::Refuted { target, generation, incarnation };
+        let (receiver, items) = self.refuted.get_or_insert_with(|| (sender, Vec::new()));
+        if *receiver == sender && items.len() < MAX_REFUTED && !items.contains(&item) {
+            items.push(item);
+        }
+    }
+
+    /// The packet is taken: what its sender must hear and was not sent with an answer goes by itself.
+    pub(super) fn correct(&mut self, sender: Option<&Identity>) {
+        let Some((receiver, items)) = self.refuted.take() else { return };
+        if let Some(sender) = sender.filter(|sender| sender.id == receiver && self.tuning.lifeguard) {
+            // Alone: news that go along could be old to the receiver, whose answer could be old to this node, and so on.
+            let mut packet = packet::begin(&[]);
+            items.iter().for_each(|item| packet.extend(item.encode()));
+            self.out.push(Output::Send { to: sender.address, packet });
+        }
     }
 
     /// Another's accusation; says whether it is news.
@@ -149,14 +177,18 @@ impl Hooks {
         is_news
     }
 
-    /// Nobody's accusation of a member counts any more.
-    pub(super) fn acquit(&mut self, id: MemberId) {
-        let of_it = (id, 0, 0)..=(id, u64::MAX, u16::MAX);
+    /// Nobody's accusation of a member counts any more that is of before `life`, which is its generation and incarnation.
+    pub(super) fn acquit(&mut self, id: MemberId, life: (u64, u16)) {
+        let of_it = (id, 0, 0)..(id, life.0, life.1);
         let accused: Vec<Accused> = self.accusers.range(of_it).map(|(accused, _)| *accused).collect();
         for accused in accused {
             self.accusers.remove(&accused);
         }
-        self.broadcasts.acquit(id);
+        self.broadcasts.acquit(id, life);
+        let is_over = |pending: &Pending| (pending.generation, pending.incarnation) < life;
+        if self.pending.get(&id).is_some_and(is_over) {
+            self.pending.remove(&id);
+        }
     }
 
     /// This node did nothing for `lag`: what is due is due so much later, as if time had stood still.

@@ -69,17 +69,19 @@ impl Machine {
             self.begin_again();
         }
         for item in items {
-            self.take(item);
+            self.take(sender, item);
         }
         if !swim.is_empty() {
             // Other errors are of messages to another life, or about this node itself: there is nothing to be done.
             if let Err(foca::Error::Decode(_) | foca::Error::MalformedPacket | foca::Error::DataTooBig) =
                 self.swim.handle_data(swim, &mut self.hooks)
             {
+                self.hooks.correct(None);
                 return Err(Unreadable);
             }
         }
         self.settle(sender);
+        self.correct(sender);
         Ok(())
     }
 
@@ -175,7 +177,8 @@ impl Machine {
         self.hooks.sent_swim = false;
         // What the engine reports here is about itself: a probe that was cut short by another life.
         let _ = self.swim.handle_timer(timer, &mut self.hooks);
-        if is_gossip && !self.hooks.sent_swim && !self.hooks.broadcasts.is_empty() {
+        if is_gossip && !self.hooks.sent_swim && self.hooks.broadcasts.is_pressing(self.hooks.transmissions())
+        {
             self.whisper();
         }
     }

@@ -8,7 +8,7 @@ use super::{
     scan::{self, Scanned},
 };
 use crate::membership::core::{
-    packet::{FactRecord, Item, Unreadable},
+    packet::{Accusation, FactRecord, Item, Unreadable},
     roster::Sight,
     view::{MemberId, MemberState},
 };
@@ -34,28 +34,79 @@ impl Machine {
             !known.is_some_and(|known| is_known(known, told))
         });
         self.hooks.touched.extend(news.map(|told| told.id().id));
+        for told in about.iter().filter(|told| told.state() == State::Suspect) {
+            self.defend(sender, told.id().id, told.id().generation, told.incarnation());
+        }
         Ok(())
     }
 
-    pub(super) fn take(&mut self, item: Item) {
+    /// Whoever says that a member is suspected which has spoken up since is told so. The refutation is sent on a bounded number
+    /// of times, and where a partition swallows half of them it may have missed just the accuser. Says whether it is so.
+    fn defend(&mut self, accuser: MemberId, target: MemberId, generation: u64, incarnation: u16) -> bool {
+        let known = if target == self.hooks.own {
+            (self.swim.identity().generation, self.hooks.own_incarnation)
+        } else {
+            let is_there = |sight: &&Sight| matches!(sight.state, MemberState::Alive | MemberState::Suspect);
+            let Some(sight) = self.roster.sight(target).filter(is_there) else { return false };
+            (sight.generation, sight.incarnation)
+        };
+        if known.0 == generation && known.1 > incarnation {
+            self.hooks.refute(accuser, target, generation, known.1);
+        }
+        known > (generation, incarnation)
+    }
+
+    /// What the sender of the packet must hear goes to it.
+    pub(super) fn correct(&mut self, sender: MemberId) {
+        let sight = self.roster.sight(sender).filter(|sight| sight.state != MemberState::Dead);
+        let sender =
+            sight.map(|sight| Identity { id: sender, generation: sight.generation, address: sight.address });
+        self.hooks.correct(sender.as_ref());
+    }
+
+    pub(super) fn take(&mut self, sender: MemberId, item: Item) {
         match item {
             Item::Fact(record) => self.learn(record, true),
             Item::Accusation(accusation) => {
-                if accusation.target != self.hooks.own && self.hooks.accuse(&accusation) {
-                    self.hooks.broadcasts.add(&Item::Accusation(accusation));
-                }
-            }
-            Item::Suspected { generation, incarnation } => {
-                let own = self.swim.identity().clone();
-                // Of another life, or spoken up against already: saying it again would set off the same in others.
-                if generation != own.generation || incarnation < self.hooks.own_incarnation {
+                let Accusation { target, generation, incarnation, .. } = accusation;
+                if self.defend(sender, target, generation, incarnation) {
                     return;
                 }
-                let suspect = foca::Member::new(own, incarnation, State::Suspect);
-                let _ = self.swim.apply_many([suspect].into_iter(), false, &mut self.hooks);
+                if target == self.hooks.own {
+                    self.speak_up(generation, incarnation);
+                } else if self.hooks.accuse(&accusation) {
+                    self.hooks.broadcasts.add(&Item::Accusation(accusation));
+                    self.believe(target, generation, incarnation, State::Suspect);
+                }
             }
+            Item::Suspected { generation, incarnation } => self.speak_up(generation, incarnation),
             Item::Nack { probe } => self.hooks.nack(probe),
+            Item::Refuted { target, generation, incarnation } => {
+                self.believe(target, generation, incarnation, State::Alive);
+            }
         }
+    }
+
+    /// This node is suspected: it is there.
+    fn speak_up(&mut self, generation: u64, incarnation: u16) {
+        let own = self.swim.identity().clone();
+        // Of another life, or spoken up against already: saying it again would set off the same in others.
+        if generation != own.generation || incarnation < self.hooks.own_incarnation {
+            return;
+        }
+        let suspect = foca::Member::new(own, incarnation, State::Suspect);
+        let _ = self.swim.apply_many([suspect].into_iter(), false, &mut self.hooks);
+    }
+
+    /// What another says of a member that this node knows, in the life that it knows; old news change nothing.
+    fn believe(&mut self, target: MemberId, generation: u64, incarnation: u16, state: State) {
+        let Some(known) = self.roster.sight(target).filter(|known| known.generation == generation) else {
+            return;
+        };
+        let identity = Identity { id: target, generation, address: known.address };
+        self.hooks.touched.insert(target);
+        let told = foca::Member::new(identity, incarnation, state);
+        let _ = self.swim.apply_many([told].into_iter(), true, &mut self.hooks);
     }
 
     pub(super) fn learn(&mut self, record: FactRecord, is_news: bool) {
@@ -143,6 +194,7 @@ impl Machine {
             let id = identity.id;
             let before = self.roster.sight(id).map(|before| before.state);
             self.roster.see(id, sight, now);
+            self.hooks.acquit(id, (identity.generation, member.incarnation()));
             if before == Some(state) {
                 continue;
             }
@@ -156,7 +208,7 @@ impl Machine {
             } else {
                 self.hooks.suspected.remove(&id);
                 self.hooks.pending.remove(&id);
-                self.hooks.acquit(id);
+                self.hooks.acquit(id, (u64::MAX, u16::MAX));
             }
             if state != MemberState::Alive {
                 self.hooks.round_trips.remove(&id);

@@ -150,14 +150,43 @@ fn whoever_is_suspected_hears_of_it_with_the_next_packet_and_speaks_up() {
 }
 
 #[test]
+fn whoever_spreads_an_accusation_that_is_refuted_is_told_so() {
+    let mut table = Table::of(4);
+    // The last two do not hear each other. The others know that both spoke up; what they tell is lost.
+    let alone = |from, to| (from, to) != (3, 2) && (from, to) != (2, 3);
+    let refuted = Item::Refuted { target: MemberId(3), generation: 1, incarnation: 1 };
+    let told = [packet::begin(&[]), refuted.encode()].concat();
+    for node in [0, 1] {
+        assert_eq!(table.machines[node].receive(MemberId(3), &told, Mono::ZERO), Ok(()));
+    }
+    table.machines[3].hooks.own_incarnation = 1;
+    table.collect();
+    table.packets.clear();
+    let stale = Item::Accusation(crate::membership::core::packet::Accusation {
+        accuser: MemberId(2),
+        target: MemberId(3),
+        generation: 1,
+        incarnation: 0,
+    });
+    let packet = [packet::begin(&[]), stale.encode()].concat();
+    assert_eq!(table.machines[1].receive(MemberId(2), &packet, Mono::ZERO), Ok(()));
+    table.collect();
+    let answers: Vec<_> =
+        table.packets.iter().map(|(_, to, packet)| (*to, packet::read(packet).unwrap().1)).collect();
+    assert!(answers.len() == 1 && answers[0].0 == 2 && answers[0].1.contains(&refuted), "{answers:?}");
+    table.run(Duration::ZERO, alone);
+    assert_eq!(table.machines[2].roster.sight(MemberId(3)).map(|sight| sight.incarnation), Some(1));
+}
+
+#[test]
 fn nobody_is_made_to_speak_up_by_a_suspicion_of_another_life() {
     let mut table = Table::of(2);
     for generation in [0, 2] {
-        table.machines[0].take(Item::Suspected { generation, incarnation: 0 });
+        table.machines[0].take(MemberId(1), Item::Suspected { generation, incarnation: 0 });
     }
     table.collect();
     assert!(!table.has(0, |event| matches!(event, Event::SpokeUp { .. })));
-    table.machines[0].take(Item::Suspected { generation: 1, incarnation: 0 });
+    table.machines[0].take(MemberId(1), Item::Suspected { generation: 1, incarnation: 0 });
     table.collect();
     assert!(table.has(0, |event| matches!(event, Event::SpokeUp { .. })));
 }
