@@ -12,13 +12,15 @@ judge what the clients saw (tests/linearizability). Needs root, iproute2 and /de
 With --logs DIR, histories and logs are kept; `tests/linearizability` judges a history again."""
 
 import argparse
+import json
 import os
 import random
+import shutil
 import time
 
 from cluster import AGREE_SECONDS, SERVES_SECONDS, Client, Clients, Cluster, History, judge
 from mesh import Trial, testnet
-from sidecar import check, skip
+from sidecar import binary, check, skip
 
 SIZES = (3, 5)
 # Of a history: with fewer answers it proves nothing.
@@ -28,6 +30,8 @@ PROGRESS_SECONDS = 15
 # What a refusal may take: the API's patience, and a loaded machine.
 REFUSED_SECONDS = 6
 DISK_MIB = 24
+# Servers that are new stand by for a while before they vote.
+VOTE_SECONDS = 90
 
 SCENARIOS = {}
 # The scenario that exposes each planted bug.
@@ -351,6 +355,64 @@ def many_things_happen(run):
             server.until_ready()
         if chance.random() < 0.5:
             run.until_served()
+
+
+@scenario("wiped")
+def most_disks_are_lost(run):
+    """All are killed, most disks are wiped: what docs/operations/store.md says brings back what the others had."""
+    cluster, own = run.cluster, run.own
+    # What only the lost disks had may be lost: first everybody has everything.
+    run.clients.end()
+    keys = [f"wiped/own/{number}" for number in range(10)]
+    own.use(cluster.leader())
+    for number, key in enumerate(keys):
+        while own.put(key, f"{number}-{time.monotonic_ns()}") is None:
+            time.sleep(0.1)
+    keys += run.clients.keys
+    before = run.read_all(own.server, keys)
+    for server in cluster.api:
+        own.use(server)
+        cluster.until(lambda: [own.get(key, "eventual") for key in keys] == before, f"{server} has all", AGREE_SECONDS)
+    for server in cluster.api:
+        server.kill()
+    left = run.chance.sample(cluster.api, (len(cluster.api) - 1) // 2)
+    lost = [server for server in cluster.api if server not in left]
+    for server in lost:
+        shutil.rmtree(server.store_directory)
+        shutil.rmtree(server.directory / "data")
+
+    def raft(verb, server, *more):
+        done = server.host.run(binary("OUTRIGGER_BIN", "outrigger"), "raft", verb, "-c",
+                               server.directory / "outrigger.yaml", "-o", "json", *more)
+        return done.returncode, done.stdout, done.stderr
+
+    def progress(server):
+        code, told, said = raft("inspect", server)
+        check_quietly(code == 0, f"the disk of {server} is looked at", said)
+        told = json.loads(told)
+        return told["last_term"], told["last_index"]
+
+    furthest = max(left, key=progress)
+    code, _, said = raft("recover", furthest)
+    check(code == 7, f"{furthest} of {left} is furthest; without consent nothing is done", said)
+    code, told, said = raft("recover", furthest, "--accept-data-loss")
+    check(code == 0, f"{furthest} goes on from its disk", told + said)
+    furthest.start().until_ready()
+    cluster.until(furthest.leads, f"{furthest} leads alone", SERVES_SECONDS)
+    for server in lost:
+        server.start().until_ready()
+    for server in left:
+        if server is not furthest:
+            server.start().until_ready()
+            cluster.until(lambda one=server: "epoch 1" in str((one.raft() or {}).get("failure")),
+                          f"{server} is told that it was left behind", SERVES_SECONDS)
+            server.kill()
+            server.start().until_ready()
+    cluster.until(lambda: all(cluster.votes(server) for server in cluster.api),
+                  f"{len(cluster.api)} vote again", VOTE_SECONDS)
+    for server in cluster.api:
+        own.use(server)
+        check(run.read_all(server, keys) == before, f"{server} has all that was there")
 
 
 def main():
