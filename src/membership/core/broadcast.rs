@@ -68,6 +68,12 @@ impl Broadcasts {
         });
     }
 
+    /// This member accuses nobody any more.
+    pub fn recant(&mut self) {
+        let own = self.own;
+        self.queue.retain(|entry| !matches!(entry.topic, Topic::Accusation(accuser, _) if accuser == own));
+    }
+
     /// Appends to `out` as many as `room` bytes take, and counts them as sent; those that were sent `limit` times are
     /// forgotten, but for this member's own accusations, which stand until they are settled.
     pub fn fill(&mut self, out: &mut Vec<u8>, room: usize, limit: u8) {
@@ -166,6 +172,9 @@ mod tests {
         assert!((0..300).all(|_| sent(&mut broadcasts, 1000) > 0));
         assert!(!broadcasts.is_pressing(3));
         broadcasts.acquit(MemberId(2), (1, 1));
+        assert_eq!(sent(&mut broadcasts, 1000), 0);
+        broadcasts.add(&item(2, 1));
+        broadcasts.recant();
         assert_eq!(sent(&mut broadcasts, 1000), 0);
     }
 

@@ -199,10 +199,16 @@ impl Hooks {
         self.health.worse(1);
     }
 
+    /// This node accuses nobody any more.
+    pub(super) fn recant(&mut self) {
+        self.pending.clear();
+        self.broadcasts.recant();
+    }
+
     /// The engine is a new one: whatever the old one wanted is of no use.
     pub(super) fn begin_again(&mut self) {
         self.timers.clear();
-        self.pending.clear();
+        self.recant();
         self.suspected.clear();
         self.accusers.clear();
         self.probe = None;

@@ -152,7 +152,7 @@ impl Machine {
     /// Takes note of what the engine did with those it was told about.
     pub(super) fn settle(&mut self, by: MemberId) {
         if std::mem::take(&mut self.hooks.rejoined) {
-            self.hooks.pending.clear();
+            self.hooks.recant();
             let said_at = self.own.said_at;
             self.tell(said_at);
             let generation = self.own.generation;
@@ -246,7 +246,7 @@ impl Machine {
         if !self.has_left && self.swim.change_identity(next, &mut self.hooks).is_ok() {
             // The new life has spoken up for nothing yet, and suspects nobody.
             self.hooks.own_incarnation = 0;
-            self.hooks.pending.clear();
+            self.hooks.recant();
             let said_at = self.own.said_at;
             self.tell(said_at);
         }
