@@ -9,6 +9,8 @@ use tokio::{
     time::sleep_until,
 };
 
+#[cfg(feature = "planted-bugs")]
+use super::core::rules::Planted;
 use super::{
     core::{
         machine::Machine,
@@ -19,6 +21,8 @@ use super::{
     keyspaces::Keyspaces,
     links::Links,
 };
+#[cfg(feature = "planted-bugs")]
+use crate::store::planted::{Bug, has};
 use crate::{
     peer::rpc::Caller,
     rt::clock,
@@ -65,7 +69,7 @@ impl Driver {
         peers: Peers,
     ) -> io::Result<Opened> {
         let loaded = disk::load(backend.as_ref())?;
-        let machine = Machine::new(own, writer, Rules::default(), spaces.specs(), loaded, now());
+        let machine = Machine::new(own, writer, rules(), spaces.specs(), loaded, now());
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (status, shown) = watch::channel(QuorumStatus::default());
         let links = Links::new(caller, peers.clone());
@@ -179,6 +183,14 @@ impl Driver {
                 let _ = reply.send(Err(StoreError::Failed(format!("its disk cannot be written: {error}"))));
             }
         }
+    }
+}
+
+fn rules() -> Rules {
+    Rules {
+        #[cfg(feature = "planted-bugs")]
+        planted: has(Bug::HintsAsWrites).then_some(Planted::HintsCount),
+        ..Rules::default()
     }
 }
 
