@@ -141,6 +141,38 @@ async fn what_most_have_outlives_a_store_that_went_on_from_the_disk_of_the_one_t
 }
 
 #[tokio::test]
+async fn who_is_configured_otherwise_is_named_by_the_others_until_it_is_not() {
+    let mut trio = trio().await;
+    settled(&trio).await;
+    let disagreeing = async |trio: &Trio, wanted: [f64; 3]| {
+        eventually("each counts those who have others", async || {
+            let mut counts = [-1.0; 3];
+            for (at, count) in counts.iter_mut().enumerate() {
+                *count = trio.node(at).metric("outrigger_store_quorum_keyspaces_disagreeing", &[]).await;
+            }
+            (counts == wanted).then_some(())
+        })
+        .await;
+    };
+    disagreeing(&trio, [0.0; 3]).await;
+    // A change goes from node to node, and all go on meanwhile.
+    let spaces = json!({ "fast": {}, "loose": { "level": "eventual" }, "more": {} });
+    trio.over = json!({ "store": { "keyspaces": spaces } });
+    for (at, counts) in [(0, [2.0, 1.0, 1.0]), (1, [1.0, 1.0, 2.0]), (2, [0.0; 3])] {
+        trio.kill(at);
+        trio.restart(at).await;
+        disagreeing(&trio, counts).await;
+        eventually("a write by quorum", async || {
+            (kv(trio.node(at), &["put", "fast/a", "1"]).0 == Some(0)).then_some(())
+        })
+        .await;
+    }
+    let told = trio.node(0).log();
+    assert!(told.contains("it has other keyspaces than this node"), "{told}");
+    assert!(told.contains("more: quorum, 2 reads and 2 writes of 3"), "{told}");
+}
+
+#[tokio::test]
 async fn a_session_goes_from_one_server_to_the_next_and_sees_what_it_wrote() {
     let trio = trio().await;
     settled(&trio).await;

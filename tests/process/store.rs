@@ -38,7 +38,8 @@ pub(crate) struct Trio {
     pub(crate) directories: [Directory; 3],
     gossip: [String; 3],
     nodes: Vec<Option<Sidecar>>,
-    over: Value,
+    /// What nodes that are started from now on have in their configuration as well.
+    pub(crate) over: Value,
 }
 
 impl Trio {
