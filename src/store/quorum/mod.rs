@@ -17,6 +17,6 @@ pub use handle::{Consistency, Held, Listed, Quorum, QuorumStatus, Reached, Writt
 pub use keyspaces::{Keyspace, KeyspaceLevel, Keyspaces};
 pub use token::{Token, TokenError};
 
-pub(super) use disk::FILE;
+pub(super) use disk::{FILE, reread};
 pub(super) use driver::{Driver, Opened};
 pub(super) use handle::{ASK, Job, PACKET, answer, question, receive};

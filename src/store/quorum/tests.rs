@@ -1,4 +1,5 @@
-//! The disk, the token, and whether nodes agree on keyspaces. What servers do together is in core/tests, and with real processes in tests/process/quorum.rs.
+//! The disk, the token, and whether nodes agree on keyspaces. What servers do together is in core/tests, and with real
+//! processes in tests/process/quorum.rs.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,6 +16,7 @@ use super::{
 };
 use crate::store::{
     backend::{self, Batch, Durability, Keys, Sealed, StorageBackend, Table},
+    bodies,
     core::key::{Key, OpId},
 };
 
@@ -59,6 +61,31 @@ fn a_record_of_another_version_is_named_and_not_guessed_at() {
     backend.apply(batch, Durability::Durable).unwrap();
     let error = disk::load(backend.as_ref()).unwrap_err();
     assert!(error.to_string().contains("rspace/1"), "{error}");
+}
+
+#[test]
+fn what_the_fuzzer_begins_with_is_what_servers_say_and_write() {
+    let said = bodies::packet(include_bytes!("../../../tests/fuzz/seeds/store_bodies/packet")).unwrap();
+    assert_eq!(said.messages.len(), 19, "one of each kind");
+    for (kind, seed) in [
+        (bodies::Kind::Want, &include_bytes!("../../../tests/fuzz/seeds/store_bodies/want")[..]),
+        (bodies::Kind::Answered, include_bytes!("../../../tests/fuzz/seeds/store_bodies/answered")),
+    ] {
+        assert!(bodies::reread(kind, seed).is_some(), "{kind:?}");
+    }
+    for seed in [
+        &include_bytes!("../../../tests/fuzz/seeds/store_quorum_disk/record")[..],
+        include_bytes!("../../../tests/fuzz/seeds/store_quorum_disk/hint"),
+        include_bytes!("../../../tests/fuzz/seeds/store_quorum_disk/op"),
+        include_bytes!("../../../tests/fuzz/seeds/store_quorum_disk/ring"),
+        include_bytes!("../../../tests/fuzz/seeds/store_quorum_disk/together"),
+    ] {
+        let (name, value) = seed[1..].split_at(usize::from(seed[0]));
+        assert!(disk::reread(name, value).is_some(), "{}", name.escape_ascii());
+    }
+    let words = include_bytes!("../../../tests/fuzz/seeds/store_quorum/store_and_list");
+    let first = usize::from(u16::from_le_bytes([words[1], words[2]]));
+    assert_eq!(bodies::packet(&words[3..3 + first]).map(|packet| packet.messages.len()), Some(3));
 }
 
 #[test]
