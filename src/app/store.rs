@@ -13,7 +13,7 @@ use crate::{
     membership::{Member, MemberState, Membership, MembershipView, Seed, StorePlace},
     peer::rpc::Known,
     rt::{Drain, DrainWatch, Phase, Tasks},
-    store::{Mode, Peer, Quorum, QuorumStatus, Service, ServiceParams, Standing, Store},
+    store::{Agreement, Mode, Peer, Quorum, QuorumStatus, Says, Service, ServiceParams, Standing, Store},
     telemetry::metrics::{QuorumMetrics, QuorumNumbers, Registry},
 };
 
@@ -23,12 +23,18 @@ pub(super) struct StoreSays {
     address: SocketAddr,
     is_server: bool,
     founded: watch::Receiver<Option<u64>>,
+    keyspaces: u32,
 }
 
 impl StoreSays {
     pub(super) fn place(&self) -> StorePlace {
-        let Self { address, is_server, founded } = self;
-        StorePlace { address: *address, is_server: *is_server, founded: *founded.borrow() }
+        let Self { address, is_server, founded, keyspaces } = self;
+        StorePlace {
+            address: *address,
+            is_server: *is_server,
+            founded: *founded.borrow(),
+            keyspaces: *keyspaces,
+        }
     }
 }
 
@@ -82,8 +88,10 @@ pub(super) async fn open(
         let ip = if bound.ip().is_unspecified() { membership.address().ip() } else { bound.ip() };
         SocketAddr::new(ip, bound.port())
     });
-    let says = StoreSays { address: reached, is_server, founded: service.founded() };
-    let embedded = Embedded { service, says, view, seeds, peers };
+    let keyspaces = params.keyspaces.digest();
+    let says = StoreSays { address: reached, is_server, founded: service.founded(), keyspaces };
+    let agreement = Agreement::new(params.keyspaces);
+    let embedded = Embedded { service, says, view, seeds, peers, agreement };
     Ok(Some(OpenedStore::Embedded(Box::new(embedded))))
 }
 
@@ -101,6 +109,7 @@ pub(super) struct Embedded {
     view: watch::Receiver<Arc<MembershipView>>,
     seeds: Vec<SocketAddr>,
     peers: watch::Sender<Arc<Vec<Peer>>>,
+    agreement: Agreement,
 }
 
 /// Starts the tasks of `opened`. Gives the store, and what is to be said of it in the mesh.
@@ -113,12 +122,12 @@ pub(super) fn start(
     match opened {
         None => (None, None),
         Some(OpenedStore::Embedded(embedded)) => {
-            let Embedded { service, says, view, seeds, peers } = *embedded;
-            let store = service.store();
+            let Embedded { service, says, view, seeds, peers, agreement } = *embedded;
+            let (store, metrics) = (service.store(), QuorumMetrics::resolve(registry));
             if let Some(status) = store.quorum().and_then(Quorum::status) {
-                tasks.spawn("numbers of the leaderless tier", show(status, QuorumMetrics::resolve(registry)));
+                tasks.spawn("numbers of the leaderless tier", show(status, metrics.clone()));
             }
-            let following = Following { view, seeds, peers, known: service.known() };
+            let following = Following { view, seeds, peers, known: service.known(), agreement, metrics };
             tasks.spawn("peers of the store", following.follow(drain.watch()));
             tasks.spawn("store", service.run(drain.watch()));
             (Some(store), Some(says))
@@ -161,10 +170,13 @@ struct Following {
     seeds: Vec<SocketAddr>,
     peers: watch::Sender<Arc<Vec<Peer>>>,
     known: Arc<Known>,
+    agreement: Agreement,
+    metrics: QuorumMetrics,
 }
 
 impl Following {
-    /// Tells the store who is in the mesh, and who has proved to be of which service, whenever that changes.
+    /// Tells the store who is in the mesh, and who has proved to be of which service, whenever that changes; and people, who
+    /// has other keyspaces.
     async fn follow(mut self, mut drain: DrainWatch) {
         loop {
             let view = Arc::clone(&self.view.borrow_and_update());
@@ -172,6 +184,8 @@ impl Following {
                 let facts = member.facts.as_ref()?;
                 Some((member.id.0, Arc::clone(&facts.service)))
             }));
+            self.metrics
+                .show_disagreeing(self.agreement.compare(proved(&view).filter_map(|member| says(member))));
             let peers: Vec<Peer> = proved(&view).filter_map(|member| peer(member, &self.seeds)).collect();
             self.peers.send_if_modified(|last| {
                 let changed = **last != peers;
@@ -191,6 +205,18 @@ impl Following {
 /// Those who have proved who they are.
 fn proved(view: &MembershipView) -> impl Iterator<Item = &Arc<Member>> {
     view.members.iter().filter(|member| member.is_confirmed || view.own == Some(member.id))
+}
+
+/// What a member that is there says of its keyspaces.
+fn says(member: &Member) -> Option<Says<'_>> {
+    let facts = member.facts.as_ref()?;
+    let digest = facts.store?.keyspaces;
+    match member.state {
+        MemberState::Alive | MemberState::Suspect => {
+            Some(Says { id: member.id.0, name: &facts.node, digest })
+        }
+        MemberState::Dead | MemberState::Left => None,
+    }
 }
 
 fn peer(member: &Member, seeds: &[SocketAddr]) -> Option<Peer> {

@@ -7,6 +7,13 @@ use super::{
     core::{bootstrap::Message, command::Command, outcome::Outcome},
     protocol::{self, Answer, Found, Query, WireLevel},
     pulse::Pulse,
+    quorum::{
+        self,
+        core::{
+            message::Packet,
+            rules::{Answer as Answered, Level, Want},
+        },
+    },
     raft,
 };
 
@@ -33,11 +40,17 @@ pub enum Kind {
     Snapshot,
     /// Somebody else shall lead.
     Transfer,
+    /// What servers of the leaderless tier say to each other.
+    Packet,
+    /// What such a server is asked.
+    Want,
+    /// What it answers.
+    Answered,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Command,
         Self::Decided,
         Self::Query,
@@ -48,6 +61,9 @@ impl Kind {
         Self::Vote,
         Self::Snapshot,
         Self::Transfer,
+        Self::Packet,
+        Self::Want,
+        Self::Answered,
     ];
 }
 
@@ -65,6 +81,9 @@ pub fn reread(kind: Kind, body: &[u8]) -> Option<Vec<u8>> {
         Kind::Vote => again::<raft::Ballot>(body),
         Kind::Snapshot => again::<raft::Part>(body),
         Kind::Transfer => again::<raft::Handover>(body),
+        Kind::Packet => again::<Packet>(body),
+        Kind::Want => again::<(Want, Level)>(body),
+        Kind::Answered => again::<Answered>(body),
     }
 }
 
@@ -86,4 +105,16 @@ pub fn take_command(bytes: &[u8]) -> Option<(Command, &[u8])> {
 #[must_use]
 pub fn founding(body: &[u8]) -> Option<Message> {
     protocol::read(body)
+}
+
+/// What a server of the leaderless tier says.
+#[must_use]
+pub fn packet(body: &[u8]) -> Option<Packet> {
+    protocol::read(body)
+}
+
+/// A record on the disk of such a server, written anew; `None` if it is none.
+#[must_use]
+pub fn reread_record(name: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    quorum::reread(name, value)
 }

@@ -1,6 +1,7 @@
 //! Keeps the epochs of a store apart. What replicas and those who ask them say to each other begins with the store that it
 //! is meant for, in its epoch; what is meant for another one is refused. So a voter that comes back with the log of an
-//! earlier epoch has no part in any vote, and nobody takes its word for the state (docs/adr/0028).
+//! earlier epoch has no part in any vote, and nobody takes its word for the state (docs/adr/0028). The leaderless tier has no
+//! votes, and heeds all epochs of one store: see [`Fence::admit_kin`].
 
 use std::sync::{
     Arc,
@@ -102,6 +103,21 @@ impl Fence {
         marked(self.0.latest.load(Relaxed), what)
     }
 
+    /// What was said to the leaderless tier, if it is for this store, in whichever epoch: what was acknowledged there is on
+    /// most servers that keep it, and stays true when the log goes on from another one (docs/adr/0029). Whoever has found
+    /// no store yet has nothing of another.
+    pub(super) fn admit_kin(&self, mut said: Bytes) -> Result<Bytes, Refusal> {
+        if said.len() < MARK {
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, "it does not say which store it is for"));
+        }
+        let (own, meant) = (StoreId(self.0.latest.load(Relaxed)), StoreId(said.get_u64()));
+        if own.0 == 0 || meant.0 == 0 || own.is_kin(meant) {
+            return Ok(said);
+        }
+        let why = format!("it is for store {:016x}, and this is {:016x}", meant.0, own.0);
+        Err(Refusal::new(StatusCode::CONFLICT, why))
+    }
+
     /// What was said, if it is for this replica.
     pub(super) fn admit(&self, mut said: Bytes, strangers: Strangers) -> Result<Bytes, Refusal> {
         let refused = |status, why: String| Err(Refusal::new(status, why));
@@ -165,6 +181,20 @@ mod tests {
             assert!(status(&other, at(SECOND).of_replica(&7_u8), Strangers::Refused).is_some());
         }
         assert_eq!(status(&at(SECOND), Bytes::from_static(b"short"), Strangers::Welcome), Some(400));
+    }
+
+    #[test]
+    fn the_leaderless_tier_hears_all_epochs_of_one_store_and_no_other() {
+        let left = at(FIRST);
+        left.supersede(SECOND);
+        let unfounded = Fence::new(None, None);
+        for (one, other) in [(&at(FIRST), &at(SECOND)), (&left, &at(SECOND)), (&unfounded, &at(SECOND))] {
+            assert_eq!(one.admit_kin(other.of_replica(&7_u8)).unwrap()[..], [7]);
+            assert_eq!(other.admit_kin(one.of_replica(&7_u8)).unwrap()[..], [7]);
+        }
+        let refused = |said| at(SECOND).admit_kin(said).unwrap_err().status.as_u16();
+        assert_eq!(refused(at(StoreId(9 << 16)).of_replica(&7_u8)), 409);
+        assert_eq!(refused(Bytes::from_static(b"short")), 400);
     }
 
     #[test]

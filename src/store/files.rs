@@ -87,18 +87,17 @@ pub(super) fn open(
     }
     // It has numbers of its own: what is measured here are writes of the log.
     let records = open_kept(&directory.join(quorum::FILE), keys.clone(), &Arc::default())?;
-    let files = |memory, log: Arc<Kept>, label| Files {
-        memory,
-        backend: Arc::clone(&log) as _,
-        records: Arc::clone(&records) as _,
-        kept: Some([log, Arc::clone(&records)]),
-        label,
+    let files = |memory, log: Arc<Kept>, label| {
+        let leaderless: Arc<dyn StorageBackend> = Arc::clone(&records) as _;
+        claim(&leaderless, &label)?;
+        let backend = Arc::clone(&log) as _;
+        Ok(Files { memory, backend, records: leaderless, kept: Some([log, Arc::clone(&records)]), label })
     };
     let kept = open_kept(&path, keys.clone(), meters)?;
     let backend: Arc<dyn StorageBackend> = Arc::clone(&kept) as _;
     let Some(found) = Label::read(&backend)? else {
         label.write(&backend)?;
-        return Ok(files(memory, kept, label));
+        return files(memory, kept, label);
     };
     belongs(&found, cluster, id)?;
     match (found.store, label.store) {
@@ -112,7 +111,7 @@ pub(super) fn open(
                 "the store has gone on without this server: it begins anew, and its log is kept beside the new one"
             );
             let kept = open_kept(&path, keys.clone(), meters)?;
-            return Ok(files(memory, kept, label));
+            return files(memory, kept, label);
         }
         // The log was written first.
         (Some(of), known) if known.is_none_or(|known| known.is_before(of)) => memory.remember(of)?,
@@ -124,7 +123,30 @@ pub(super) fn open(
         (Some(_) | None, _) => {}
     }
     let store = memory.store().map(StoreId);
-    Ok(files(memory, kept, Label { store, ..found }))
+    files(memory, kept, Label { store, ..found })
+}
+
+/// Sees that the records of the leaderless tier are this node's and of its store, in whichever epoch: they outlive a log that
+/// is put aside (docs/adr/0029). They say so from then on. Blocks.
+fn claim(records: &Arc<dyn StorageBackend>, label: &Label) -> io::Result<()> {
+    let found = Label::read(records)?;
+    let of = found.as_ref().and_then(|found| found.store);
+    if let Some(found) = &found {
+        belongs(found, &label.cluster, label.node)?;
+    }
+    if let (Some(of), Some(own)) = (of, label.store)
+        && !of.is_kin(own)
+    {
+        let why = format!(
+            "what it keeps by quorum ({}) is of store {:016x}, and it belongs to store {:016x}: move that file away",
+            quorum::FILE,
+            of.0,
+            own.0
+        );
+        return Err(refused(&why));
+    }
+    let now = Label { store: label.store.or(of), ..label.clone() };
+    if found.as_ref() == Some(&now) { Ok(()) } else { now.write(records) }
 }
 
 /// Opens a log, or makes an empty one. Blocks.

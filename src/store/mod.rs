@@ -49,8 +49,8 @@ pub use params::{Mode, Params, StoreKey, StoreKeys, Timing};
 pub use peers::{Peer, Peers, Standing};
 pub use protocol::{POSITION, Whereabouts};
 pub use quorum::{
-    Consistency, Held, Keyspace, KeyspaceLevel, Keyspaces, Quorum, QuorumStatus, Token, core as quorum_core,
-    core::rules::Spec,
+    Agreement, Consistency, Held, Keyspace, KeyspaceLevel, Keyspaces, Quorum, QuorumStatus, Says, Token,
+    core as quorum_core, core::rules::Spec,
 };
 pub use recover::{Position, Renewed, Seat, Whose, inspect, recover};
 pub use service::{Service, ServiceParams, StartError};

@@ -15,6 +15,8 @@ pub enum Bug {
     EarlyAck,
     /// A leader that is started again goes on in its term, and does not know what it had acknowledged in it.
     LeaderRestore,
+    /// In a keyspace that is kept by quorum, a hint counts as the replica that it is kept for.
+    HintsAsWrites,
 }
 
 /// Which one this process has.
@@ -35,10 +37,11 @@ pub fn plant() -> Result<String, String> {
         "stale-read" => Bug::StaleRead,
         "early-ack" => Bug::EarlyAck,
         "leader-restore" => Bug::LeaderRestore,
+        "hints-as-writes" => Bug::HintsAsWrites,
         _ => {
             return Err(format!(
                 "this binary is built with planted bugs (feature `planted-bugs`) and is for trials only: {VARIABLE} has \
-                 to name one: `stale-read`, `early-ack`, `leader-restore`"
+                 to name one: `stale-read`, `early-ack`, `leader-restore`, `hints-as-writes`"
             ));
         }
     };

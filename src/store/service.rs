@@ -149,7 +149,7 @@ impl Service {
         let fence = Fence::new(label.store, memory.store().map(StoreId));
         let network = Network { caller: caller.clone(), peers: peers.clone(), own: id, fence: fence.clone() };
         let node = replica(&params, network, &backend, &meters).await.map_err(storage)?;
-        let leaderless = leaderless(id, &params, records, &caller, &peers).await.map_err(storage)?;
+        let leaderless = leaderless(id, &params, records, &caller, &peers, &fence).await.map_err(storage)?;
         let (messages, told) = mpsc::channel(founding::QUEUE);
         let (founded, store_known) = watch::channel(memory.store());
         let store = EmbeddedStore::new(Parts {
@@ -313,22 +313,25 @@ async fn leaderless(
     records: Arc<dyn StorageBackend>,
     caller: &Caller,
     peers: &Peers,
+    fence: &Fence,
 ) -> io::Result<Leaderless> {
-    let (spaces, called, known) = (params.keyspaces.clone(), caller.clone(), peers.clone());
+    let (spaces, called, known, marked) =
+        (params.keyspaces.clone(), caller.clone(), peers.clone(), fence.clone());
     let (server, driver) = match params.mode {
         Mode::Client => (None, None),
         Mode::Server => {
             let writer = crate::identity::unforeseeable().map_err(io::Error::other)?;
             let writer = u64::from_be_bytes(writer);
             let opening = tokio::task::spawn_blocking(move || {
-                Driver::open(id, writer, &spaces, records, called, known)
+                Driver::open(id, writer, &spaces, records, called, known, marked)
             });
             let Opened { driver, jobs, status } = opening.await.map_err(io::Error::other)??;
             (Some((jobs, status)), Some(driver))
         }
     };
     let jobs = server.as_ref().map(|(jobs, _)| jobs.clone());
-    let quorum = Quorum::new(id, params.keyspaces.clone(), caller.clone(), peers.clone(), server);
+    let quorum =
+        Quorum::new(id, params.keyspaces.clone(), caller.clone(), peers.clone(), fence.clone(), server);
     Ok(Leaderless { quorum, jobs, driver })
 }
 
@@ -412,7 +415,10 @@ impl Answering for Desk {
             return Box::pin(std::future::ready(Err(refusal)));
         };
         if matches!(call.method.as_str(), quorum::PACKET | quorum::ASK) {
-            return self.leaderless(&call, &node);
+            return match self.fence.admit_kin(call.body.clone()) {
+                Ok(body) => self.leaderless(&Call { body, ..call }, &node),
+                Err(refusal) => Box::pin(std::future::ready(Err(refusal))),
+            };
         }
         if call.method.as_str() == POSITION {
             let status = node.status();

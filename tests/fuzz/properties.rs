@@ -3,6 +3,8 @@
 
 #[path = "gossip.rs"]
 mod gossip;
+#[path = "quorum.rs"]
+mod quorum;
 #[path = "store.rs"]
 mod store;
 
@@ -36,6 +38,7 @@ use outrigger::{
 use self::gossip::changed;
 pub(crate) use self::{
     gossip::{gossip_envelope, gossip_message, gossip_packet},
+    quorum::{store_quorum, store_quorum_disk},
     store::{rpc_head, store_bodies, store_commands, store_founding, store_image, store_record},
 };
 
@@ -43,7 +46,7 @@ pub(crate) use self::{
 pub(crate) type Property = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub(crate) const ALL: [Property; 21] = [
+pub(crate) const ALL: [Property; 23] = [
     ("h1_head", h1_head),
     ("h1_chunked", h1_chunked),
     ("h1_guard", h1_guard),
@@ -65,6 +68,8 @@ pub(crate) const ALL: [Property; 21] = [
     ("store_founding", store_founding),
     ("store_image", store_image),
     ("store_record", store_record),
+    ("store_quorum", store_quorum),
+    ("store_quorum_disk", store_quorum_disk),
 ];
 
 /// The first byte decides how the others are cut.

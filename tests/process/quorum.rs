@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    store::{Trio, kv},
+    store::{Trio, kv, raft},
     support::{Sidecar, eventually, sidecar::run},
 };
 
@@ -100,6 +100,76 @@ async fn with_two_of_three_down_quorum_is_refused_and_eventual_goes_on() {
     })
     .await;
     trio.node(0).until_metric("outrigger_store_quorum_hints_total", &["outcome=\"replayed\""], 1.0).await;
+}
+
+#[tokio::test]
+async fn what_most_have_outlives_a_store_that_went_on_from_the_disk_of_the_one_that_has_not() {
+    let mut trio = trio().await;
+    settled(&trio).await;
+    trio.kill(0);
+    eventually("the two others write it", async || {
+        (kv(trio.node(1), &["put", "fast/late", "2"]).0 == Some(0)).then_some(())
+    })
+    .await;
+    trio.kill(1);
+    trio.kill(2);
+    let (code, _, said) = raft(&["recover", "-c", &trio.config_file(0), "--accept-data-loss"]);
+    assert_eq!(code, Some(0), "{said}");
+    for at in 0..3 {
+        trio.restart(at).await;
+    }
+    eventually("the others know that they were left behind", async || {
+        let mut failures = Vec::new();
+        for at in [1, 2] {
+            failures.push(trio.node(at).document("/v1/raft").await["failure"].clone());
+        }
+        failures.iter().all(|why| why.as_str().is_some_and(|why| why.contains("epoch 1"))).then_some(())
+    })
+    .await;
+    // What they acknowledged is on most servers, whatever became of their logs.
+    eventually("it is read by quorum", async || {
+        (kv(trio.node(0), &["get", "fast/late"]).1 == "2\n").then_some(())
+    })
+    .await;
+    // It is on their disks still when they have put their logs aside.
+    for at in [1, 2] {
+        trio.kill(at);
+        trio.restart(at).await;
+        assert!(trio.directories[at].0.join("store/raft.redb.epoch-0").exists());
+        assert_eq!(own(trio.node(at), "fast/late").1, "2\n");
+    }
+}
+
+#[tokio::test]
+async fn who_is_configured_otherwise_is_named_by_the_others_until_it_is_not() {
+    let mut trio = trio().await;
+    settled(&trio).await;
+    let disagreeing = async |trio: &Trio, wanted: [f64; 3]| {
+        eventually("each counts those who have others", async || {
+            let mut counts = [-1.0; 3];
+            for (at, count) in counts.iter_mut().enumerate() {
+                *count = trio.node(at).metric("outrigger_store_quorum_keyspaces_disagreeing", &[]).await;
+            }
+            (counts == wanted).then_some(())
+        })
+        .await;
+    };
+    disagreeing(&trio, [0.0; 3]).await;
+    // A change goes from node to node, and all go on meanwhile.
+    let spaces = json!({ "fast": {}, "loose": { "level": "eventual" }, "more": {} });
+    trio.over = json!({ "store": { "keyspaces": spaces } });
+    for (at, counts) in [(0, [2.0, 1.0, 1.0]), (1, [1.0, 1.0, 2.0]), (2, [0.0; 3])] {
+        trio.kill(at);
+        trio.restart(at).await;
+        disagreeing(&trio, counts).await;
+        eventually("a write by quorum", async || {
+            (kv(trio.node(at), &["put", "fast/a", "1"]).0 == Some(0)).then_some(())
+        })
+        .await;
+    }
+    let told = trio.node(0).log();
+    assert!(told.contains("it has other keyspaces than this node"), "{told}");
+    assert!(told.contains("more: quorum, 2 reads and 2 writes of 3"), "{told}");
 }
 
 #[tokio::test]

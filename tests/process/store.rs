@@ -38,7 +38,8 @@ pub(crate) struct Trio {
     pub(crate) directories: [Directory; 3],
     gossip: [String; 3],
     nodes: Vec<Option<Sidecar>>,
-    over: Value,
+    /// What nodes that are started from now on have in their configuration as well.
+    pub(crate) over: Value,
 }
 
 impl Trio {
@@ -94,7 +95,7 @@ impl Trio {
     }
 
     /// The file with its configuration, for verbs that look at its disk.
-    fn config_file(&self, at: usize) -> String {
+    pub(crate) fn config_file(&self, at: usize) -> String {
         let whole = json!({
             "version": 1,
             "service": { "name": "tested", "address": "127.0.0.1:9" },
@@ -284,7 +285,7 @@ async fn seats(sidecar: &Sidecar) -> [Vec<String>; 2] {
 }
 
 /// Runs `outrigger raft`: its exit code, what it prints, and what it says of it.
-fn raft(arguments: &[&str]) -> (Option<i32>, String, String) {
+pub(crate) fn raft(arguments: &[&str]) -> (Option<i32>, String, String) {
     let done = run(&[&["raft"], arguments].concat());
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (done.status.code(), text(&done.stdout), text(&done.stderr))

@@ -48,7 +48,7 @@ class Server(Node):
             **super().config(),
             "store": {"mode": "server", "bind": f"{self.host.address}:{STORE_PORT}", "data_dir": str(self.store_directory),
                       "bootstrap_expect": len(self.mesh.api), "heartbeat": HEARTBEAT,
-                      "election_timeout": ELECTION_TIMEOUT},
+                      "election_timeout": ELECTION_TIMEOUT, **self.mesh.store},
         }
 
     def raft(self):
@@ -61,9 +61,10 @@ class Server(Node):
 
 
 class Cluster(Mesh):
-    """Servers that have founded a store. With `disk_mib`, each of them has a disk of its own of that size."""
+    """Servers that have founded a store. With `disk_mib`, each of them has a disk of its own of that size; `store` is
+    what their section `store` has besides."""
 
-    def __init__(self, trial, size, bug=None, disk_mib=None):
+    def __init__(self, trial, size, bug=None, disk_mib=None, store=None):
         # pylint: disable=super-init-not-called  # no client, no applications
         self.trial = trial
         self.network = trial.network
@@ -75,6 +76,7 @@ class Cluster(Mesh):
         self.api = []
         self.disks = []
         self.bug = bug
+        self.store = store or {}
         for number, host in enumerate(trial.network.hosts[:size], 1):
             name = f"n{number}"
             server = Server(self, name, host, bug)

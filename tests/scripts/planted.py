@@ -7,7 +7,7 @@ from pathlib import Path
 from sidecar import TARGET, binary, skip
 
 # What each of them does wrong is in src/store/planted.rs.
-BUGS = ("stale-read", "early-ack", "leader-restore")
+BUGS = ("stale-read", "early-ack", "leader-restore", "hints-as-writes")
 VARIABLE = "OUTRIGGER_PLANTED_BUG"
 BUILD = "cargo build --features planted-bugs && mv target/debug/outrigger target/debug/outrigger-planted-bugs"
 

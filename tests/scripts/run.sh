@@ -22,8 +22,9 @@ fi
 echo "sidecar: $OUTRIGGER_BIN"
 
 all=(curl grpc_calls websocket big_bodies bad_inputs load_generators reload drain prometheus transparent identity
-    rotation clock resilience network "membership --quick" "store --quick" "crash_loop --times 20"
-    "store --bug stale-read" "store --bug early-ack" "crash_loop --bug early-ack --times 20")
+    rotation clock resilience network "membership --quick" "store --quick" "quorum --quick"
+    "crash_loop --times 20" "store --bug stale-read" "store --bug early-ack" "crash_loop --bug early-ack --times 20"
+    "quorum --bug hints-as-writes")
 passed=0 failed=0 skipped=0
 output=$(mktemp)
 trap 'rm -f "$output"' EXIT

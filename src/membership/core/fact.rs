@@ -54,6 +54,8 @@ pub struct StorePlace {
     pub is_server: bool,
     /// The store that it has a part in; `None` as long as it has found none.
     pub founded: Option<u64>,
+    /// Stands for what it keeps by quorum, and how: the same on all members, if they are configured alike.
+    pub keyspaces: u32,
 }
 
 /// What an application speaks.
@@ -195,6 +197,7 @@ pub(super) mod tests {
                 address: ([10, 0, 0, 1], 7947).into(),
                 is_server: true,
                 founded: Some(u64::MAX),
+                keyspaces: u32::MAX,
             }),
             keys: vec![1],
         }

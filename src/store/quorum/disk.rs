@@ -82,34 +82,41 @@ fn parse(name: &[u8], value: &[u8]) -> Option<Change> {
 pub(super) fn store(backend: &Arc<dyn StorageBackend>, changes: Vec<Change>) -> io::Result<()> {
     let mut batch = Batch::default();
     for change in changes {
-        match change {
-            Change::Record(key, record) => {
-                set(&mut batch, RECORD, key.as_str().as_bytes(), record.as_ref())?;
-            }
-            Change::Hint(number, hint) => set(&mut batch, HINT, &number.to_be_bytes(), hint.as_ref())?,
-            Change::Op(op, seen) => {
-                let name = [op.client.to_be_bytes(), op.sequence.to_be_bytes()].concat();
-                set(&mut batch, OP, &name, seen.as_ref())?;
-            }
-            Change::Ring(members) => set(&mut batch, RING, &[], Some(&members))?,
-            Change::Together(ms) => set(&mut batch, TOGETHER, &[], Some(&ms))?,
-        }
+        match written(&change)? {
+            (name, Some(value)) => batch.put(TABLE, name, value),
+            (name, None) => batch.delete(TABLE, name),
+        };
     }
     backend.apply(batch, Durability::Durable)
 }
 
-fn set<T: Serialize>(batch: &mut Batch, kind: u8, name: &[u8], value: Option<&T>) -> io::Result<()> {
-    let name = [&[kind], name].concat();
-    match value {
-        Some(value) => {
-            let value = postcard::to_extend(value, vec![FORMAT]).map_err(io::Error::other)?;
-            batch.put(TABLE, name, value);
+/// Its name, and its value if it has one.
+fn written(change: &Change) -> io::Result<(Vec<u8>, Option<Vec<u8>>)> {
+    Ok(match change {
+        Change::Record(key, record) => (named(RECORD, key.as_str().as_bytes()), encoded(record.as_ref())?),
+        Change::Hint(number, hint) => (named(HINT, &number.to_be_bytes()), encoded(hint.as_ref())?),
+        Change::Op(op, seen) => {
+            let name = [op.client.to_be_bytes(), op.sequence.to_be_bytes()].concat();
+            (named(OP, &name), encoded(seen.as_ref())?)
         }
-        None => {
-            batch.delete(TABLE, name);
-        }
-    }
-    Ok(())
+        Change::Ring(members) => (named(RING, &[]), encoded(Some(members))?),
+        Change::Together(ms) => (named(TOGETHER, &[]), encoded(Some(ms))?),
+    })
+}
+
+/// A record of the file, written anew; `None` if it is none. For tests, which give it any bytes.
+pub(in crate::store) fn reread(name: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let (name, value) = written(&parse(name, value)?).ok()?;
+    Some((name, value?))
+}
+
+fn named(kind: u8, name: &[u8]) -> Vec<u8> {
+    [&[kind], name].concat()
+}
+
+fn encoded<T: Serialize>(value: Option<&T>) -> io::Result<Option<Vec<u8>>> {
+    let value = value.map(|value| postcard::to_extend(value, vec![FORMAT]));
+    value.transpose().map_err(io::Error::other)
 }
 
 fn decoded<T: DeserializeOwned>(value: &[u8]) -> Option<T> {

@@ -9,6 +9,8 @@ use tokio::{
     time::sleep_until,
 };
 
+#[cfg(feature = "planted-bugs")]
+use super::core::rules::Planted;
 use super::{
     core::{
         machine::Machine,
@@ -19,10 +21,12 @@ use super::{
     keyspaces::Keyspaces,
     links::Links,
 };
+#[cfg(feature = "planted-bugs")]
+use crate::store::planted::{Bug, has};
 use crate::{
     peer::rpc::Caller,
     rt::clock,
-    store::{Standing, StoreError, backend::StorageBackend, embedded, peers::Peers},
+    store::{Standing, StoreError, backend::StorageBackend, embedded, fence::Fence, peers::Peers},
     types::Mono,
 };
 
@@ -56,19 +60,20 @@ impl Driver {
     ///
     /// # Errors
     /// If that cannot be read, or is damaged.
-    pub(crate) fn open(
+    pub(in crate::store) fn open(
         own: u64,
         writer: u64,
         spaces: &Keyspaces,
         backend: Arc<dyn StorageBackend>,
         caller: Caller,
         peers: Peers,
+        fence: Fence,
     ) -> io::Result<Opened> {
         let loaded = disk::load(backend.as_ref())?;
-        let machine = Machine::new(own, writer, Rules::default(), spaces.specs(), loaded, now());
+        let machine = Machine::new(own, writer, rules(), spaces.specs(), loaded, now());
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (status, shown) = watch::channel(QuorumStatus::default());
-        let links = Links::new(caller, peers.clone());
+        let links = Links::new(caller, peers.clone(), fence);
         let asking = HashMap::new();
         let driver =
             Self { machine, backend, jobs: queue, peers, links, asking, asked: 0, status, told: Mono::ZERO };
@@ -179,6 +184,14 @@ impl Driver {
                 let _ = reply.send(Err(StoreError::Failed(format!("its disk cannot be written: {error}"))));
             }
         }
+    }
+}
+
+fn rules() -> Rules {
+    Rules {
+        #[cfg(feature = "planted-bugs")]
+        planted: has(Bug::HintsAsWrites).then_some(Planted::HintsCount),
+        ..Rules::default()
     }
 }
 

@@ -29,6 +29,7 @@ use crate::{
             command::{MAX_VALUE, Operation, Request, RequestError},
             key::{Key, OpId},
         },
+        fence::Fence,
         peers::{self, Peers},
         protocol::{self, Query},
     },
@@ -158,19 +159,21 @@ struct Inner {
     spaces: Keyspaces,
     caller: Caller,
     peers: Peers,
+    fence: Fence,
     /// The server of this node, if it is one.
     server: Option<(mpsc::Sender<Job>, watch::Receiver<QuorumStatus>)>,
 }
 
 impl Quorum {
-    pub(crate) fn new(
+    pub(in crate::store) fn new(
         own: u64,
         spaces: Keyspaces,
         caller: Caller,
         peers: Peers,
+        fence: Fence,
         server: Option<(mpsc::Sender<Job>, watch::Receiver<QuorumStatus>)>,
     ) -> Self {
-        Self(Arc::new(Inner { own, spaces, caller, peers, server }))
+        Self(Arc::new(Inner { own, spaces, caller, peers, fence, server }))
     }
 
     /// The keyspace of `key` (or of all keys that begin so), if this tier keeps it.
@@ -308,7 +311,7 @@ impl Quorum {
 
     /// Has a server do it. Another one is asked only if the first has certainly done nothing, or if nothing is changed.
     async fn ask_servers(&self, want: &Want, level: Level, limit: Duration) -> Result<Answer, StoreError> {
-        let body = protocol::write(&(want, level));
+        let body = self.0.fence.of_asker(&(want, level));
         let mut last = StoreError::Quorum(Failure::NoQuorum);
         for target in self.servers() {
             match self.0.caller.call(&target, Lane::Log, ASK, body.clone(), limit + WAY).await {

@@ -1,6 +1,8 @@
 //! Which keys this tier keeps, and how: as configured, the same on all nodes of a mesh.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use xxhash_rust::xxh64::xxh64;
 
 use super::core::rules::{Spec, Specs};
 
@@ -48,7 +50,32 @@ impl Keyspaces {
         self.0.iter().map(|(name, space)| (name.as_str(), *space))
     }
 
+    /// Stands for all that has to be the same on all nodes: names, levels, and of how many servers. Timeouts are those of
+    /// whoever asks.
+    #[must_use]
+    pub fn digest(&self) -> u32 {
+        // Half of it is enough to tell apart what people write.
+        (xxh64(self.to_string().as_bytes(), 0) >> 32) as u32
+    }
+
     pub(super) fn specs(&self) -> Specs {
         self.iter().map(|(name, space)| (name.to_owned(), space.spec)).collect()
+    }
+}
+
+/// As they are compared, and shown to people who compare them.
+impl fmt::Display for Keyspaces {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (name, Keyspace { level, spec })) in self.iter().enumerate() {
+            let level = match level {
+                KeyspaceLevel::Quorum => "quorum",
+                KeyspaceLevel::Session => "session",
+                KeyspaceLevel::Eventual => "eventual",
+            };
+            let Spec { replicas, reads, writes, .. } = spec;
+            let before = if at == 0 { "" } else { ", " };
+            write!(f, "{before}{name}: {level}, {reads} reads and {writes} writes of {replicas}")?;
+        }
+        if self.0.is_empty() { f.write_str("none") } else { Ok(()) }
     }
 }

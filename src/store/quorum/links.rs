@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     peer::rpc::{Caller, Lane, Target},
-    store::{peers::Peers, protocol},
+    store::{fence::Fence, peers::Peers},
 };
 
 /// For one packet.
@@ -28,6 +28,7 @@ const SMALL: usize = 64 << 10;
 pub(super) struct Links {
     caller: Caller,
     peers: Peers,
+    fence: Fence,
     links: HashMap<u64, Link>,
     sending: JoinSet<(u64, bool)>,
 }
@@ -40,8 +41,8 @@ struct Link {
 }
 
 impl Links {
-    pub(super) fn new(caller: Caller, peers: Peers) -> Self {
-        Self { caller, peers, links: HashMap::new(), sending: JoinSet::new() }
+    pub(super) fn new(caller: Caller, peers: Peers, fence: Fence) -> Self {
+        Self { caller, peers, fence, links: HashMap::new(), sending: JoinSet::new() }
     }
 
     /// Sends it, or keeps it until others have got there.
@@ -82,7 +83,7 @@ impl Links {
                 waiting.messages = rest;
             }
             let Some(address) = address else { continue };
-            let (caller, body) = (self.caller.clone(), protocol::write(&packet));
+            let (caller, body) = (self.caller.clone(), self.fence.of_replica(&packet));
             let lane = if size > SMALL { Lane::Bulk } else { Lane::Log };
             link.sent += 1;
             self.sending.spawn(async move {

@@ -1,20 +1,22 @@
-//! The disk and the token. What servers do together is in core/tests, and with real processes in tests/process/quorum.rs.
+//! The disk, the token, and whether nodes agree on keyspaces. What servers do together is in core/tests, and with real
+//! processes in tests/process/quorum.rs.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{
-    Token,
+    Agreement, Keyspace, KeyspaceLevel, Keyspaces, Says, Token,
     core::{
         clock::Stamp,
         hints::Hint,
         record::Record,
-        rules::{Change, Loaded},
+        rules::{Change, Loaded, Spec},
         session::MOST_KEYS,
     },
     disk,
 };
 use crate::store::{
     backend::{self, Batch, Durability, Keys, Sealed, StorageBackend, Table},
+    bodies,
     core::key::{Key, OpId},
 };
 
@@ -62,6 +64,31 @@ fn a_record_of_another_version_is_named_and_not_guessed_at() {
 }
 
 #[test]
+fn what_the_fuzzer_begins_with_is_what_servers_say_and_write() {
+    let said = bodies::packet(include_bytes!("../../../tests/fuzz/seeds/store_bodies/packet")).unwrap();
+    assert_eq!(said.messages.len(), 19, "one of each kind");
+    for (kind, seed) in [
+        (bodies::Kind::Want, &include_bytes!("../../../tests/fuzz/seeds/store_bodies/want")[..]),
+        (bodies::Kind::Answered, include_bytes!("../../../tests/fuzz/seeds/store_bodies/answered")),
+    ] {
+        assert!(bodies::reread(kind, seed).is_some(), "{kind:?}");
+    }
+    for seed in [
+        &include_bytes!("../../../tests/fuzz/seeds/store_quorum_disk/record")[..],
+        include_bytes!("../../../tests/fuzz/seeds/store_quorum_disk/hint"),
+        include_bytes!("../../../tests/fuzz/seeds/store_quorum_disk/op"),
+        include_bytes!("../../../tests/fuzz/seeds/store_quorum_disk/ring"),
+        include_bytes!("../../../tests/fuzz/seeds/store_quorum_disk/together"),
+    ] {
+        let (name, value) = seed[1..].split_at(usize::from(seed[0]));
+        assert!(disk::reread(name, value).is_some(), "{}", name.escape_ascii());
+    }
+    let words = include_bytes!("../../../tests/fuzz/seeds/store_quorum/store_and_list");
+    let first = usize::from(u16::from_le_bytes([words[1], words[2]]));
+    assert_eq!(bodies::packet(&words[3..3 + first]).map(|packet| packet.messages.len()), Some(3));
+}
+
+#[test]
 fn a_token_is_read_as_it_was_written_and_not_otherwise() {
     let mut token = Token::default();
     for number in 0..2 * MOST_KEYS as u64 {
@@ -76,4 +103,39 @@ fn a_token_is_read_as_it_was_written_and_not_otherwise() {
     for wrong in ["", "0", "zz", "00", &text[2..], &text[..text.len() - 2], &flipped] {
         assert!(Token::parse(wrong).is_err(), "{wrong}");
     }
+}
+
+#[test]
+fn keyspaces_are_the_same_if_names_levels_and_numbers_are() {
+    let of = |spaces: &[(&str, Keyspace)]| {
+        Keyspaces::new(spaces.iter().map(|(name, space)| ((*name).to_owned(), *space)).collect()).digest()
+    };
+    let space = Keyspace { level: KeyspaceLevel::Quorum, spec: Spec::default() };
+    let patient = Spec { read_timeout: Duration::from_secs(3), ..space.spec };
+    let one = of(&[("a", space)]);
+    assert_eq!(one, of(&[("a", Keyspace { spec: patient, ..space })]));
+    let with = |spec| of(&[("a", Keyspace { spec, ..space })]);
+    let others = [
+        of(&[]),
+        of(&[("b", space)]),
+        of(&[("a", space), ("b", space)]),
+        of(&[("a", Keyspace { level: KeyspaceLevel::Eventual, ..space })]),
+        with(Spec { replicas: 5, ..space.spec }),
+        with(Spec { reads: 3, ..space.spec }),
+        with(Spec { writes: 3, ..space.spec }),
+    ];
+    for other in others {
+        assert_ne!(one, other);
+    }
+}
+
+#[test]
+fn who_has_other_keyspaces_counts_until_it_has_the_same_or_is_gone() {
+    let own = Keyspaces::default();
+    let (same, other) = (own.digest(), own.digest() ^ 1);
+    let mut agreement = Agreement::new(own);
+    let says = |id, digest| Says { id, name: "node", digest };
+    assert_eq!(agreement.compare([says(1, same), says(2, other), says(3, other)]), 2);
+    assert_eq!(agreement.compare([says(1, same), says(2, same), says(3, other)]), 1);
+    assert_eq!(agreement.compare([says(1, same)]), 0);
 }

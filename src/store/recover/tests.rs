@@ -10,6 +10,7 @@ use crate::{
     store::{
         Backend, Keyspaces, Level, Mode, Params, Peer, Readable as _, Service, ServiceParams, Standing,
         Store, StoreError, StoreKey, Timing, Watch as _, Watchable as _, Writable as _,
+        backend::{Batch, Durability, Table},
         core::{autopilot::Patience, command::Stay, key::Key},
     },
     types::Mono,
@@ -218,6 +219,35 @@ async fn a_log_that_was_left_behind_is_put_aside_and_one_that_is_gone_is_missed(
     // A server that has a part in a store does not begin with an empty log.
     std::fs::remove_file(folder.0.join("raft.redb")).unwrap();
     assert!(open().is_err_and(|error| error.to_string().contains("is gone")));
+}
+
+#[test]
+fn what_is_kept_by_quorum_outlives_a_log_and_goes_to_no_other_store() {
+    let folder = Folder::new("records");
+    let keys = files::keys(&StoreKeys::default());
+    let open = || files::open(Some(&folder.0), Some(&folder.0), 1, "tests", &keys, &Arc::default());
+    let remember = |store| Memory::open(Some(&folder.0), 1).unwrap().remember(store).unwrap();
+    let first = StoreId(7 << 16);
+    let files = open().unwrap();
+    let mut batch = Batch::default();
+    batch.put(Table::Log, *b"ra/1", *b"a record");
+    files.records.apply(batch, Durability::Durable).unwrap();
+    drop(files);
+    remember(first);
+    drop(open().unwrap());
+    // The log was left behind and begins anew; what is kept by quorum is as true as before.
+    remember(first.next_epoch().unwrap());
+    let files = open().unwrap();
+    assert!(folder.0.join("raft.redb.epoch-0").exists());
+    assert_eq!(files.records.get(Table::Log, b"ra/1").unwrap().unwrap(), b"a record");
+    drop(files);
+    // Those of another store, or of another node, are not taken.
+    for (node, store, why) in [(1, StoreId(9 << 16), "quorum.redb"), (2, first, "another member")] {
+        let label = Label { cluster: "tests".to_owned(), node, store: Some(store) };
+        label.write(&files::open_log(&folder.0.join("quorum.redb"), keys.clone()).unwrap()).unwrap();
+        let error = open().err().unwrap();
+        assert!(error.to_string().contains(why), "{error}");
+    }
 }
 
 #[tokio::test]

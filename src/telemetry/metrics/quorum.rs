@@ -43,10 +43,24 @@ static PURGES: Family = family!(
 static RECORDS: Family =
     family!("records", Kind::Gauge, "Records of this server, by whether they are values or removals");
 static HINTS: Family = family!("hints", Kind::Gauge, "Records that wait for servers that cannot be reached");
+static DISAGREEING: Family = family!(
+    "keyspaces_disagreeing",
+    Kind::Gauge,
+    "Nodes that have other keyspaces than this one (store.keyspaces)"
+);
 
 /// Families of this file that the recorder renders.
-pub(super) static RECORDED: [&Family; 8] =
-    [&READ_REPAIRS, &HINTS_TOTAL, &DIFFERENCES, &COLLECTED, &CLOCK_REFUSALS, &PURGES, &RECORDS, &HINTS];
+pub(super) static RECORDED: [&Family; 9] = [
+    &READ_REPAIRS,
+    &HINTS_TOTAL,
+    &DIFFERENCES,
+    &COLLECTED,
+    &CLOCK_REFUSALS,
+    &PURGES,
+    &RECORDS,
+    &HINTS,
+    &DISAGREEING,
+];
 
 /// The numbers of the leaderless tier, as its machine has counted them.
 #[derive(Clone, Copy, Debug, Default)]
@@ -76,6 +90,11 @@ impl QuorumMetrics {
     #[must_use]
     pub fn resolve(registry: &Arc<Registry>) -> Self {
         Self(Arc::clone(registry))
+    }
+
+    /// So many nodes have other keyspaces than this one.
+    pub fn show_disagreeing(&self, nodes: usize) {
+        self.0.gauge(&DISAGREEING, &[]).set(nodes as f64);
     }
 
     /// These are the numbers now; none of those that only grow is less than before.

@@ -62,13 +62,13 @@ pub struct Rules {
     pub op_age: Duration,
     /// Bytes of all records.
     pub room: usize,
-    /// An error that is planted, for tests that must find it.
-    #[cfg(test)]
+    /// An error that is planted, for tests and trials that must find it.
+    #[cfg(any(test, feature = "planted-bugs"))]
     pub planted: Option<Planted>,
 }
 
-/// An error that tests must find.
-#[cfg(test)]
+/// An error that tests must find, and trials the first of them.
+#[cfg(any(test, feature = "planted-bugs"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Planted {
     /// A hint counts as a replica that has the record.
@@ -96,7 +96,7 @@ impl Default for Rules {
             ring_stable: hour,
             op_age: 600 * second,
             room: 256 << 20,
-            #[cfg(test)]
+            #[cfg(any(test, feature = "planted-bugs"))]
             planted: None,
         }
     }
