@@ -431,7 +431,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     // The demo brings an application and a client of its own: they stand outside the sidecar, as strangers would.
     ("hyper", &["src/proxy/", "src/admin/", "src/peer/", "src/app/demo/application.rs"]),
     ("hyper_util", &["src/proxy/", "src/admin/", "src/peer/", "src/app/demo/application.rs"]),
-    ("h2", &["src/proxy/"]),
+    ("h2", &["src/proxy/", "src/peer/rpc/"]),
     ("httparse", &["src/proxy/", "src/app/demo/client.rs"]),
     ("serde_yaml", &["src/config/"]),
     ("saphyr_parser", &["src/config/"]),

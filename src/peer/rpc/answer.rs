@@ -1,6 +1,7 @@
 //! Answers one call: refuses what is not for this node, reads the body, keeps the deadline. Connections are server.rs's.
 
 use std::{
+    future::poll_fn,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -9,13 +10,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use h2::{RecvStream, SendStream, server::SendResponse};
+use http::{HeaderValue, Request, Response, StatusCode, header::CONTENT_LENGTH};
 use tokio::{sync::Notify, time::timeout_at};
 
 use super::{
     Answering, Call, Known, Method, Refusal,
-    wire::{self, Activity, Budget, FROM, HELLO, Head, LARGEST, LONGEST_TEXT, Pieces, ReadError},
+    traffic::Received,
+    wire::{self, Activity, Budget, FROM, HELLO, Head, LARGEST, LONGEST_TEXT, ReadError},
 };
 use crate::{
     identity::{CertificateDer, MeshTls},
@@ -72,10 +74,14 @@ impl Seat {
     }
 }
 
-/// Answers a request.
-pub(super) async fn answer(seat: Arc<Seat>, request: Request<Incoming>) -> Response<Pieces> {
+/// Answers a request. When its caller goes away, what is being done for it is dropped.
+pub(super) async fn answer(seat: Arc<Seat>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
     let _in_progress = seat.activity.enter();
-    let (status, body) = match answer_call(&seat, request).await {
+    let answered = tokio::select! {
+        answered = answer_call(&seat, request) => answered,
+        _ = poll_fn(|cx| respond.poll_reset(cx)) => return,
+    };
+    let (status, body) = match answered {
         Ok(body) => (StatusCode::OK, body),
         Err(Refusal { status, text }) => {
             let is_refusal = status.is_client_error() || status.is_server_error();
@@ -83,13 +89,44 @@ pub(super) async fn answer(seat: Arc<Seat>, request: Request<Incoming>) -> Respo
             (status, Bytes::copy_from_slice(wire::cut(&text, LONGEST_TEXT).as_bytes()))
         }
     };
-    let mut response = Response::new(Pieces(body));
+    let mut response = Response::new(());
     *response.status_mut() = status;
     response.headers_mut().insert(FROM, HeaderValue::from(seat.port.node));
-    response
+    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    // It fails when there is nobody any more to tell.
+    if let Ok(stream) = respond.send_response(response, body.is_empty()) {
+        let _ = send(stream, body).await;
+    }
 }
 
-async fn answer_call(seat: &Seat, request: Request<Incoming>) -> Result<Bytes, Refusal> {
+/// What is sent at once: small beside [`wire::SEND_BUFFER`], large enough for few pieces.
+const PIECE: usize = 64 * 1024;
+
+/// Sends a body. A short one is there before the connection is driven again, and leaves together with the head. A long one
+/// goes piece by piece, as the other side makes room: a peer that does not read holds little more than the one copy of it,
+/// and nothing of it once this is dropped.
+async fn send(mut stream: SendStream<Bytes>, mut body: Bytes) -> Result<(), h2::Error> {
+    if body.len() <= PIECE {
+        return if body.is_empty() { Ok(()) } else { stream.send_data(body, true) };
+    }
+    while !body.is_empty() {
+        stream.reserve_capacity(body.len().min(PIECE));
+        let room = match stream.capacity() {
+            0 => match poll_fn(|cx| stream.poll_capacity(cx)).await {
+                Some(room) => room?,
+                None => return Ok(()),
+            },
+            room => room,
+        };
+        let piece = body.split_to(room.min(body.len()));
+        if !piece.is_empty() {
+            stream.send_data(piece, body.is_empty())?;
+        }
+    }
+    Ok(())
+}
+
+async fn answer_call(seat: &Seat, request: Request<RecvStream>) -> Result<Bytes, Refusal> {
     let port = &seat.port;
     if !seat.is_believed() {
         return Err(Refusal::new(StatusCode::FORBIDDEN, "the certificate is not good any more"));
@@ -113,7 +150,8 @@ async fn answer_call(seat: &Seat, request: Request<Incoming>) -> Result<Bytes, R
     }
     let deadline = clock::now().after(limit);
     let answering = async {
-        let read = wire::read(request.into_body(), LARGEST, Some(&port.budget)).await;
+        let (head, body) = request.into_parts();
+        let read = wire::read(Received::new(&head.headers, body), LARGEST, Some(&port.budget)).await;
         // What is held of the budget goes when the answer is there: the body may be gone sooner.
         let (body, _held) = read.map_err(|error| not_read(&error))?;
         let caller = seat.proof.as_ref().map(|proof| proof.id.clone());
@@ -127,7 +165,7 @@ async fn answer_call(seat: &Seat, request: Request<Incoming>) -> Result<Bytes, R
     Ok(answer)
 }
 
-fn not_read(error: &ReadError<hyper::Error>) -> Refusal {
+fn not_read(error: &ReadError<h2::Error>) -> Refusal {
     let status = match error {
         ReadError::TooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,
         ReadError::NoRoom => StatusCode::SERVICE_UNAVAILABLE,

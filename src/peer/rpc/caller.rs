@@ -15,6 +15,7 @@ use tokio::{sync::Semaphore, time::timeout_at};
 use super::{
     Known, Lane, Method, Own, Target,
     line::{self, Link, Ourselves, Sent},
+    traffic::Received,
     wire::{self, LARGEST, LONGEST, ReadError},
 };
 use crate::{identity::AnyoneTls, rt::clock, types::Mono};
@@ -197,7 +198,7 @@ impl Peers {
         // A connection may have ended just now. What was not sent on it is sent on a new one, once.
         for _ in 0..2 {
             let line = timeout_at(until, channel.link.line(&self.ourselves)).await;
-            let Some(mut line) = line.map_err(|_| unsent())?? else { continue };
+            let Some(line) = line.map_err(|_| unsent())?? else { continue };
             let left = deadline.since(clock::now());
             if left == Duration::ZERO {
                 return Err(unsent());
@@ -207,7 +208,7 @@ impl Peers {
                 match line.send(&self.ourselves, to, method, body.clone(), left).await {
                     Sent::Answered(response) => Some(answered(response, to, limit).await),
                     Sent::Not => None,
-                    Sent::Perhaps(error) => Some(Err(Failure::Broken(line::with_causes(&error)))),
+                    Sent::Perhaps(why) => Some(Err(Failure::Broken(why))),
                 }
             };
             match timeout_at(until, exchange).await {
@@ -221,7 +222,7 @@ impl Peers {
 }
 
 async fn answered(
-    response: http::Response<hyper::body::Incoming>,
+    response: http::Response<Received>,
     to: &Target,
     limit: Duration,
 ) -> Result<Bytes, Failure> {

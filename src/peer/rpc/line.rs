@@ -2,19 +2,22 @@
 //! becomes of a call, is caller.rs's.
 
 use std::{
-    pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::Poll,
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::{
-    body::Incoming,
-    client::conn::http2::{self, SendRequest},
+use h2::{
+    PingPong, Reason,
+    client::{self, SendRequest},
 };
-use hyper_util::rt::{TokioIo, TokioTimer};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header::CONTENT_LENGTH};
 use tokio::{
     sync::watch,
     task::JoinSet,
@@ -24,12 +27,12 @@ use tokio::{
 use super::{
     Known, Lane, Own, Target,
     caller::Failure,
-    streams::{Start, StreamTasks},
+    traffic::{Counted, Received, Traffic},
     wire::{self, Activity, CLUSTER, DEADLINE, FROM, HELLO, LONGEST_TEXT, TO},
 };
 use crate::{
     identity::{Alpn, AnyoneTls},
-    net::{self, Stream, tls},
+    net::{self, tls},
     rt::clock,
     types::{EndpointAddress, Mono},
 };
@@ -38,6 +41,8 @@ use crate::{
 pub(super) const BACKOFF: Duration = Duration::from_millis(50);
 /// A connection without a call for so long is closed.
 const IDLE: Duration = Duration::from_secs(60);
+/// For the last words on a connection on which nothing is in progress any more.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// What is read of the text of a refusal.
 const REFUSAL: usize = LONGEST_TEXT;
 
@@ -65,26 +70,39 @@ impl Ourselves {
         &self,
         to: &Target,
         method: &str,
-        body: Bytes,
+        length: usize,
         limit: Duration,
-    ) -> Result<Request<Full<Bytes>>, http::Error> {
+    ) -> Result<Request<()>, http::Error> {
         // Rounded up: the server gives up no sooner than we do.
         let limit = u64::try_from(limit.as_micros().div_ceil(1000)).unwrap_or(u64::MAX);
         Request::post(format!("http://{}{}{method}", to.address, wire::PREFIX))
+            .version(Version::HTTP_2)
             .header(CLUSTER, self.cluster.clone())
             .header(FROM, self.node.clone())
             .header(TO, HeaderValue::from(to.node))
             .header(DEADLINE, HeaderValue::from(limit))
-            .body(Full::new(body))
+            .header(CONTENT_LENGTH, HeaderValue::from(length))
+            .body(())
     }
 }
 
 /// A connection that works.
 #[derive(Clone)]
 pub(super) struct Line {
-    sender: SendRequest<Full<Bytes>>,
-    activity: Arc<Activity>,
+    sender: SendRequest<Bytes>,
+    shared: Arc<Shared>,
     epoch: u64,
+}
+
+/// What the calls on a connection, and who drives it, know of it.
+#[derive(Default)]
+struct Shared {
+    activity: Arc<Activity>,
+    traffic: Arc<Traffic>,
+    /// A call was turned away: no other one is to try it.
+    over: AtomicBool,
+    /// Why it was given up.
+    why: OnceLock<&'static str>,
 }
 
 /// How far a connection has come.
@@ -138,7 +156,7 @@ impl Link {
         if let Some(stage) = &current.stage {
             let is_good = match &*stage.borrow() {
                 Stage::Dialling => stage.has_changed().is_ok(),
-                Stage::Up(line) => line.epoch == ourselves.epoch() && !line.sender.is_closed(),
+                Stage::Up(line) => line.epoch == ourselves.epoch() && !line.shared.over.load(Relaxed),
                 Stage::Down { next, .. } => clock::now() < *next,
                 Stage::Over => false,
             };
@@ -156,17 +174,17 @@ impl Link {
 /// What became of sending.
 pub(super) enum Sent {
     /// The head of the answer.
-    Answered(Response<Incoming>),
-    /// The connection was gone before anything was sent.
+    Answered(Response<Received>),
+    /// It certainly was not received, nor will be.
     Not,
-    /// It may have been sent.
-    Perhaps(hyper::Error),
+    /// It may have been sent, but is not answered, for this reason.
+    Perhaps(String),
 }
 
 impl Line {
     /// Sends a call and waits for the head of its answer. Cancel-safe: when dropped, the other side is told.
     pub(super) async fn send(
-        &mut self,
+        self,
         ourselves: &Ourselves,
         to: &Target,
         method: &str,
@@ -174,20 +192,52 @@ impl Line {
         limit: Duration,
     ) -> Sent {
         // An address and a method always make a request.
-        let Ok(request) = ourselves.request(to, method, body, limit) else { return Sent::Not };
-        match self.sender.try_send_request(request).await {
-            Ok(response) => Sent::Answered(response),
-            Err(mut error) => match error.take_message() {
-                Some(_) => Sent::Not,
-                None => Sent::Perhaps(error.into_error()),
-            },
+        let Ok(request) = ourselves.request(to, method, body.len(), limit) else { return Sent::Not };
+        let Self { mut sender, shared, .. } = self;
+        let written = shared.traffic.written();
+        let is_empty = body.is_empty();
+        // Head and body are there before the connection is driven again: they leave in one piece. A long body waits in h2
+        // for the window of the other side; it is memory that the caller has as well, and is let go of with the call.
+        let Ok((response, mut stream)) = sender.send_request(request, is_empty) else {
+            shared.over.store(true, Relaxed);
+            return Sent::Not;
+        };
+        if !is_empty {
+            // If the connection has ended since, the answer says so.
+            let _ = stream.send_data(body, true);
+        }
+        match response.await {
+            Ok(response) => {
+                let (head, body) = response.into_parts();
+                let body = Received::new(&head.headers, body);
+                Sent::Answered(Response::from_parts(head, body))
+            }
+            Err(error) if is_refused(&error) => {
+                shared.over.fetch_or(error.is_go_away(), Relaxed);
+                Sent::Not
+            }
+            // The connection has ended. Who drives it reads before it writes: what the other side has ended already is
+            // found out before a call leaves.
+            Err(error) if !error.is_reset() && shared.traffic.written() == written => {
+                shared.over.store(true, Relaxed);
+                Sent::Not
+            }
+            Err(error) => {
+                Sent::Perhaps(shared.why.get().map_or_else(|| with_causes(&error), |why| (*why).to_owned()))
+            }
         }
     }
 
     /// Keeps the connection from being closed as idle.
     pub(super) fn activity(&self) -> &Arc<Activity> {
-        &self.activity
+        &self.shared.activity
     }
+}
+
+/// Whether the other side says that it has not looked at a call: its stream came after the last one that it takes, or it had no
+/// place for it.
+fn is_refused(error: &h2::Error) -> bool {
+    error.is_remote() && (error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM))
 }
 
 impl Lane {
@@ -200,44 +250,39 @@ impl Lane {
     }
 }
 
-type Connection = http2::Connection<TokioIo<Stream>, Full<Bytes>, Start>;
+type Connection = client::Connection<Counted, Bytes>;
 
-/// A connection that nothing was said on yet.
+/// A connection that is to be driven.
 struct Made {
-    sender: SendRequest<Full<Bytes>>,
-    connection: Connection,
+    line: Line,
+    connection: Box<Connection>,
+    pings: Option<PingPong>,
     /// How long what the other side has shown is good.
     life: Duration,
+}
+
+/// Why a connection takes no more calls.
+enum End {
+    /// It is no more.
+    Broken(String),
+    /// The other side wants no more calls, but answers those that it has.
+    Refusing,
+    /// We want another one, or none.
+    Done,
 }
 
 /// Makes a connection, drives it, and lets it go, telling `stage` of it.
 async fn keep(ourselves: Arc<Ourselves>, to: Target, lane: Lane, stage: watch::Sender<Stage>) {
     let began = clock::now();
-    let epoch = ourselves.epoch();
-    let tasks = StreamTasks::default();
     let limit = lane.dial_limit();
     let dialling = async {
-        let Made { sender, connection, life } = make(&ourselves, to, tasks.start(None), limit).await?;
-        let mut connection = Box::pin(connection);
-        let mut line = Line { sender, activity: Arc::default(), epoch };
-        {
-            let mut greeting = pin!(greet(&mut line, &ourselves, &to, limit));
-            tokio::select! {
-                // The answer may be there in the same moment in which the connection ends.
-                biased;
-                greeted = greeting.as_mut() => greeted?,
-                ended = connection.as_mut() => return Err(match ended {
-                    Ok(()) => Failure::Unreachable("it hung up".to_owned()),
-                    Err(error) => Failure::Unreachable(with_causes(&error)),
-                }),
-            }
-        }
-        Ok((line, connection, life))
+        let made = make(&ourselves, &to, limit).await?;
+        greeted(made, &ourselves, &to, limit).await
     };
     let dialled = timeout(limit, dialling).await;
     let dialled =
         dialled.unwrap_or_else(|_| Err(Failure::Unreachable(format!("no connection within {limit:?}"))));
-    let (line, mut connection, life) = match dialled {
+    let Made { line, mut connection, pings, life } = match dialled {
         Ok(dialled) => dialled,
         Err(why) => {
             tracing::debug!(node = to.node, address = %to.address, ?lane, error = %why, "a node was not reached");
@@ -245,40 +290,80 @@ async fn keep(ourselves: Arc<Ourselves>, to: Target, lane: Lane, stage: watch::S
             return;
         }
     };
-    let activity = Arc::clone(line.activity());
+    let (shared, mut sender) = (Arc::clone(&line.shared), line.sender.clone());
+    let mut silence = pin!(silence(&shared, pings));
     stage.send_replace(Stage::Up(line));
-    let broken = tokio::select! {
-        ended = connection.as_mut() => Some(ended),
+    let end = tokio::select! {
+        end = drive(&mut connection, &mut sender) => end,
+        () = silence.as_mut() => End::Broken(SILENT.to_owned()),
         // Another one has its place.
-        () = stage.closed() => None,
-        () = sleep(life) => None,
-        () = activity.quiet(IDLE, IDLE) => None,
+        () = stage.closed() => End::Done,
+        () = sleep(life) => End::Done,
+        () = shared.activity.quiet(IDLE, IDLE) => End::Done,
     };
-    let why = match &broken {
-        Some(Err(error)) => with_causes(error),
-        Some(Ok(())) | None => "it hung up".to_owned(),
-    };
+    drop(sender);
     let next = began.after(BACKOFF);
-    stage.send_replace(match &broken {
+    let is_early = clock::now() < next;
+    let down = |why: &str| Stage::Down { next, why: Failure::Unreachable(why.to_owned()) };
+    stage.send_replace(match &end {
         // It is tried again at once, but not if it breaks as soon as it is made.
-        Some(_) if clock::now() < next => Stage::Down { next, why: Failure::Unreachable(why) },
-        Some(_) | None => Stage::Over,
+        End::Broken(why) if is_early => down(why),
+        End::Refusing if is_early => down("it hung up"),
+        End::Broken(_) | End::Refusing | End::Done => Stage::Over,
     });
-    let finishing = async {
-        match broken {
-            // Ends when the last call that has a part in it has ended.
-            None => drop(connection.await),
-            // Calls that still wait in it come back unsent.
-            Some(_) => drop(connection),
+    match end {
+        // Calls that still wait in it come back.
+        End::Broken(_) => drop(connection),
+        End::Refusing | End::Done => {
+            let finishing = async {
+                tokio::select! {
+                    () = finish(&mut connection, &shared.activity) => {}
+                    () = silence => {}
+                }
+            };
+            let _ = timeout(wire::LONGEST, finishing).await;
         }
-        // The other side takes no more calls, but may still answer those that it has.
-        activity.finished().await;
-    };
-    let _ = timeout(wire::LONGEST, finishing).await;
-    tasks.end().await;
+    }
 }
 
-async fn make(ourselves: &Ourselves, to: Target, start: Start, limit: Duration) -> Result<Made, Failure> {
+const SILENT: &str = "the other side does not answer pings";
+
+/// Ends when the other side does not answer any more.
+async fn silence(shared: &Shared, pings: Option<PingPong>) {
+    shared.traffic.silence(pings).await;
+    let _ = shared.why.set(SILENT);
+}
+
+/// Drives a connection until it is over, or takes no more calls.
+async fn drive(connection: &mut Connection, sender: &mut SendRequest<Bytes>) -> End {
+    poll_fn(|cx| match Pin::new(&mut *connection).poll(cx) {
+        Poll::Ready(Ok(())) => Poll::Ready(End::Broken("it hung up".to_owned())),
+        Poll::Ready(Err(error)) => Poll::Ready(End::Broken(with_causes(&error))),
+        // What was read may have been that there are to be no more calls.
+        Poll::Pending => match sender.poll_ready(cx) {
+            Poll::Ready(Err(_)) => Poll::Ready(End::Refusing),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+        },
+    })
+    .await
+}
+
+/// Drives a connection until no call has a part in it, and takes leave.
+async fn finish(connection: &mut Connection, activity: &Activity) {
+    loop {
+        tokio::select! {
+            _ = &mut *connection => return,
+            () = activity.finished() => {}
+        }
+        // It ends by itself when nobody can send on it any more, but does not wake up for that.
+        if timeout(FAREWELL, &mut *connection).await.is_ok() || activity.is_none() {
+            return;
+        }
+    }
+}
+
+async fn make(ourselves: &Ourselves, to: &Target, limit: Duration) -> Result<Made, Failure> {
+    let epoch = ourselves.epoch();
     let dialled = net::dial(&EndpointAddress::Tcp(to.address), limit).await;
     let plain = dialled.map_err(|error| Failure::Unreachable(with_causes(&error)))?;
     let (stream, life) = match &ourselves.anyone {
@@ -296,25 +381,47 @@ async fn make(ourselves: &Ourselves, to: Target, start: Start, limit: Duration) 
             (stream, wire::LIFE.min(left))
         }
     };
-    let handshake = http2::Builder::new(start)
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(wire::STREAM_WINDOW)
+    let shared = Arc::new(Shared::default());
+    let handshake = client::Builder::new()
+        .initial_window_size(wire::STREAM_WINDOW)
         .initial_connection_window_size(wire::CONNECTION_WINDOW)
         .max_header_list_size(wire::LARGEST_HEAD)
-        .max_send_buf_size(wire::SEND_BUFFER)
         .max_concurrent_reset_streams(wire::STREAMS as usize)
-        .keep_alive_interval(wire::PING_INTERVAL)
-        .keep_alive_timeout(wire::PING_LIMIT)
-        .keep_alive_while_idle(true)
-        .handshake(TokioIo::new(stream))
+        .max_send_buffer_size(wire::SEND_BUFFER)
+        .enable_push(false)
+        // The greeting; the other side says how many it takes before it answers that.
+        .initial_max_send_streams(1)
+        .handshake(Counted::new(stream, Arc::clone(&shared.traffic)))
         .await;
     let (sender, connection) = handshake.map_err(|error| Failure::Unreachable(with_causes(&error)))?;
-    Ok(Made { sender, connection, life })
+    let mut connection = Box::new(connection);
+    let pings = connection.ping_pong();
+    Ok(Made { line: Line { sender, shared, epoch }, connection, pings, life })
+}
+
+/// The same connection, if the other side is who is meant.
+async fn greeted(made: Made, ourselves: &Ourselves, to: &Target, limit: Duration) -> Result<Made, Failure> {
+    let Made { line, mut connection, pings, life } = made;
+    let mut greeting = pin!(greet(line.clone(), ourselves, to, limit));
+    let ended = tokio::select! {
+        greeted = greeting.as_mut() => {
+            greeted?;
+            return Ok(Made { line, connection, pings, life });
+        }
+        ended = connection.as_mut() => ended,
+    };
+    // The answer may have come just before the end. If none did, the greeting says so now.
+    drop(connection);
+    let why = ended.err().map_or_else(|| "it hung up".to_owned(), |error| with_causes(&error));
+    Err(match greeting.await {
+        Err(refused @ Failure::Refused { .. }) => refused,
+        Ok(()) | Err(_) => Failure::Unreachable(why),
+    })
 }
 
 /// Has the other side say that it is who is meant, before anything is sent that only it may read. In TLS 1.3 this also
 /// is how one learns that one's own certificate was not believed.
-async fn greet(line: &mut Line, ourselves: &Ourselves, to: &Target, limit: Duration) -> Result<(), Failure> {
+async fn greet(line: Line, ourselves: &Ourselves, to: &Target, limit: Duration) -> Result<(), Failure> {
     match line.send(ourselves, to, HELLO, Bytes::new(), limit).await {
         Sent::Answered(response) => {
             if wire::number(response.headers(), &FROM).is_none() {
@@ -327,17 +434,17 @@ async fn greet(line: &mut Line, ourselves: &Ourselves, to: &Target, limit: Durat
             Err(refused(status, response).await)
         }
         Sent::Not => Err(Failure::Unreachable("it hung up".to_owned())),
-        Sent::Perhaps(error) => Err(Failure::Unreachable(with_causes(&error))),
+        Sent::Perhaps(why) => Err(Failure::Unreachable(why)),
     }
 }
 
 /// Whether it is the one who was called that answers.
-pub(super) fn is_from(response: &Response<Incoming>, to: &Target) -> bool {
+pub(super) fn is_from(response: &Response<Received>, to: &Target) -> bool {
     wire::number(response.headers(), &FROM) == Some(to.node)
 }
 
 /// What a refusal says.
-pub(super) async fn refused(status: StatusCode, response: Response<Incoming>) -> Failure {
+pub(super) async fn refused(status: StatusCode, response: Response<Received>) -> Failure {
     let text = wire::read(response.into_body(), REFUSAL, None).await;
     let text = text.map(|(text, _)| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default();
     match status {

@@ -10,9 +10,9 @@ mod caller;
 mod known;
 mod line;
 mod server;
-mod streams;
 #[cfg(test)]
 mod tests;
+mod traffic;
 mod wire;
 
 use std::{fmt, future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};

@@ -2,14 +2,15 @@
 //! answer.rs's.
 
 use std::{
-    convert::Infallible,
+    future::poll_fn,
     net::SocketAddr,
+    pin::pin,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
-use hyper::{server::conn::http2, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use bytes::Bytes;
+use h2::{Reason, server};
 use tokio::{
     net::TcpStream,
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
@@ -20,7 +21,7 @@ use tokio::{
 use super::{
     Answering, Known, Own,
     answer::{self, Port, Proof, Seat},
-    streams::StreamTasks,
+    traffic::{Counted, Traffic},
     wire::{self, Activity, Budget},
 };
 use crate::{
@@ -43,6 +44,8 @@ const IDLE: Duration = Duration::from_secs(90);
 const LIFE: Duration = wire::LIFE.saturating_add(Duration::from_secs(60));
 /// What is in progress when a connection is told to end has this long to finish.
 const LAST_ANSWER: Duration = Duration::from_secs(5);
+/// For telling the other side which of its calls were received.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// A stream lives at most so long: the longest call, and some time to take its answer.
 const STREAM_LIFE: Duration = wire::LONGEST.saturating_add(Duration::from_secs(10));
 /// Calls that were given up before they were looked at: all of a connection at once is no attack among peers.
@@ -197,47 +200,91 @@ async fn prove(port: &Port, stream: Stream) -> Result<(Stream, Option<Proof>, Du
     Ok((accepted.stream, Some(proof), LIFE.min(left)))
 }
 
-/// Answers the calls of one connection for at most `life`.
-async fn serve(stream: Stream, peer: SocketAddr, seat: Arc<Seat>, life: Duration, mut drain: DrainWatch) {
-    let tasks = StreamTasks::default();
-    let answering = Arc::clone(&seat);
-    let service = service_fn(move |request| {
-        let seat = Arc::clone(&answering);
-        async move { Ok::<_, Infallible>(answer::answer(seat, request).await) }
-    });
-    let serving = http2::Builder::new(tasks.start(Some(STREAM_LIFE)))
-        .timer(TokioTimer::new())
+type Connection = server::Connection<Counted, Bytes>;
+
+/// What is said of HTTP/2 before the first call.
+async fn shake_hands(stream: Stream, traffic: &Arc<Traffic>) -> Result<Box<Connection>, h2::Error> {
+    let handshake = server::Builder::new()
         .max_concurrent_streams(wire::STREAMS)
         .max_pending_accept_reset_streams(MAX_GIVEN_UP)
-        .initial_stream_window_size(wire::STREAM_WINDOW)
+        .initial_window_size(wire::STREAM_WINDOW)
         .initial_connection_window_size(wire::CONNECTION_WINDOW)
         .max_header_list_size(wire::LARGEST_HEAD)
-        .max_send_buf_size(wire::SEND_BUFFER)
-        .keep_alive_interval(wire::PING_INTERVAL)
-        .keep_alive_timeout(wire::PING_LIMIT)
-        .auto_date_header(false)
-        .serve_connection(TokioIo::new(stream), service);
-    // On the heap: this future is large, and one of many.
-    let mut serving = Box::pin(serving);
+        .max_send_buffer_size(wire::SEND_BUFFER)
+        .handshake(Counted::new(stream, Arc::clone(traffic)));
+    // On the heap: it is large, and one of many.
+    Ok(Box::new(handshake.await?))
+}
+
+/// Answers the calls of one connection for at most `life`.
+async fn serve(stream: Stream, peer: SocketAddr, seat: Arc<Seat>, life: Duration, mut drain: DrainWatch) {
+    let traffic = Arc::new(Traffic::default());
+    let shaken = tokio::select! {
+        shaken = timeout(FIRST_CALL, shake_hands(stream, &traffic)) => shaken,
+        () = drain.reached(seat.port.closes) => return,
+    };
+    let mut connection = match shaken {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => {
+            tracing::debug!(%peer, %error, "a connection between nodes broke");
+            return;
+        }
+        Err(_) => return,
+    };
+    let mut silence = pin!(traffic.silence(connection.ping_pong()));
+    let mut answers = JoinSet::new();
     let ended = tokio::select! {
-        ended = serving.as_mut() => Some(ended),
+        ended = receive(&mut connection, &seat, &mut answers) => Some(ended),
+        () = silence.as_mut() => Some(Ok(())),
         () = drain.reached(seat.port.closes) => None,
         () = sleep(life) => None,
         () = seat.out.notified() => None,
         () = seat.activity.quiet(FIRST_CALL, IDLE) => None,
     };
     let ended = match ended {
-        Some(ended) => ended,
+        Some(ended) => Some(ended),
         None => {
-            serving.as_mut().graceful_shutdown();
+            connection.graceful_shutdown();
             tokio::select! {
-                ended = timeout(LAST_ANSWER, serving) => ended.unwrap_or(Ok(())),
-                () = drain.reached(Phase::Stopped) => Ok(()),
+                ended = timeout(LAST_ANSWER, receive(&mut connection, &seat, &mut answers)) => ended.ok(),
+                () = silence => Some(Ok(())),
+                () = drain.reached(Phase::Stopped) => None,
             }
         }
     };
-    if let Err(error) = ended {
-        tracing::debug!(%peer, %error, "a connection between nodes broke");
+    answers.shutdown().await;
+    match ended {
+        Some(Ok(())) => {}
+        Some(Err(error)) => tracing::debug!(%peer, %error, "a connection between nodes broke"),
+        // What is still on its way was not received, and may be sent elsewhere.
+        None => {
+            connection.abrupt_shutdown(Reason::NO_ERROR);
+            let _ = timeout(LAST_WORDS, poll_fn(|cx| connection.poll_closed(cx))).await;
+        }
     }
-    tasks.end().await;
+}
+
+/// Takes calls, and has each answered by a task of its own, until the connection has ended. What has not been answered then is
+/// for the owner of the tasks to drop.
+async fn receive(
+    connection: &mut Connection,
+    seat: &Arc<Seat>,
+    answers: &mut JoinSet<()>,
+) -> Result<(), h2::Error> {
+    while let Some(call) = connection.accept().await {
+        let (request, respond) = call?;
+        while let Some(ended) = answers.try_join_next() {
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                tracing::error!(%error, "a call between nodes panicked");
+            }
+        }
+        let answering = answer::answer(Arc::clone(seat), request, respond);
+        answers.spawn(async move {
+            // What it waits for after so long is a peer that does not read, and is not told.
+            let _ = timeout(STREAM_LIFE, answering).await;
+        });
+    }
+    Ok(())
 }

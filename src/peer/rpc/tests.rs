@@ -432,6 +432,30 @@ async fn what_hangs_is_dropped_when_the_process_stops() {
 }
 
 #[tokio::test]
+async fn a_call_that_is_turned_away_unread_is_sent_once_more_and_is_undone() {
+    let (address, refused, _tasks) = raw::node_that_turns_calls_away(7).await;
+    let error = echo(&caller(3, None), &target(7, address), Lane::Log).await.unwrap_err();
+    assert!(error.failure.is_undone(), "{error}");
+    assert_eq!(refused.load(Relaxed), 2);
+}
+
+#[tokio::test]
+async fn a_node_that_stops_says_which_calls_it_has_received() {
+    let node = Node::start(7, None).await;
+    let (mut sender, connection) =
+        h2::client::handshake(TcpStream::connect(node.address).await.unwrap()).await.unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { drop(connection.await) });
+    let request = raw::request("hello", 7, 1000).body(()).unwrap();
+    let (response, _) = sender.send_request(request, true).unwrap();
+    assert_eq!(response.await.unwrap().status(), StatusCode::OK);
+    node.stop().await;
+    tasks.join_all().await;
+    let error = sender.ready().await.unwrap_err();
+    assert!(error.is_go_away() && error.is_remote(), "{error}");
+}
+
+#[tokio::test]
 async fn the_peer_that_was_called_least_recently_makes_room() {
     let node = Node::start(7, None).await;
     let relay = Relay::to(node.address).await;

@@ -1,20 +1,17 @@
 //! What is said between two nodes beside the bodies: paths, headers, limits. Both sides are built from this file.
 
 use std::{
-    convert::Infallible,
     fmt::Write as _,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body;
 use http_body_util::BodyExt as _;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
@@ -208,39 +205,6 @@ where
     Ok((if rest.is_empty() { first } else { rest.freeze() }, held))
 }
 
-/// A body that is handed on piece by piece: a peer that does not read it holds little more than the one copy of it, and
-/// nothing of it once its stream is dropped.
-#[derive(Debug, Default)]
-pub(super) struct Pieces(pub(super) Bytes);
-
-/// Large enough for few calls, small beside [`SEND_BUFFER`].
-const PIECE: usize = 64 * 1024;
-
-impl Body for Pieces {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        if self.0.is_empty() {
-            return Poll::Ready(None);
-        }
-        let length = self.0.len().min(PIECE);
-        let piece = self.0.split_to(length);
-        Poll::Ready(Some(Ok(Frame::data(piece))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.len() as u64)
-    }
-}
-
 /// `text`, cut to `most` bytes at the border of a character.
 pub(super) fn cut(text: &str, most: usize) -> &str {
     let end = (0..=most.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
@@ -277,6 +241,11 @@ impl Activity {
                 return;
             }
         }
+    }
+
+    /// Whether no call is in progress.
+    pub(super) fn is_none(&self) -> bool {
+        self.open.load(Relaxed) == 0
     }
 
     /// Waits until no call is in progress. For one task at a time. Cancel-safe.

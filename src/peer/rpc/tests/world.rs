@@ -308,6 +308,30 @@ pub(super) mod raw {
         sender.send_request(request).await.unwrap()
     }
 
+    /// A node that has no place for any call, and how many it turned away.
+    pub(crate) async fn node_that_turns_calls_away(
+        number: u64,
+    ) -> (SocketAddr, Arc<AtomicUsize>, JoinSet<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, refused) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+        let counted = refused.clone();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                if request.uri().path() == "/v1/hello" {
+                    let hello = Response::builder().header("outrigger-from", number).body(()).unwrap();
+                    respond.send_response(hello, true).unwrap();
+                } else {
+                    counted.fetch_add(1, Relaxed);
+                    respond.send_reset(h2::Reason::REFUSED_STREAM);
+                }
+            }
+        });
+        (address, refused, tasks)
+    }
+
     /// A service that answers everything, and what it was asked.
     pub(crate) struct Service {
         pub(crate) address: SocketAddr,
