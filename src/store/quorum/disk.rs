@@ -69,8 +69,8 @@ fn parse(name: &[u8], value: &[u8]) -> Option<Change> {
             let op = OpId { client: u64::from_be_bytes(*client), sequence };
             Change::Op(op, Some(decoded::<(Stamp, u64)>(value)?))
         }
-        RING => Change::Ring(decoded(value)?),
-        TOGETHER => Change::Together(decoded(value)?),
+        RING if name.is_empty() => Change::Ring(decoded(value)?),
+        TOGETHER if name.is_empty() => Change::Together(decoded(value)?),
         _ => return None,
     })
 }
