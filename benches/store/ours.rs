@@ -293,7 +293,16 @@ pub(crate) async fn within(directory: &Directory) -> Result<(Vec<Store>, usize)>
     let stores: Vec<Store> = services.iter().map(Service::store).collect();
     let seen = (1..).zip(addresses).map(|(id, address)| peer(id, &format!("node-{id}"), address, None));
     peers.send_replace(Arc::new(seen.collect()));
-    for service in services {
+    let peers = Arc::new(peers);
+    for (at, service) in services.into_iter().enumerate() {
+        // As the membership would: who has found the store says so, and the others find it by that.
+        let (peers, mut founded) = (Arc::clone(&peers), service.founded());
+        tokio::spawn(async move {
+            while founded.changed().await.is_ok() {
+                let store = *founded.borrow_and_update();
+                peers.send_modify(|known| Arc::make_mut(known)[at].founded = store);
+            }
+        });
         let drain = outrigger::rt::Drain::default();
         let watch = drain.watch();
         tokio::spawn(async move {
