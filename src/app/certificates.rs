@@ -1,7 +1,9 @@
 //! The sidecar's own certificates: where they come from, what is shown and said of them, and how somebody asks for new ones.
-//! Files of others are certificates/files.rs, the built-in authority certificates/builtin.rs.
+//! Files of others are certificates/files.rs, the built-in authority certificates/builtin.rs, and the copy of it that the
+//! store keeps certificates/copy.rs.
 
 mod builtin;
+mod copy;
 mod files;
 
 use std::{
@@ -13,9 +15,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::identity::{Identity, LastProblem};
 use crate::{
-    identity::{Facts, IdentityParams, IdentitySource, MeshTls},
+    identity::{Facts, IdentityParams, IdentitySource, MeshTls, ca::Authority},
+    peer::Source,
     rt::{Drain, Tasks},
-    telemetry::metrics::{CertificateMetrics, Registry},
+    store::Store,
+    telemetry::metrics::{CertificateMetrics, CopyMetrics, Registry},
     types::Live,
 };
 
@@ -73,20 +77,30 @@ impl RenewHandle {
     }
 }
 
+/// What a sidecar has of certificates once it has one; nothing without mTLS.
+#[derive(Default)]
+pub(super) struct Started {
+    pub(super) identity: Option<Identity>,
+    pub(super) renewal: RenewHandle,
+    /// The authority that signs them, if it is this sidecar that holds it.
+    pub(super) authority: Option<Arc<Authority>>,
+}
+
 /// Gets the first certificates, however long that takes, and starts what keeps them good. `waiting` says meanwhile what
 /// is waited for. Cancel-safe: dropping the future leaves only tasks of `tasks`.
 ///
 /// # Errors
 /// What waiting cannot mend: files that are no good, an authority that cannot be opened.
-pub(crate) async fn start(
+pub(super) async fn start(
     params: &IdentityParams,
     waiting: &Live<String>,
     registry: &Arc<Registry>,
     drain: &Drain,
     tasks: &mut Tasks,
-) -> Result<(Identity, RenewHandle), NoCertificate> {
+) -> Result<Started, NoCertificate> {
     let (asking, requests) = mpsc::channel(ASKING);
     let problem = LastProblem::default();
+    let mut authority = None;
     let mesh = match &params.source {
         IdentitySource::Files(places) => {
             let (mesh, used) = files::load(params, places)?;
@@ -98,6 +112,9 @@ pub(crate) async fn start(
         }
         IdentitySource::Builtin(how) => {
             let source = builtin::source(how, registry, drain, tasks).await?;
+            if let Source::Local(held) = &source {
+                authority = Some(Arc::clone(held));
+            }
             let keeper = builtin::Keeper::new(
                 params.clone(),
                 how.clone(),
@@ -111,7 +128,22 @@ pub(crate) async fn start(
         }
     };
     tracing::info!(identity = %mesh.own(), "certificates are in use");
-    Ok((Identity { mesh, problem }, RenewHandle(Some(asking))))
+    let (identity, renewal) = (Identity { mesh, problem }, RenewHandle(Some(asking)));
+    Ok(Started { identity: Some(identity), renewal, authority })
+}
+
+/// Starts what keeps a copy of `authority` in the store, if there are both.
+pub(super) fn keep_copy(
+    authority: Option<Arc<Authority>>,
+    store: Option<&Store>,
+    registry: &Arc<Registry>,
+    drain: &Drain,
+    tasks: &mut Tasks,
+) {
+    let (Some(authority), Some(store)) = (authority, store) else { return };
+    if let Some(carrier) = copy::Carrier::new(authority, store, CopyMetrics::resolve(registry)) {
+        tasks.spawn("copy of the authority", carrier.run(drain.watch()));
+    }
 }
 
 /// What metrics, status and log tell of the certificates.

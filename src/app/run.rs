@@ -11,7 +11,7 @@ use tokio::{
 use super::{
     admin_sockets::AdminSockets,
     backend::AppBackend,
-    certificates::{self, RenewHandle},
+    certificates::{self, Started},
     edge,
     identity::Identity,
     mesh,
@@ -130,9 +130,9 @@ impl Loaded {
     }
 
     /// The configuration to start with: what lies over the file is what was known last.
-    fn bundle(&self, shared: &SharedRecords) -> (Bundle, SharedView) {
+    fn bundle(&self, shared: &SharedRecords) -> (Arc<Bundle>, SharedView) {
         let Overlaid { bundle, standings } = self.base.overlay(&shared.records());
-        (self.told(bundle), SharedView::new(shared, &standings))
+        (Arc::new(self.told(bundle)), SharedView::new(shared, &standings))
     }
 
     /// With what the command line says.
@@ -150,7 +150,6 @@ async fn serve(loaded: Loaded, log: Arc<LogHandle>) -> Result<(), RunError> {
     let mut signals = Signals::listen().map_err(RunError::start("cannot listen to signals"))?;
     let first = Arc::new(SharedRecords::last_good(loaded.base.bundle()));
     let (bundle, view) = loaded.bundle(&first);
-    let bundle = Arc::new(bundle);
     let Loaded { source, fingerprint, base, .. } = loaded;
     let workers = bundle.workers.unwrap_or_else(cores);
     let drain = Drain::default();
@@ -168,7 +167,7 @@ async fn serve(loaded: Loaded, log: Arc<LogHandle>) -> Result<(), RunError> {
         started = start_identity(&bundle, waiting, &drain, &mut tasks) => Some(started?),
         () = signals.end() => None,
     };
-    let Some((identity, renewal)) = started else {
+    let Some(Started { identity, renewal, authority }) = started else {
         tracing::info!("told to leave before there was a certificate");
         drain.advance(Phase::Stopped);
         finish(tasks, access_owner).await;
@@ -192,6 +191,7 @@ async fn serve(loaded: Loaded, log: Arc<LogHandle>) -> Result<(), RunError> {
     .map_err(RunError::start("cannot start the data plane"))?;
     let Control { cell, publisher, membership, store } = control;
     let (store, says) = store::start(store, &registry, &drain, &mut tasks);
+    certificates::keep_copy(authority, store.as_ref(), &registry, &drain, &mut tasks);
     let membership = mesh::start(membership, plane.inbound, says, &state, &cell, &drain, &mut tasks);
     let parts = ReloaderParts {
         source,
@@ -321,8 +321,8 @@ async fn start_identity(
     waiting: Waiting<'_>,
     drain: &Drain,
     tasks: &mut Tasks,
-) -> Result<(Option<Identity>, RenewHandle), RunError> {
-    let Some(params) = &bundle.identity else { return Ok((None, RenewHandle::default())) };
+) -> Result<Started, RunError> {
+    let Some(params) = &bundle.identity else { return Ok(Started::default()) };
     let Waiting { state, registry, log, sockets } = waiting;
     let why = Arc::new(Live::new(Arc::new("waiting for a certificate".to_owned())));
     let (open, closes) = watch::channel(false);
@@ -336,11 +336,11 @@ async fn start_identity(
         let backend: Arc<dyn admin::Backend> = Arc::new(backend);
         sockets.twin()?.serve(&backend, &bundle.admin.access, registry, &closes, tasks)?;
     }
-    let (identity, renewal) = certificates::start(params, &why, registry, drain, tasks)
+    let started = certificates::start(params, &why, registry, drain, tasks)
         .await
         .map_err(RunError::start("no certificate to serve with"))?;
     drop(open);
-    Ok((Some(identity), renewal))
+    Ok(started)
 }
 
 /// Reads the certificates for clients outside of the mesh and starts what follows them.

@@ -116,7 +116,12 @@ pub(super) enum AskError {
 impl AskError {
     /// What the process exits with.
     pub(super) fn code(&self) -> ExitCode {
-        ExitCode::from(match self {
+        ExitCode::from(self.number())
+    }
+
+    /// The same, as a number.
+    pub(super) fn number(&self) -> u8 {
+        match self {
             Self::Token(..) => exit::FAILED,
             Self::Unreachable(..) | Self::NoSidecar(..) => exit::UNREACHABLE,
             Self::Closed(_) | Self::Refused(401 | 403, _) => exit::DENIED,
@@ -125,7 +130,7 @@ impl AskError {
             Self::Refused(409, _) => exit::CONFLICT,
             Self::Refused(504, _) => exit::TIMED_OUT,
             Self::Refused(..) => exit::FAILED,
-        })
+        }
     }
 
     /// Writes it to standard error, with what may help.
@@ -137,7 +142,7 @@ impl AskError {
         }
     }
 
-    fn hint(&self) -> Option<&'static str> {
+    pub(super) fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Token(..) => Some("it holds one line, what `admin.token` is"),
             Self::Unreachable(..) => {

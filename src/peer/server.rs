@@ -213,6 +213,8 @@ async fn follow(shared: Arc<Shared>, own: Own) {
         looks = looks.wrapping_add(1);
         let looked = tokio::task::spawn_blocking(move || {
             let now = clock::wall();
+            // The state of one that was superseded does not change, so nothing else would tell.
+            authority.is_holder()?;
             let version = authority.version().ok();
             if version.is_some() && version == seen && !is_due && !current.is_due(now) {
                 return Ok(None);
@@ -231,6 +233,13 @@ async fn follow(shared: Arc<Shared>, own: Own) {
                 }
                 // After the certificate: whoever hears of a root that signs can ask for a certificate of it.
                 drop(shared.published.swap(Arc::new(published)));
+            }
+            Ok(Err(error @ ServiceError::Authority(CaError::Superseded { .. }))) => {
+                tracing::error!(
+                    error = error.to_string(),
+                    "this certificate authority does not answer any more: name the one that holds it now in `mtls.ca.servers`"
+                );
+                return;
             }
             Ok(Err(error)) => {
                 let text = error.to_string();

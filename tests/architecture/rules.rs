@@ -506,6 +506,10 @@ pub(crate) const SPAWNING_FILES: &[Exception] = &[
         reason: "reads and writes what is kept on the blocking pool and waits for it",
     },
     Exception {
+        place: "src/app/certificates/copy.rs",
+        reason: "makes a copy of the authority on the blocking pool and waits for it",
+    },
+    Exception {
         place: "src/app/certificates/files.rs",
         reason: "reads certificates on the blocking pool and waits for it",
     },

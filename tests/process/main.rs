@@ -8,6 +8,8 @@ mod support;
 #[cfg(test)]
 mod admin;
 #[cfg(test)]
+mod authority_copy;
+#[cfg(test)]
 mod breaker;
 #[cfg(test)]
 mod ca;

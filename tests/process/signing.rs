@@ -35,23 +35,23 @@ const LIMIT: Duration = Duration::from_secs(20);
 const REQUESTS: &str = "outrigger_ca_requests_total";
 
 /// An authority on disk and the address at which it answers once somebody holds it.
-struct Desk {
+pub(crate) struct Desk {
     directory: Directory,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 impl Desk {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let desk = Self { directory: Directory::new(), address: free_address() };
         desk.ca(&["init", "--trust-domain", "mesh.local"]);
         desk
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.0.join(name)
     }
 
-    fn ca(&self, arguments: &[&str]) -> String {
+    pub(crate) fn ca(&self, arguments: &[&str]) -> String {
         let place = self.path("ca");
         let place = place.to_string_lossy();
         let arguments = [&["ca"], arguments, &["--dir", &*place]].concat();
@@ -60,7 +60,7 @@ impl Desk {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    fn token(&self, service: &str) -> JoinToken {
+    pub(crate) fn token(&self, service: &str) -> JoinToken {
         self.ca(&["token", "create", service]).trim().parse().unwrap()
     }
 
@@ -69,7 +69,7 @@ impl Desk {
     }
 
     /// The configuration of the sidecar that holds the authority.
-    fn holder(&self) -> Value {
+    pub(crate) fn holder(&self) -> Value {
         let authority = json!({ "dir": self.path("ca"), "address": self.address.to_string() });
         json!({
             "service": { "name": "desk" },
@@ -81,7 +81,7 @@ impl Desk {
     }
 
     /// The configuration of one that asks it.
-    fn member(&self, service: &str) -> Value {
+    pub(crate) fn member(&self, service: &str) -> Value {
         json!({
             "service": { "name": service },
             "mtls": {
@@ -97,7 +97,7 @@ impl Desk {
         })
     }
 
-    fn write_token(&self, service: &str, text: &str) {
+    pub(crate) fn write_token(&self, service: &str, text: &str) {
         let path = self.path(&format!("{service}.token"));
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();

@@ -3,6 +3,7 @@
 use std::{error::Error, fmt};
 
 use super::exit;
+use crate::cli::admin::AskError;
 use crate::identity::ca::{CaError, Leaf, Node};
 
 /// Lines for standard error, and how the process ends.
@@ -33,6 +34,12 @@ impl fmt::Display for Failure {
         write!(f, "error: {}", self.error)?;
         self.details.iter().try_for_each(|detail| write!(f, "\n  {detail}"))?;
         self.hint.map_or(Ok(()), |hint| write!(f, "\nhint: {hint}"))
+    }
+}
+
+impl From<AskError> for Failure {
+    fn from(error: AskError) -> Self {
+        Self { hint: error.hint(), ..Self::new(error.number(), error.to_string()) }
     }
 }
 
@@ -74,6 +81,7 @@ fn code(error: &CaError) -> u8 {
         CaError::Exists(_)
         | CaError::NotEmpty(_)
         | CaError::Busy(_)
+        | CaError::Superseded { .. }
         | CaError::InTheWay(_)
         | CaError::Unaware(_)
         | CaError::NotOurs { .. } => exit::CONFLICT,
@@ -101,6 +109,9 @@ fn hint(error: &CaError) -> Option<&'static str> {
         }
         CaError::KeyExposed { .. } => "chmod 600 it; if others may have read it, make a new authority",
         CaError::Damaged { .. } => "put back a backup of the whole directory",
+        CaError::Superseded { .. } => {
+            "work where it is held now; or take it over: `outrigger ca restore` into an empty directory"
+        }
         CaError::InTheWay(_) => {
             "issue these anew, wait until they expire, or give --force: everybody refuses them then"
         }

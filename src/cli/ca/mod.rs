@@ -1,6 +1,7 @@
 //! `outrigger ca`: the built-in certificate authority by hand. What it does is in `identity::ca`; here are its words.
 
 mod failure;
+mod restore;
 mod rotate;
 mod status;
 mod token;
@@ -32,10 +33,12 @@ use crate::{
 #[command(
     after_help = "The authority is a directory. Its private keys are encrypted with a key that lies elsewhere: in the file\n\
                   of --key-file, in OUTRIGGER_CA_KEY (64 hexadecimal digits), or else beside the directory, as DIR.key.\n\n\
-                  Exit codes: 0 done, 1 failed, 2 wrong usage, 5 not found, 6 wrong key, 7 not possible now.\n\n\
+                  Exit codes: 0 done, 1 failed, 2 wrong usage, 4 the sidecar cannot be reached, 5 not found, 6 wrong key or no access, 7 not\n\
+                  possible now, 8 the store did not answer in time.\n\n\
                   Examples:\n  outrigger ca init --trust-domain mesh.local\n  \
                   outrigger ca issue web --node web-1 --out /etc/outrigger/tls\n  \
-                  outrigger ca token create api --ttl 30m\n  outrigger ca rotate"
+                  outrigger ca token create api --ttl 30m\n  outrigger ca rotate\n  \
+                  outrigger ca restore --dir /var/lib/outrigger/ca --key-file /root/ca.key --admin api-3:15000"
 )]
 pub(super) struct CaArgs {
     #[command(subcommand)]
@@ -62,6 +65,8 @@ enum Action {
     Bundle(BundleArgs),
     /// Let others join who have no certificate yet
     Token(token::TokenArgs),
+    /// Hold an authority whose machine is lost: make its directory out of the copy in the store of the mesh
+    Restore(restore::RestoreArgs),
 }
 
 /// Where the authority is.
@@ -197,6 +202,7 @@ fn run(action: &Action, notes: &mut Vec<String>) -> Result<String, Failure> {
         }
         Action::Bundle(args) => printed_or_written(args.place.open()?.bundle()?, args.out.as_deref()),
         Action::Token(args) => token::token(args, notes),
+        Action::Restore(args) => restore::restore(args),
     }
 }
 

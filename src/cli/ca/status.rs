@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{Place, failure::Failure};
 use crate::{
     cli::Output,
-    identity::ca::{Leaf, Node, RootStatus, Stamp, Status},
+    identity::ca::{CopyStatus, Leaf, Node, RootStatus, Stamp, Status},
     rt,
 };
 
@@ -60,6 +60,11 @@ fn to_json(status: &Status) -> Value {
             "entries": status.crl_entries,
         },
         "usable_tokens": status.usable_tokens,
+        "copy": status.copy.map(|copy| json!({
+            "number": copy.number,
+            "kept": copy.is_kept,
+            "superseded_by": copy.superseded_by,
+        })),
         "certificates": status.leaves.iter().map(leaf).collect::<Vec<_>>(),
     })
 }
@@ -103,6 +108,9 @@ fn text(status: &Status, now: Stamp) -> String {
         ),
     );
     line("join tokens", format!("{} can be used", status.usable_tokens));
+    if let Some(copy) = status.copy {
+        line("copy", told(copy));
+    }
     line("certificates", format!("{} not expired", status.leaves.len()));
     for leaf in &status.leaves {
         let node = leaf.node.as_ref().map_or("-", Node::as_str);
@@ -113,6 +121,16 @@ fn text(status: &Status, now: Stamp) -> String {
         let _ = writeln!(text, "  {} {} {node} root {}, {end}", leaf.serial, leaf.identity, leaf.root);
     }
     text
+}
+
+fn told(CopyStatus { number, is_kept, superseded_by }: CopyStatus) -> String {
+    match (superseded_by, is_kept) {
+        (Some(by), _) => format!(
+            "SUPERSEDED: another directory holds the authority since copy {by}; this one signs nothing"
+        ),
+        (None, true) => format!("{number} is in the store of the mesh"),
+        (None, false) => format!("{number} was made for the store of the mesh, and not seen there yet"),
+    }
 }
 
 /// `3h 20m left`, to the minute.

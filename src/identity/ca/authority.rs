@@ -5,6 +5,7 @@
 //! | `ca.state` | the truth: everything but the keys, as JSON behind a line that authenticates it |
 //! | `root-N.key` | the private key of root N, encrypted |
 //! | `root-N.pem`, `bundle.pem`, `crl.pem` | copies for others out of the state; never read back |
+//! | `copy.state` | which copy of it was last kept elsewhere (copy.rs) |
 //! | `lock` | locked by the process that changes something |
 //!
 //! A key is written before the state that needs it and removed after the state that does not. Copies are written after
@@ -20,7 +21,7 @@ use std::{
 use rcgen::{Issuer, KeyPair};
 
 use super::{
-    Stamp, crl,
+    Stamp, copy, crl,
     error::CaError,
     files::{self, Lock, Mode, failed},
     root,
@@ -73,19 +74,7 @@ impl Authority {
         check_lifetime("root", params.root_ttl, HOUR, 50 * YEAR)?;
         check_lifetime("certificate", params.leaf_ttl, MINUTE, params.root_ttl)?;
         check_lifetime("list of revoked certificates", params.crl_ttl, HOUR, YEAR)?;
-        files::make_directory(directory)?;
-        if files::names(directory)?.iter().any(|name| !is_ours(name)) {
-            return Err(CaError::NotEmpty(directory.to_owned()));
-        }
-        let _lock = Lock::take(directory)?;
-        if Self::is_in(directory) {
-            return Err(CaError::Exists(directory.to_owned()));
-        }
-        fs::set_permissions(directory, Permissions::from_mode(0o700))
-            .map_err(|source| failed("protect", directory, source))?;
-        let keys = Keys::derive(master)?;
-        let trust_domain = params.trust_domain.clone();
-        let authority = Self { directory: directory.to_owned(), keys, trust_domain };
+        let (_lock, authority) = Self::begin(directory, Keys::derive(master)?, &params.trust_domain)?;
         let first = authority.make_root(1, params.root_ttl, now)?;
         let state = State {
             trust_domain: params.trust_domain.clone(),
@@ -100,6 +89,25 @@ impl Authority {
         };
         authority.commit(None, state, now)?;
         Ok(authority)
+    }
+
+    /// A directory for one that has no state yet.
+    pub(super) fn begin(
+        directory: &Path,
+        keys: Keys,
+        trust_domain: &TrustDomain,
+    ) -> Result<(Lock, Self), CaError> {
+        files::make_directory(directory)?;
+        if files::names(directory)?.iter().any(|name| !is_ours(name)) {
+            return Err(CaError::NotEmpty(directory.to_owned()));
+        }
+        let lock = Lock::take(directory)?;
+        if Self::is_in(directory) {
+            return Err(CaError::Exists(directory.to_owned()));
+        }
+        fs::set_permissions(directory, Permissions::from_mode(0o700))
+            .map_err(|source| failed("protect", directory, source))?;
+        Ok((lock, Self { directory: directory.to_owned(), keys, trust_domain: trust_domain.clone() }))
     }
 
     /// Opens one, and reads its state once to find out whether that can be done.
@@ -141,7 +149,8 @@ impl Authority {
         now: Stamp,
         change: impl FnOnce(&mut State) -> Result<T, CaError>,
     ) -> Result<(T, State), CaError> {
-        let _lock = Lock::take(&self.directory)?;
+        let _lock = self.lock()?;
+        self.is_holder()?;
         let before = self.state()?;
         let mut state = before.clone();
         let value = change(&mut state)?;
@@ -154,16 +163,23 @@ impl Authority {
     pub(super) fn make_root(&self, generation: u32, ttl: Duration, now: Stamp) -> Result<Root, CaError> {
         let (root, key) = root::make(&self.trust_domain, generation, ttl, now)?;
         let sealed = self.keys.seal(&key_purpose(generation), key.serialized_der())?;
-        files::write(&self.key_path(generation), &sealed, Mode::Private)?;
+        self.write_key(generation, &sealed)?;
         Ok(root)
+    }
+
+    /// Writes the key of a root, encrypted as it is kept.
+    pub(super) fn write_key(&self, generation: u32, sealed: &[u8]) -> Result<(), CaError> {
+        files::write(&self.key_path(generation), sealed, Mode::Private)
+    }
+
+    /// The key of a root, encrypted as it is kept.
+    pub(super) fn sealed_key(&self, generation: u32) -> Result<Vec<u8>, CaError> {
+        files::read(&self.key_path(generation), MAX_KEY_FILE)
     }
 
     /// The root with its key, to sign with.
     pub(super) fn issuer(&self, root: &Root) -> Result<Issuer<'static, KeyPair>, CaError> {
-        let path = self.key_path(root.generation);
-        let sealed = files::read(&path, MAX_KEY_FILE)?;
-        let key = self.keys.open(&key_purpose(root.generation), &sealed, &path)?;
-        root::issuer(root, &key, &path)
+        open_issuer(&self.keys, root, &self.sealed_key(root.generation)?, &self.key_path(root.generation))
     }
 
     /// Copies for others that are not what the state says.
@@ -180,7 +196,22 @@ impl Authority {
         &self.directory
     }
 
-    fn commit(&self, before: Option<&State>, mut state: State, now: Stamp) -> Result<State, CaError> {
+    pub(super) fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// Waits for the turn to change something.
+    pub(super) fn lock(&self) -> Result<Lock, CaError> {
+        Lock::take(&self.directory)
+    }
+
+    /// Writes `state`, and what follows from it, if it is another than `before`. For whoever holds the lock.
+    pub(super) fn commit(
+        &self,
+        before: Option<&State>,
+        mut state: State,
+        now: Stamp,
+    ) -> Result<State, CaError> {
         if let Some(crl) = crl::due(&state, |root| self.issuer(root), now)? {
             state.crl = crl;
         }
@@ -223,6 +254,16 @@ impl Authority {
     }
 }
 
+/// A root with its key as it is kept. `path` is where the key was read, for the error.
+pub(super) fn open_issuer(
+    keys: &Keys,
+    root: &Root,
+    sealed: &[u8],
+    path: &Path,
+) -> Result<Issuer<'static, KeyPair>, CaError> {
+    root::issuer(root, &keys.open(&key_purpose(root.generation), sealed, path)?, path)
+}
+
 fn key_purpose(generation: u32) -> String {
     format!("private key of root {generation}")
 }
@@ -258,7 +299,7 @@ fn is_content(path: &Path, content: &str) -> bool {
 /// What an authority, or an attempt to make one, leaves in its directory.
 fn is_ours(name: &str) -> bool {
     let name = name.strip_prefix('.').and_then(|name| name.strip_suffix(".draft")).unwrap_or(name);
-    [STATE, "lock", "bundle.pem", "crl.pem"].contains(&name) || root_of(name).is_some()
+    [STATE, copy::NOTE, "lock", "bundle.pem", "crl.pem"].contains(&name) || root_of(name).is_some()
 }
 
 /// The generation of the root that a file belongs to.

@@ -61,6 +61,17 @@ pub enum CaError {
         /// Its permissions.
         mode: u32,
     },
+    /// Another directory holds the authority by now.
+    #[error(
+        "another directory than {} holds the authority since copy {copy} of it: this one signs nothing any more",
+        directory.display()
+    )]
+    Superseded {
+        /// The one that was left behind.
+        directory: PathBuf,
+        /// Number of the copy by which that was found out.
+        copy: u64,
+    },
     /// A lifetime is too short or too long.
     #[error("the lifetime of a {of} must be at least {least} and at most {most}")]
     Lifetime {

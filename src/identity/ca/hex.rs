@@ -8,16 +8,15 @@ pub(in crate::identity) fn encode(bytes: &[u8]) -> String {
 
 /// Exactly `N` bytes from digits of either case, and nothing else.
 pub(super) fn decode<const N: usize>(text: &str) -> Option<[u8; N]> {
+    decode_all(text)?.try_into().ok()
+}
+
+/// As many bytes as there are pairs of digits of either case, if there is nothing else.
+pub(super) fn decode_all(text: &str) -> Option<Vec<u8>> {
     let value = |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
-    let digits = text.as_bytes();
-    if digits.len() != 2 * N {
-        return None;
-    }
-    let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = value(pair[0])? << 4 | value(pair[1])?;
-    }
-    Some(bytes)
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let byte = |pair: &[u8; 2]| Some(value(pair[0])? << 4 | value(pair[1])?);
+    if rest.is_empty() { pairs.iter().map(byte).collect() } else { None }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! elsewhere.
 
 mod authority;
+mod copy;
 mod crl;
 mod csr;
 mod error;
@@ -22,6 +23,7 @@ mod status;
 mod token;
 
 pub use authority::{Authority, Params};
+pub use copy::{COPY_KEY, CopyStatus, NextCopy};
 pub use error::{CaError, RenewalError, RequestError, TokenError};
 pub use issue::{Issued, Order, PrivateKeyPem, Signed};
 pub use names::{Fingerprint, NameError, Node, Serial, TokenId};

@@ -8,6 +8,7 @@ use std::{
 use super::{
     Stamp,
     authority::Authority,
+    copy::CopyStatus,
     error::CaError,
     names::Fingerprint,
     state::{Leaf, Phase},
@@ -35,6 +36,8 @@ pub struct Status {
     pub leaves: Vec<Leaf>,
     /// Join tokens that can be used.
     pub usable_tokens: usize,
+    /// The last copy of it that was made for the mesh; none if there was none.
+    pub copy: Option<CopyStatus>,
     /// Copies in the directory that are not what the authority wrote last. The next change puts them right.
     pub stale_copies: Vec<PathBuf>,
 }
@@ -86,6 +89,7 @@ impl Authority {
             crl_next_update: state.crl.next_update,
             crl_entries: state.crl.revoked.len(),
             usable_tokens: state.tokens.iter().filter(|token| token.is_usable(now)).count(),
+            copy: self.copied()?,
             stale_copies: self.stale_copies(&state),
             leaves: state.leaves.into_iter().filter(|leaf| leaf.not_after > now).collect(),
             trust_domain: state.trust_domain,

@@ -1,5 +1,7 @@
 //! What the authority promises, at chosen times, in directories of their own.
 
+mod copies;
+
 use std::{
     collections::HashSet,
     fs,

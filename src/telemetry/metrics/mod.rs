@@ -58,7 +58,7 @@ pub use self::{
         ConcurrencyMetrics, FaultMetrics, LimitDecision, MirrorMetrics, MirrorOutcome, OverloadMetrics,
         RateLimitMetrics,
     },
-    signing::{CaMetrics, CaRequest, CaResult},
+    signing::{CaMetrics, CaRequest, CaResult, CopyMetrics},
     store::{ReplicaMetrics, ReplicaState, StoreMetrics, StoreOperation, StoreOutcome},
     tcp::{TcpMetrics, TcpResult},
     tls::{CertificateMetrics, TlsMetrics},

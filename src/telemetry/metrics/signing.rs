@@ -1,6 +1,8 @@
 //! What is counted of the certificate authority while it answers over the network.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+use metrics::{Counter, Gauge};
 
 use super::{
     Registry,
@@ -13,8 +15,20 @@ static REQUESTS: Family = Family {
     help: "What the certificate authority was asked for over the network, by how it ended",
 };
 
+static COPIES: Family = Family {
+    name: "outrigger_ca_copies_total",
+    kind: Kind::Counter,
+    help: "Copies of the certificate authority for the store of the mesh, by how it ended",
+};
+
+static BEHIND: Family = Family {
+    name: "outrigger_ca_copy_behind_seconds",
+    kind: Kind::Gauge,
+    help: "For how long the copy of the certificate authority in the store has not been known to be up to date",
+};
+
 /// Families of this file that the recorder renders.
-pub(super) static RECORDED: [&Family; 1] = [&REQUESTS];
+pub(super) static RECORDED: [&Family; 3] = [&REQUESTS, &COPIES, &BEHIND];
 
 /// What the authority is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +97,36 @@ impl CaResult {
             Self::Certificate => "certificate",
             Self::Failed => "failed",
         }
+    }
+}
+
+/// The numbers of the copies of an authority that the store keeps.
+#[derive(Clone, Debug)]
+pub struct CopyMetrics {
+    kept: Counter,
+    failed: Counter,
+    behind: Gauge,
+}
+
+impl CopyMetrics {
+    /// The handle; any number of them count into the same series.
+    #[must_use]
+    pub fn resolve(registry: &Arc<Registry>) -> Self {
+        Self {
+            kept: registry.counter(&COPIES, &[("result", "ok")]),
+            failed: registry.counter(&COPIES, &[("result", "failed")]),
+            behind: registry.gauge(&BEHIND, &[]),
+        }
+    }
+
+    /// Counts a copy that was to be kept.
+    pub fn copied(&self, is_kept: bool) {
+        if is_kept { self.kept.increment(1) } else { self.failed.increment(1) }
+    }
+
+    /// For how long the copy has not been known to be up to date.
+    pub fn behind(&self, time: Duration) {
+        self.behind.set(time.as_secs_f64());
     }
 }
 

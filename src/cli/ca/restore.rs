@@ -1,0 +1,92 @@
+//! `outrigger ca restore`: the directory of an authority out of the copy that the store of its mesh keeps.
+
+use std::{
+    fmt::Write as _,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+
+use super::{Place, exit, failure::Failure};
+use crate::{
+    cli::admin::{AdminArgs, AskError},
+    identity::ca::{Authority, COPY_KEY, CaError},
+    rt,
+};
+
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Whoever held the authority before refuses to sign as soon as it hears of that. Without a quorum, take the copy that a\n\
+                  sidecar has: it may be older.\n\n\
+                  Examples:\n  outrigger ca restore --key-file /root/ca.key --admin api-3:15000\n  \
+                  outrigger kv get outrigger/authority --consistency eventual --raw > copy\n  \
+                  outrigger ca restore --key-file /root/ca.key --copy copy"
+)]
+pub(super) struct RestoreArgs {
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// Take the copy from this file instead of asking a sidecar
+    #[arg(long, value_name = "FILE", conflicts_with = "admin")]
+    copy: Option<PathBuf>,
+}
+
+pub(super) fn restore(args: &RestoreArgs) -> Result<String, Failure> {
+    let place = &args.place;
+    if Authority::is_in(&place.dir) {
+        return Err(CaError::Exists(place.dir.clone()).into());
+    }
+    let key = place.key()?;
+    let copy = match &args.copy {
+        Some(file) => read(file)?,
+        None => ask(&args.admin)?,
+    };
+    let now = rt::clock::wall();
+    let status = Authority::restore(&place.dir, &key, &copy, now)?.status(now)?;
+    let mut text = format!(
+        "restored the certificate authority for {} in {}\n",
+        status.trust_domain,
+        place.dir.display()
+    );
+    for root in &status.roots {
+        let _ = writeln!(text, "root {}   until {}", root.generation, root.not_after);
+        let _ = writeln!(text, "         sha256 {}", root.fingerprint);
+    }
+    let number = status.copy.map_or(0, |copy| copy.number);
+    let _ = writeln!(
+        text,
+        "copy     {number}, with {} certificate(s) that have not expired",
+        status.leaves.len()
+    );
+    let _ = writeln!(
+        text,
+        "Name this directory in `mtls.ca.authority` of one sidecar, and its address in `mtls.ca.servers` of the others.\n\
+         What was revoked or issued in the seconds before the machine was lost may be missing: look through it (`outrigger ca status`)."
+    );
+    Ok(text)
+}
+
+fn ask(admin: &AdminArgs) -> Result<Vec<u8>, Failure> {
+    let found = admin.get(&format!("/v1/kv?key={COPY_KEY}&level=strong"));
+    let found = found.map_err(|error| match error {
+        AskError::Refused(404, _) => Failure::new(
+            exit::NOT_FOUND,
+            format!("the store has no copy of a certificate authority ({COPY_KEY})"),
+        ),
+        other => other.into(),
+    })?;
+    let copy = found["value"].as_str().map(|text| text.as_bytes().to_vec());
+    copy.ok_or_else(|| {
+        Failure::failed(format!("what the store has in {COPY_KEY} is no copy of a certificate authority"))
+    })
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, Failure> {
+    let mut content = Vec::new();
+    let opened = std::fs::File::open(file).and_then(|open| open.take(MAX_COPY).read_to_end(&mut content));
+    opened.map_err(|error| Failure::failed(format!("cannot read {}: {error}", file.display())))?;
+    Ok(content)
+}
+
+/// Twice what a value of the store may have.
+const MAX_COPY: u64 = 1024 * 1024;
