@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Fifty sidecars on one machine: they form one view within 10 s of the last start, and then rest. Prints what they cost at
-rest as a table in Markdown, from /proc: share of a core and resident memory of each, and how much of that is its own and
-not the program, which all of them share. Only the view can fail here: a machine that does something else beside it makes
-no sidecar worse.
+rest as a table in Markdown, from /proc: share of a core, and memory. The program is in memory once and counted as resident
+with each of them, so what each takes of the machine is its proportional set size: what is its own, and its part of what
+they share. Only the view can fail here: a machine that does something else beside it makes no sidecar worse.
 
     fifty.py --count 50 --seconds 20 --profile lan"""
 
@@ -76,10 +76,11 @@ class Member:
         fields = Path(f"/proc/{self.child.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS
 
-    def memory_mb(self, kind="VmRSS"):
-        """Resident memory; with `RssAnon` that which no file stands behind, hence its own."""
-        status = Path(f"/proc/{self.child.pid}/status").read_text(encoding="utf-8")
-        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(f"{kind}:")) * 1024 / 1e6
+    def memory_mb(self, kind):
+        """`Pss`: with its part of what is shared. `Rss`: with all of what is shared. `Anonymous`: what no file stands
+        behind, hence its own."""
+        said = Path(f"/proc/{self.child.pid}/smaps_rollup").read_text(encoding="utf-8")
+        return next(int(line.split()[1]) for line in said.splitlines() if line.startswith(f"{kind}:")) * 1024 / 1e6
 
 
 def quiet_ports(count):
@@ -125,18 +126,18 @@ def until(members, condition, what, seconds):
 
 
 def at_rest(members, seconds):
-    """Of each, over some seconds in which nobody asks them anything: its share of a core in percent, its resident
-    megabytes, and those of them that are its own."""
+    """Of each, over some seconds in which nobody asks them anything: its share of a core in percent, and megabytes."""
     begun, before = time.monotonic(), [member.cpu_seconds() for member in members]
     time.sleep(seconds)
     took = time.monotonic() - begun
     shares = [(member.cpu_seconds() - was) / took * 100 for member, was in zip(members, before)]
-    return shares, *([member.memory_mb(kind) for member in members] for kind in ("VmRSS", "RssAnon"))
+    return shares, *([member.memory_mb(kind) for member in members] for kind in ("Pss", "Anonymous", "Rss"))
 
 
-def table(members, took, seconds, shares, memory, own):
+def table(members, took, seconds, shares, memory, own, resident):
     rows = [("CPU of each over %d s, %% of a core" % seconds, shares, MOST_PERCENT, "%.2f"),
-            ("resident memory of each, MB", memory, MOST_MB, "%.1f"), ("of that its own, MB", own, None, "%.1f")]
+            ("memory of each (PSS), MB", memory, MOST_MB, "%.1f"), ("of that its own, MB", own, None, "%.1f"),
+            ("resident of each (RSS), the program counted with each, MB", resident, None, "%.1f")]
     lines = [f"{len(members)} sidecars, one view {took:.1f} s after the last start (at most {ONE_VIEW_SECONDS})", "",
              "| at rest | least | median | most | all together | target for each | |", "|---|---|---|---|---|---|---|"]
     for what, values, target, form in rows:
