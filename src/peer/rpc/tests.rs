@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use self::{
-    relay::Relay,
+    relay::{Relay, Wire},
     world::{Authorities, Node, caller, eventually, own, raw},
 };
 use super::{caller::Part, *};
@@ -249,6 +249,26 @@ async fn a_connection_that_has_ended_costs_no_call() {
         // One that breaks as soon as it is made is not tried again at once.
         let cut = Instant::now();
         eventually("the back-off is over", || cut.elapsed() > 2 * line::BACKOFF).await;
+    }
+}
+
+/// The runtime has one thread and looks at its sockets only when it is idle: it learns in one look that the connection has
+/// ended and that the test goes on, and the test is first.
+#[tokio::test]
+async fn a_call_that_met_the_end_of_its_connection_before_it_left_is_undone() {
+    let node = Node::start(7, None).await;
+    let wire = Wire::to(node.address);
+    let (caller, to) = (caller(3, None), target(7, wire.address));
+    let starting_signal = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    assert!(echo(&caller, &to, Lane::Log).await.is_ok());
+    let calls = node.answers.calls.load(Relaxed);
+    wire.cut();
+    let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    sender.send_to(b"go", starting_signal.local_addr().unwrap()).unwrap();
+    starting_signal.recv(&mut [0; 2]).await.unwrap();
+    if let Err(error) = echo(&caller, &to, Lane::Log).await {
+        assert!(error.failure.is_undone(), "{error}");
+        assert_eq!(node.answers.calls.load(Relaxed), calls);
     }
 }
 

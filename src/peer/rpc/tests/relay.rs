@@ -1,14 +1,16 @@
 //! A relay before a node: counts connections, cuts them, or lets them fall silent.
 
 use std::{
-    net::SocketAddr,
+    io,
+    net::{self, Shutdown, SocketAddr},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{
-            AtomicUsize,
+            AtomicBool, AtomicUsize,
             Ordering::{Relaxed, SeqCst},
         },
     },
+    thread,
 };
 
 use tokio::{
@@ -86,5 +88,53 @@ impl Relay {
     /// Passes nothing on any more on the connections that there are.
     pub(super) fn freeze(&self) {
         self.frozen.send_replace(self.count());
+    }
+}
+
+/// A relay of one connection after the other outside of the runtime, so that it can be cut while nothing in the runtime moves.
+/// Ends with its owner.
+pub(super) struct Wire {
+    pub(super) address: SocketAddr,
+    /// The last connection, on both sides.
+    ends: Arc<Mutex<Vec<net::TcpStream>>>,
+    is_over: Arc<AtomicBool>,
+}
+
+impl Wire {
+    pub(super) fn to(node: SocketAddr) -> Self {
+        let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (ends, is_over) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
+        let (kept, over) = (ends.clone(), is_over.clone());
+        thread::spawn(move || {
+            while let Ok((here, _)) = listener.accept()
+                && !over.load(SeqCst)
+            {
+                let there = net::TcpStream::connect(node).unwrap();
+                let pass = |from: &net::TcpStream, to: &net::TcpStream| {
+                    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    thread::spawn(move || io::copy(&mut from, &mut to));
+                };
+                pass(&here, &there);
+                pass(&there, &here);
+                *kept.lock().unwrap() = vec![here, there];
+            }
+        });
+        Self { address, ends, is_over }
+    }
+
+    /// Ends the connection that there is. When this returns, both sides have been sent its end.
+    pub(super) fn cut(&self) {
+        for end in self.ends.lock().unwrap().drain(..) {
+            let _ = end.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.is_over.store(true, SeqCst);
+        self.cut();
+        drop(net::TcpStream::connect(self.address));
     }
 }
