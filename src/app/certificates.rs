@@ -140,7 +140,16 @@ pub(super) fn keep_copy(
     drain: &Drain,
     tasks: &mut Tasks,
 ) {
-    let (Some(authority), Some(store)) = (authority, store) else { return };
+    let Some(authority) = authority else { return };
+    let Some(store) = store else {
+        if !matches!(authority.copied(), Ok(None)) {
+            tracing::error!(
+                "there is a copy of this certificate authority in the store of its mesh, and this sidecar has no part in that \
+                 (`store`): it cannot say that it holds the authority, nor learn that another one does"
+            );
+        }
+        return;
+    };
     if let Some(carrier) = copy::Carrier::new(authority, store, CopyMetrics::resolve(registry)) {
         tasks.spawn("copy of the authority", carrier.run(drain.watch()));
     }

@@ -54,7 +54,8 @@ pub(super) async fn ask(
     call: &AuthorityCall,
     question: &Question,
 ) -> Result<Bytes, AskError> {
-    let mut error = AskError { text: String::new(), is_refused: false };
+    let nobody = if servers.is_empty() { "`mtls.ca.servers` names none" } else { "" };
+    let mut error = AskError { text: nobody.to_owned(), is_refused: false };
     for server in servers {
         let asked = tokio::time::timeout(LIMIT, ask_one(server, call, question)).await;
         let failure = match asked {

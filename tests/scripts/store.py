@@ -179,6 +179,21 @@ def all_are_killed_at_once(run):
         run.until_progress(cluster.api, "all killed: they serve again", SERVES_SECONDS)
 
 
+@scenario("rolling")
+def all_are_restarted_in_turn(run):
+    """In good order, by SIGTERM, the leader first: each hands over what it has, ends, and comes back."""
+    cluster = run.cluster
+    for _ in run.rounds(2):
+        leader = cluster.leader()
+        for server in [leader, *cluster.followers(leader)]:
+            server.terminate()
+            run.until_progress(cluster.running(), f"{server} has left: the others go on")
+            run.hold(run.chance.uniform(0.2, 1))
+            server.start()
+            server.until_ready()
+            run.until_progress([server], f"{server} serves again", SERVES_SECONDS)
+
+
 @scenario("pause", quick=(3,))
 def the_leader_stands_still(run):
     """By SIGSTOP, so that it wakes up believing that it leads."""

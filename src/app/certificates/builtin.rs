@@ -10,14 +10,14 @@ use super::{NoCertificate, Renewed, Requests, Shown, chain};
 use crate::{
     identity::{
         Builtin, IdentityParams, Kept, Material, MeshTls, PemFiles,
-        ca::{JoinToken, Node, TokenId},
+        ca::{CaError, JoinToken, Node, TokenId},
     },
     peer::{
-        MeshPhase, Proof, Service, ServiceParams, Source, SourceError, Wanted, backoff, is_due,
+        MeshPhase, Proof, Service, ServiceError, ServiceParams, Source, SourceError, Wanted, backoff, is_due,
         look_interval, renew_at,
     },
     rt::{Drain, DrainWatch, Phase, Tasks, clock, random},
-    telemetry::metrics::Registry,
+    telemetry::metrics::{CopyMetrics, Registry},
     types::{EndpointAddress, Live, Mono},
 };
 
@@ -37,9 +37,23 @@ pub(super) async fn source(
         return Ok(Source::Remote(how.servers.iter().map(|server| EndpointAddress::Tcp(*server)).collect()));
     };
     let params = ServiceParams { place: place.clone(), leaf_ttl: how.leaf_ttl };
-    let service = Service::start(params, registry).await.map_err(|error| {
-        NoCertificate(format!("the certificate authority cannot be started: {}", chain(&error)))
-    })?;
+    let service = match Service::start(params, registry).await {
+        Ok(service) => service,
+        Err(error @ ServiceError::Authority(CaError::Superseded { .. })) => {
+            // What is kept serves on until it ends: a mesh must not lose a sidecar for that.
+            tracing::error!(
+                error = chain(&error),
+                "this sidecar does not hold the certificate authority any more: name the one that does in `mtls.ca.servers`, \
+                 and take `mtls.ca.authority` out"
+            );
+            CopyMetrics::resolve(registry).superseded();
+            return Ok(Source::Remote(Vec::new()));
+        }
+        Err(error) => {
+            let why = format!("the certificate authority cannot be started: {}", chain(&error));
+            return Err(NoCertificate(why));
+        }
+    };
     let authority = service.authority();
     tasks.spawn("authority", service.run(drain.watch()));
     Ok(Source::Local(authority))

@@ -11,6 +11,7 @@ use crate::{
         core::{
             command::{MAX_VALUE, Stay, Transaction},
             key::{Key, Revision},
+            outcome::CommandResult,
         },
     },
     telemetry::metrics::CopyMetrics,
@@ -28,7 +29,7 @@ const LOOK_THERE: Duration = Duration::from_secs(10);
 const LIMIT: Duration = Duration::from_secs(10);
 /// Between two tries after one that failed: doubled each time up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// Comparisons in a row: one that puts a copy there, one that sees it, and as many again for somebody else's hands.
+/// Comparisons in a row: one that puts a copy there, one that sees it, and as many again for what others write there.
 const TRIES: u32 = 4;
 /// A store that is not founded yet, or has no leader, is nothing to worry about for so long.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -46,6 +47,16 @@ pub(super) struct Carrier {
     /// When it is compared although nothing has changed here.
     due: Mono,
     problem: Option<String>,
+}
+
+/// What came of a comparison.
+enum Compared {
+    /// The store has the state as it is.
+    Same,
+    /// It had not, and was told of it.
+    Landed,
+    /// Somebody else has written there meanwhile.
+    Beaten,
 }
 
 /// Why there is no copy.
@@ -102,7 +113,8 @@ impl Carrier {
                     }
                 }
                 // Told by the service of the authority, which ends as well.
-                Err(Problem::Authority(CaError::Superseded { .. }) | Problem::Leaving) => return,
+                Err(Problem::Authority(CaError::Superseded { .. })) => return self.metrics.superseded(),
+                Err(Problem::Leaving) => return,
                 Err(problem) => {
                     self.seen = None;
                     self.metrics.copied(false);
@@ -117,38 +129,53 @@ impl Carrier {
 
     /// Sees to it that the store has the state as it is, if there is a reason to think that it has not.
     async fn look(&mut self) -> Result<(), Problem> {
-        let version = self.authority.version().map_err(Problem::Authority)?;
+        let authority = Arc::clone(&self.authority);
+        let version = tokio::task::spawn_blocking(move || authority.version());
+        let version = version.await.map_err(|_| Problem::Leaving)?.map_err(Problem::Authority)?;
         if self.seen == Some(version) && clock::now() < self.due {
             return Ok(());
         }
+        let mut landed = 0;
         for _ in 0..TRIES {
-            if self.compare().await? {
-                // Of the state that was there before: if it has changed meanwhile, it is compared once more.
-                self.seen = Some(version);
-                self.due = clock::now().after(LOOK_THERE);
+            match self.compare().await? {
+                Compared::Same => {
+                    // Of the state that was there before: if it has changed meanwhile, it is compared once more.
+                    self.seen = Some(version);
+                    self.due = clock::now().after(LOOK_THERE);
+                    return Ok(());
+                }
+                Compared::Landed => landed += 1,
+                Compared::Beaten => {}
+            }
+            if landed == 2 {
+                // It changes all the time: the store has what it was a moment ago, and the next look is soon.
+                self.seen = None;
                 return Ok(());
             }
         }
         Err(Problem::Unsettled)
     }
 
-    /// Whether the store has the state as it is. If not, it has been told of it, and is to be asked again.
-    async fn compare(&mut self) -> Result<bool, Problem> {
+    /// Compares what is in the store with the state as it is, and puts a copy there if they differ.
+    async fn compare(&mut self) -> Result<Compared, Problem> {
         let found = limited(self.store.get(&self.key, Level::Strong)).await?;
         let (authority, there) =
             (Arc::clone(&self.authority), found.as_ref().map(|found| found.value.clone()));
-        let next = tokio::task::spawn_blocking(move || authority.next_copy(there.as_deref()));
+        let next = tokio::task::spawn_blocking(move || authority.next_copy(there.as_deref(), clock::wall()));
         let copy = match next.await.map_err(|_| Problem::Leaving)?.map_err(Problem::Authority)? {
-            NextCopy::UpToDate => return Ok(true),
+            NextCopy::UpToDate => return Ok(Compared::Same),
             NextCopy::Put(copy) if copy.len() > MAX_VALUE => return Err(Problem::TooLarge(copy.len())),
             NextCopy::Put(copy) => copy,
         };
         let revision = found.map_or(Revision(0), |found| found.modified);
         let put = Transaction::put(self.key.clone(), copy.into(), Stay::Forever);
         let put = put.if_modified_at(self.key.clone(), revision);
-        limited(self.store.transact(Store::next_op()?, put)).await?;
+        let outcome = limited(self.store.transact(Store::next_op()?, put)).await?;
+        if !matches!(outcome.result, CommandResult::Transacted { held: true, .. }) {
+            return Ok(Compared::Beaten);
+        }
         self.metrics.copied(true);
-        Ok(false)
+        Ok(Compared::Landed)
     }
 
     /// Says once what is wrong.

@@ -82,12 +82,14 @@ fn code(error: &CaError) -> u8 {
         | CaError::NotEmpty(_)
         | CaError::Busy(_)
         | CaError::Superseded { .. }
+        | CaError::OtherAuthority(_)
         | CaError::InTheWay(_)
         | CaError::Unaware(_)
         | CaError::NotOurs { .. } => exit::CONFLICT,
         CaError::Lifetime { .. } => exit::USAGE,
         CaError::File { .. }
         | CaError::Damaged { .. }
+        | CaError::OtherVersion { .. }
         | CaError::KeyText { .. }
         | CaError::Foreign { .. }
         | CaError::Request(_)
@@ -110,8 +112,10 @@ fn hint(error: &CaError) -> Option<&'static str> {
         CaError::KeyExposed { .. } => "chmod 600 it; if others may have read it, make a new authority",
         CaError::Damaged { .. } => "put back a backup of the whole directory",
         CaError::Superseded { .. } => {
-            "work where it is held now; or take it over: `outrigger ca restore` into an empty directory"
+            "work where the authority is held now; or hold it here: move the directory aside, and `outrigger ca restore`"
         }
+        CaError::OtherAuthority(_) => "if that one is gone for good: `outrigger kv rm outrigger/authority`",
+        CaError::OtherVersion { .. } => "use the version that wrote it, or a later one",
         CaError::InTheWay(_) => {
             "issue these anew, wait until they expire, or give --force: everybody refuses them then"
         }

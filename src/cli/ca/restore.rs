@@ -9,14 +9,15 @@ use std::{
 use super::{Place, exit, failure::Failure};
 use crate::{
     cli::admin::{AdminArgs, AskError},
-    identity::ca::{Authority, COPY_KEY, CaError},
+    identity::ca::{Authority, COPY_KEY, CaError, Restored},
     rt,
 };
 
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Whoever held the authority before refuses to sign as soon as it hears of that. Without a quorum, take the copy that a\n\
-                  sidecar has: it may be older.\n\n\
+    after_help = "The sidecar that is to hold it needs a part in the store (`store:`), and the right to write there: then whoever held\n\
+                  the authority before refuses to sign as soon as it hears of it. Without a quorum, take the copy that a sidecar has;\n\
+                  what was issued and revoked after it is lost, also when the quorum returns.\n\n\
                   Examples:\n  outrigger ca restore --key-file /root/ca.key --admin api-3:15000\n  \
                   outrigger kv get outrigger/authority --consistency eventual --raw > copy\n  \
                   outrigger ca restore --key-file /root/ca.key --copy copy"
@@ -27,7 +28,7 @@ pub(super) struct RestoreArgs {
     #[command(flatten)]
     admin: AdminArgs,
     /// Take the copy from this file instead of asking a sidecar
-    #[arg(long, value_name = "FILE", conflicts_with = "admin")]
+    #[arg(long, value_name = "FILE")]
     copy: Option<PathBuf>,
 }
 
@@ -42,7 +43,8 @@ pub(super) fn restore(args: &RestoreArgs) -> Result<String, Failure> {
         None => ask(&args.admin)?,
     };
     let now = rt::clock::wall();
-    let status = Authority::restore(&place.dir, &key, &copy, now)?.status(now)?;
+    let Restored { authority, made_at } = Authority::restore(&place.dir, &key, &copy, now)?;
+    let status = authority.status(now)?;
     let mut text = format!(
         "restored the certificate authority for {} in {}\n",
         status.trust_domain,
@@ -52,16 +54,15 @@ pub(super) fn restore(args: &RestoreArgs) -> Result<String, Failure> {
         let _ = writeln!(text, "root {}   until {}", root.generation, root.not_after);
         let _ = writeln!(text, "         sha256 {}", root.fingerprint);
     }
-    let number = status.copy.map_or(0, |copy| copy.number);
     let _ = writeln!(
         text,
-        "copy     {number}, with {} certificate(s) that have not expired",
+        "copy     of {made_at}, with {} certificate(s) that have not expired",
         status.leaves.len()
     );
     let _ = writeln!(
         text,
-        "Name this directory in `mtls.ca.authority` of one sidecar, and its address in `mtls.ca.servers` of the others.\n\
-         What was revoked or issued in the seconds before the machine was lost may be missing: look through it (`outrigger ca status`)."
+        "Name this directory in `mtls.ca.authority` of one sidecar that has a part in the store, and its address in\n\
+         `mtls.ca.servers` of the others. What was revoked or issued after {made_at} is not known here."
     );
     Ok(text)
 }

@@ -61,9 +61,10 @@ fn to_json(status: &Status) -> Value {
         },
         "usable_tokens": status.usable_tokens,
         "copy": status.copy.map(|copy| json!({
-            "number": copy.number,
+            "number": copy.last.to_string(),
             "kept": copy.is_kept,
-            "superseded_by": copy.superseded_by,
+            "current": copy.is_current,
+            "superseded_by": copy.superseded_by.map(|by| by.to_string()),
         })),
         "certificates": status.leaves.iter().map(leaf).collect::<Vec<_>>(),
     })
@@ -123,13 +124,21 @@ fn text(status: &Status, now: Stamp) -> String {
     text
 }
 
-fn told(CopyStatus { number, is_kept, superseded_by }: CopyStatus) -> String {
-    match (superseded_by, is_kept) {
-        (Some(by), _) => format!(
-            "SUPERSEDED: another directory holds the authority since copy {by}; this one signs nothing"
-        ),
-        (None, true) => format!("{number} is in the store of the mesh"),
-        (None, false) => format!("{number} was made for the store of the mesh, and not seen there yet"),
+fn told(copy: CopyStatus) -> String {
+    let last = copy.last;
+    match (copy.superseded_by, copy.is_kept, copy.is_current) {
+        (Some(by), ..) => {
+            format!(
+                "SUPERSEDED by copy {by}: another directory holds the authority, and this one signs nothing any more"
+            )
+        }
+        (None, true, true) => format!("{last} was in the store of the mesh, and nothing has changed since"),
+        (None, true, false) => {
+            format!("{last} was in the store of the mesh; the authority has CHANGED SINCE")
+        }
+        (None, false, _) => {
+            format!("{last} is to be put into the store of the mesh, and was NOT SEEN there yet")
+        }
     }
 }
 

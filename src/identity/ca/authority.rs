@@ -105,6 +105,8 @@ impl Authority {
         if Self::is_in(directory) {
             return Err(CaError::Exists(directory.to_owned()));
         }
+        // Of an attempt to restore another one, perhaps.
+        files::remove(&directory.join(copy::NOTE))?;
         fs::set_permissions(directory, Permissions::from_mode(0o700))
             .map_err(|source| failed("protect", directory, source))?;
         Ok((lock, Self { directory: directory.to_owned(), keys, trust_domain: trust_domain.clone() }))

@@ -2,11 +2,13 @@
 //! of one. Who carries them, and where to, is not known here.
 //!
 //! A copy has a number and a mark that is drawn by chance; the directory notes both before the copy leaves it. The next one
-//! has the next number, and there is none before the last was seen where it belongs. So a copy that is found there and was
-//! not made here says who holds the authority: with an earlier number it is an old one that somebody put back, and any
-//! other one was made by a directory that has taken over. ADR 0035.
+//! has the next number, and there is none before the last was seen where it belongs. Who makes a directory out of a copy
+//! begins a term: its numbers come after all of the terms before. So a copy of this authority that is found there and was
+//! not made here says who holds it: with an earlier number it is an old one that somebody put back, and any other one was
+//! made by a directory that has taken over, or that this one is an old backup of. ADR 0035.
 
 use std::{
+    fmt,
     io::ErrorKind,
     path::{Path, PathBuf},
     time::SystemTime,
@@ -20,7 +22,7 @@ use super::{
     error::CaError,
     files::{self, Mode, failed},
     hex,
-    names::random,
+    names::{random, sha256},
     seal::{Keys, MasterKey},
     state::{Crl, State},
 };
@@ -37,89 +39,113 @@ pub enum NextCopy {
     Put(Vec<u8>),
 }
 
+/// What a copy is called. Later ones are greater.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct CopyNumber {
+    /// How often the authority was restored.
+    pub term: u64,
+    /// Counts from 1 over the life of the authority.
+    pub number: u64,
+}
+
+impl fmt::Display for CopyNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.term, self.number)
+    }
+}
+
 /// Which copy of an authority was made last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CopyStatus {
-    /// Counts from 1 over the life of the authority, whoever holds it.
-    pub number: u64,
-    /// Whether it was seen where it belongs. The authority may have changed since.
+    /// The copy.
+    pub last: CopyNumber,
+    /// Whether it was seen where it belongs.
     pub is_kept: bool,
-    /// The copy by which another directory was found to hold the authority.
-    pub superseded_by: Option<u64>,
+    /// Whether it is of the state as it is.
+    pub is_current: bool,
+    /// The copy by which this directory was found not to hold the authority.
+    pub superseded_by: Option<CopyNumber>,
+}
+
+/// What a directory was made of.
+pub struct Restored {
+    /// The authority.
+    pub authority: Authority,
+    /// When the copy was made.
+    pub made_at: Stamp,
 }
 
 impl Authority {
     /// What is to be kept elsewhere in the place of `found`, which is what is kept there now. What is there and is no copy at
-    /// all is replaced; so is an earlier copy that somebody has put back.
+    /// all is replaced; so is an earlier copy of this authority that somebody has put back.
     ///
     /// # Errors
-    /// [`CaError::Superseded`] if another directory has taken over: from then on this one refuses all changes, also after
-    /// a restart. [`CaError::WrongKey`] if a copy is there that another key made: nothing is to take its place. And as
-    /// [`Authority::open`].
-    pub fn next_copy(&self, found: Option<&[u8]>) -> Result<NextCopy, CaError> {
+    /// [`CaError::Superseded`] if another directory has taken over, or this one is older than what is there: from then on it
+    /// refuses all changes, also after a restart. [`CaError::WrongKey`], [`CaError::OtherAuthority`] and
+    /// [`CaError::OtherVersion`] if there is a copy that nothing is to take the place of. And as [`Authority::open`].
+    pub fn next_copy(&self, found: Option<&[u8]>, now: SystemTime) -> Result<NextCopy, CaError> {
         let _lock = self.lock()?;
         self.is_holder()?;
         let noted = self.note()?.unwrap_or_default();
-        let found = match found.map(|copy| Content::read(copy, self.keys())).transpose() {
-            Err(CaError::Damaged { why, .. }) => {
-                tracing::warn!(
-                    why,
-                    "what is kept in the place of the authority's copy is none: it is replaced"
-                );
-                None
-            }
-            found => found?,
-        };
         let state = self.state()?;
-        let next = match found {
+        let digest = digest(&state)?;
+        let next = match self.found(found)? {
+            Some(copy) if !copy.is_of(&state) => return Err(CaError::OtherAuthority(copy.number)),
             Some(copy) if copy.number == noted.number && copy.mark == noted.mark => {
-                let is_same = copy.state == state;
-                if !noted.is_kept {
-                    self.write_note(&Note { is_kept: true, ..noted.clone() })?;
+                let kept =
+                    Note { is_kept: true, restored_from: None, digest: copy.digest.clone(), ..noted.clone() };
+                if kept != noted {
+                    self.write_note(&kept)?;
                 }
-                if is_same {
+                if copy.digest == digest {
                     return Ok(NextCopy::UpToDate);
                 }
-                noted.following()?
+                kept.following(digest)?
             }
             Some(copy) if copy.number >= noted.number => {
                 self.write_note(&Note { superseded_by: Some(copy.number), ..noted })?;
                 return Err(self.superseded(copy.number));
             }
+            Some(copy) if noted.restored_from.is_some_and(|from| copy.number > from) => {
+                tracing::warn!(
+                    there = %copy.number,
+                    "the store has a later copy of the authority than the one that this directory was made of: what was \
+                     issued and revoked in between is not known here"
+                );
+                Note { digest, ..noted }
+            }
             // Until the last one was seen there, whatever takes its place is the same one: if it were the next, another
             // directory could have made one with the number of the last.
-            Some(_) | None if !noted.is_kept && noted.number > 0 => noted,
-            Some(_) | None => noted.following()?,
+            Some(_) | None if !noted.is_kept && noted.number.number > 0 => Note { digest, ..noted },
+            Some(_) | None => noted.following(digest)?,
         };
-        let keys = state.roots.iter().map(|root| {
-            let sealed = self.sealed_key(root.generation)?;
-            Ok(SealedKey { root: root.generation, sealed: hex::encode(&sealed) })
-        });
-        let keys = keys.collect::<Result<_, CaError>>()?;
-        let content = Content { number: next.number, mark: next.mark.clone(), state, keys };
-        let copy = content.write(self.keys())?;
+        let copy = self.copy(&next, &state, now.into())?;
         self.write_note(&next)?;
         Ok(NextCopy::Put(copy))
     }
 
-    /// Makes a directory out of a copy: it holds the authority from then on. The one that the copy is of refuses all
-    /// changes as soon as it learns of the first copy of the new one. The directory must be empty or not exist; an attempt
-    /// that was interrupted may be repeated.
+    /// Makes a directory out of a copy: it holds the authority as soon as its first copy is where the one that it is made of
+    /// was; the one that held it before refuses all changes when it learns of that. The directory must be empty or not
+    /// exist; an attempt that was interrupted may be repeated.
     ///
     /// # Errors
-    /// [`CaError::Damaged`] and [`CaError::WrongKey`] for the copy; nothing was made then. [`CaError::Exists`],
-    /// [`CaError::NotEmpty`], and whatever goes wrong with files.
+    /// [`CaError::Damaged`], [`CaError::OtherVersion`] and [`CaError::WrongKey`] for the copy; nothing was made then.
+    /// [`CaError::Exists`], [`CaError::NotEmpty`], and whatever goes wrong with files.
     pub fn restore(
         directory: &Path,
         master: &MasterKey,
         copy: &[u8],
         now: SystemTime,
-    ) -> Result<Self, CaError> {
+    ) -> Result<Restored, CaError> {
         let keys = Keys::derive(master)?;
-        let Content { number, mark, mut state, keys: sealed } = Content::read(copy, &keys)?;
+        let body = keys.verify(COPY_MAGIC, copy, &place())?;
+        let Content { label, mut state, keys: sealed } =
+            serde_json::from_slice(body).map_err(other_version)?;
+        state.check().map_err(other_version)?;
         let key_of = |generation: u32| {
             let key = sealed.iter().find(|key| key.root == generation);
-            key.and_then(|key| hex::decode_all(&key.sealed)).ok_or_else(|| damaged("a key is not in it"))
+            key.and_then(|key| hex::decode_all(&key.sealed))
+                .ok_or_else(|| other_version("a key is not in it"))
         };
         let roots = state.roots.iter().map(|root| {
             let key = key_of(root.generation)?;
@@ -131,21 +157,27 @@ impl Authority {
         for (generation, key) in roots {
             authority.write_key(generation, &key)?;
         }
-        authority.write_note(&Note { number, mark, is_kept: true, superseded_by: None })?;
+        let number = CopyNumber { term: label.number.term + 1, number: label.number.number };
+        let first = Note { number, ..Note::default() }.following(String::new())?;
+        authority.write_note(&Note { restored_from: Some(label.number), ..first })?;
         // After the copy there may have been other lists. New ones have later numbers.
         state.crl = Crl { made_at: Stamp::from_unix(0), ..state.crl };
         authority.commit(None, state, now.into())?;
-        Ok(authority)
+        Ok(Restored { authority, made_at: Stamp::from_unix(label.made_at) })
     }
 
     /// Which copy was made last; `None` if there was none.
-    pub(super) fn copied(&self) -> Result<Option<CopyStatus>, CaError> {
-        let status = |note: Note| CopyStatus {
-            number: note.number,
+    ///
+    /// # Errors
+    /// As [`Authority::open`].
+    pub fn copied(&self) -> Result<Option<CopyStatus>, CaError> {
+        let Some(note) = self.note()? else { return Ok(None) };
+        Ok(Some(CopyStatus {
+            last: note.number,
             is_kept: note.is_kept,
+            is_current: note.digest == digest(&self.state()?)?,
             superseded_by: note.superseded_by,
-        };
-        Ok(self.note()?.map(status))
+        }))
     }
 
     /// Whether this directory still holds the authority, as far as it knows. Cheap enough to be asked every second.
@@ -159,7 +191,43 @@ impl Authority {
         }
     }
 
-    fn superseded(&self, copy: u64) -> CaError {
+    /// What is known of the copy that is there; `None` if it is none.
+    fn found(&self, found: Option<&[u8]>) -> Result<Option<Label>, CaError> {
+        match found.map(|copy| self.keys().verify(COPY_MAGIC, copy, &place())).transpose() {
+            Ok(body) => {
+                let labelled =
+                    body.map(|body| serde_json::from_slice::<Labelled>(body).map_err(other_version));
+                Ok(labelled.transpose()?.map(|labelled| labelled.label))
+            }
+            Err(CaError::Damaged { why, .. }) => {
+                tracing::warn!(
+                    why,
+                    "what is kept in the place of the authority's copy is none: it is replaced"
+                );
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn copy(&self, note: &Note, state: &State, now: Stamp) -> Result<Vec<u8>, CaError> {
+        let keys = state.roots.iter().map(|root| {
+            let sealed = self.sealed_key(root.generation)?;
+            Ok(SealedKey { root: root.generation, sealed: hex::encode(&sealed) })
+        });
+        let label = Label {
+            number: note.number,
+            mark: note.mark.clone(),
+            made_at: now.unix(),
+            roots: fingerprints(state).collect(),
+            digest: note.digest.clone(),
+        };
+        let content = Content { label, keys: keys.collect::<Result<_, CaError>>()?, state: slim(state, now) };
+        let body = serde_json::to_vec(&content).map_err(|source| failed("write", &place(), source.into()))?;
+        Ok(self.keys().sign(COPY_MAGIC, &body))
+    }
+
+    fn superseded(&self, copy: CopyNumber) -> CaError {
         CaError::Superseded { directory: self.directory().to_owned(), copy }
     }
 
@@ -171,8 +239,10 @@ impl Authority {
         };
         let body = self.keys().verify(NOTE_MAGIC, &file, &path)?;
         let note = serde_json::from_slice(body);
-        note.map(Some)
-            .map_err(|error| CaError::Damaged { path, why: format!("it is of another version: {error}") })
+        note.map(Some).map_err(|error| CaError::OtherVersion {
+            what: path.display().to_string(),
+            why: error.to_string(),
+        })
     }
 
     fn write_note(&self, note: &Note) -> Result<(), CaError> {
@@ -187,29 +257,66 @@ impl Authority {
 #[serde(deny_unknown_fields)]
 struct Note {
     /// Of the last one. 0: there was none.
-    number: u64,
+    number: CopyNumber,
     /// 32 hexadecimal digits.
     mark: String,
+    /// Of the state that it is of.
+    digest: String,
     /// It was seen where it belongs.
     is_kept: bool,
+    /// The copy that the directory was made of, until its first own one was seen.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    superseded_by: Option<u64>,
+    restored_from: Option<CopyNumber>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    superseded_by: Option<CopyNumber>,
 }
 
 impl Note {
     /// Of the next copy.
-    fn following(&self) -> Result<Self, CaError> {
-        let mark = hex::encode(&random::<16>()?);
-        Ok(Self { number: self.number.saturating_add(1), mark, is_kept: false, superseded_by: None })
+    fn following(&self, digest: String) -> Result<Self, CaError> {
+        let CopyNumber { term, number } = self.number;
+        Ok(Self {
+            number: CopyNumber { term, number: number.saturating_add(1) },
+            mark: hex::encode(&random::<16>()?),
+            digest,
+            is_kept: false,
+            restored_from: None,
+            superseded_by: None,
+        })
     }
+}
+
+/// What of a copy every version understands: by this it is decided who holds the authority.
+#[derive(Debug, Serialize, Deserialize)]
+struct Label {
+    number: CopyNumber,
+    mark: String,
+    /// Seconds since 1970.
+    made_at: u64,
+    /// Fingerprints of the roots.
+    roots: Vec<String>,
+    /// Of the state that it was made of, all of it.
+    digest: String,
+}
+
+impl Label {
+    /// Whether it is a copy of the authority that has this state. One whose roots were all changed since is not known
+    /// again; nobody believes it any more either.
+    fn is_of(&self, state: &State) -> bool {
+        fingerprints(state).any(|root| self.roots.contains(&root))
+    }
+}
+
+/// A copy, and whatever else is in it.
+#[derive(Debug, Deserialize)]
+struct Labelled {
+    label: Label,
 }
 
 /// What is in a copy.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Content {
-    number: u64,
-    mark: String,
+    label: Label,
     state: State,
     /// One for each root.
     keys: Vec<SealedKey>,
@@ -217,30 +324,33 @@ struct Content {
 
 /// The private key of a root, encrypted as in its file.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct SealedKey {
     root: u32,
     /// Hexadecimal digits.
     sealed: String,
 }
 
-impl Content {
-    fn read(copy: &[u8], keys: &Keys) -> Result<Self, CaError> {
-        let body = keys.verify(COPY_MAGIC, copy, &place())?;
-        let content: Self = serde_json::from_slice(body)
-            .map_err(|error| damaged(&format!("it is of another version: {error}")))?;
-        content.state.check().map_err(damaged)?;
-        Ok(content)
-    }
-
-    fn write(&self, keys: &Keys) -> Result<Vec<u8>, CaError> {
-        let body = serde_json::to_vec(self).map_err(|source| failed("write", &place(), source.into()))?;
-        Ok(keys.sign(COPY_MAGIC, &body))
-    }
+/// What is worth a place in a copy: nothing that has ended, and no lists, which are made anew.
+fn slim(state: &State, now: Stamp) -> State {
+    let mut slim = state.clone();
+    slim.leaves.retain(|leaf| leaf.not_after > now);
+    slim.tokens.retain(|token| token.is_usable(now));
+    slim.crl.pem.clear();
+    slim.crl.revoked.clear();
+    slim
 }
 
-fn damaged(why: &str) -> CaError {
-    CaError::Damaged { path: place(), why: why.to_owned() }
+fn digest(state: &State) -> Result<String, CaError> {
+    let body = serde_json::to_vec(state).map_err(|source| failed("write", &place(), source.into()))?;
+    Ok(hex::encode(&sha256(&body)))
+}
+
+fn fingerprints(state: &State) -> impl Iterator<Item = String> {
+    state.roots.iter().map(|root| root.fingerprint.to_string())
+}
+
+fn other_version(why: impl fmt::Display) -> CaError {
+    CaError::OtherVersion { what: place().display().to_string(), why: why.to_string() }
 }
 
 /// Stands for the path of a file in errors.
@@ -252,5 +362,5 @@ fn place() -> PathBuf {
 pub(super) const NOTE: &str = "copy.state";
 const NOTE_MAGIC: &str = "outrigger-ca-copied 1 hmac-sha256";
 const COPY_MAGIC: &str = "outrigger-ca-copy 1 hmac-sha256";
-/// A note has less than 300 bytes.
+/// A note has less than 500 bytes.
 const MAX_NOTE: u64 = 4096;

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use super::{names::Serial, seal::KeyId, state::Leaf};
+use super::{copy::CopyNumber, names::Serial, seal::KeyId, state::Leaf};
 
 /// What went wrong. Unless it says so, nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -61,16 +61,28 @@ pub enum CaError {
         /// Its permissions.
         mode: u32,
     },
-    /// Another directory holds the authority by now.
+    /// Another directory holds the authority by now, or this one is an old backup.
     #[error(
-        "another directory than {} holds the authority since copy {copy} of it: this one signs nothing any more",
+        "copy {copy} in the store of the mesh was made by another directory than {}, or by a later state of it: it signs \
+         nothing any more",
         directory.display()
     )]
     Superseded {
         /// The one that was left behind.
         directory: PathBuf,
-        /// Number of the copy by which that was found out.
-        copy: u64,
+        /// The copy by which that was found out.
+        copy: CopyNumber,
+    },
+    /// There is a copy of an authority with other roots.
+    #[error("the store of the mesh has copy {0} of another authority, made with the same key")]
+    OtherAuthority(CopyNumber),
+    /// It was proved to be ours, and cannot be read.
+    #[error("{what} was written by another version of Outrigger: {why}")]
+    OtherVersion {
+        /// Which file.
+        what: String,
+        /// What is strange in it.
+        why: String,
     },
     /// A lifetime is too short or too long.
     #[error("the lifetime of a {of} must be at least {least} and at most {most}")]

@@ -23,7 +23,7 @@ mod status;
 mod token;
 
 pub use authority::{Authority, Params};
-pub use copy::{COPY_KEY, CopyStatus, NextCopy};
+pub use copy::{COPY_KEY, CopyNumber, CopyStatus, NextCopy, Restored};
 pub use error::{CaError, RenewalError, RequestError, TokenError};
 pub use issue::{Issued, Order, PrivateKeyPem, Signed};
 pub use names::{Fingerprint, NameError, Node, Serial, TokenId};

@@ -27,8 +27,14 @@ static BEHIND: Family = Family {
     help: "For how long the copy of the certificate authority in the store has not been known to be up to date",
 };
 
+static SUPERSEDED: Family = Family {
+    name: "outrigger_ca_superseded",
+    kind: Kind::Gauge,
+    help: "1 if another directory holds the certificate authority that this sidecar is configured to hold",
+};
+
 /// Families of this file that the recorder renders.
-pub(super) static RECORDED: [&Family; 3] = [&REQUESTS, &COPIES, &BEHIND];
+pub(super) static RECORDED: [&Family; 4] = [&REQUESTS, &COPIES, &BEHIND, &SUPERSEDED];
 
 /// What the authority is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +112,7 @@ pub struct CopyMetrics {
     kept: Counter,
     failed: Counter,
     behind: Gauge,
+    superseded: Gauge,
 }
 
 impl CopyMetrics {
@@ -116,12 +123,18 @@ impl CopyMetrics {
             kept: registry.counter(&COPIES, &[("result", "ok")]),
             failed: registry.counter(&COPIES, &[("result", "failed")]),
             behind: registry.gauge(&BEHIND, &[]),
+            superseded: registry.gauge(&SUPERSEDED, &[]),
         }
     }
 
     /// Counts a copy that was to be kept.
     pub fn copied(&self, is_kept: bool) {
         if is_kept { self.kept.increment(1) } else { self.failed.increment(1) }
+    }
+
+    /// Another directory holds the authority.
+    pub fn superseded(&self) {
+        self.superseded.set(1.0);
     }
 
     /// For how long the copy has not been known to be up to date.
