@@ -8,11 +8,14 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::{
-    App, Client, Sidecar,
-    authority::{Asked, Authority, Folder},
-    eventually,
-    sidecar::{Directory, free_address, run},
+use crate::{
+    signing::Desk,
+    support::{
+        App, Client, Sidecar,
+        authority::{Asked, Authority, Folder},
+        eventually,
+        sidecar::{Directory, free_address, run, with},
+    },
 };
 
 /// An etcd that can be killed and started again at the same place. Dropping it ends it.
@@ -195,4 +198,26 @@ async fn an_etcd_with_tls_is_believed_by_its_roots_and_shown_a_certificate() {
         let (code, said) = outrigger(&sidecar, &["kv", "get", "a"]);
         assert!(code == Some(1) && said.contains("certificate"), "{code:?} {said}");
     }
+}
+
+#[tokio::test]
+async fn a_copy_of_the_authority_is_kept_in_etcd_and_restored_from_it() {
+    let Some(etcd) = Etcd::start() else { return };
+    let store = json!({ "backend": "etcd", "etcd": { "endpoints": [etcd.endpoint()], "timeout": "2s" } });
+    let desk = Desk::new();
+    let holder = Sidecar::start(with(desk.holder(), json!({ "store": store.clone() }))).await;
+    let token = desk.ca(&["token", "create", "api"]);
+    let id = token.split('.').nth(1).unwrap_or("none").to_owned();
+    let other = Sidecar::start(json!({ "mtls": { "mode": "disabled" }, "store": store })).await;
+    eventually("the copy has the token", async || {
+        let admin = other.admin().to_string();
+        let found = run(&["kv", "get", "outrigger/authority", "--admin", &admin]);
+        String::from_utf8_lossy(&found.stdout).contains(&id).then_some(())
+    })
+    .await;
+    drop(holder);
+    let [new, key] = ["new", "ca.key"].map(|name| desk.path(name).display().to_string());
+    until(&other, &["ca", "restore", "--dir", &new, "--key-file", &key]).await;
+    let tokens = run(&["ca", "token", "ls", "--dir", &new, "--key-file", &key]);
+    assert!(String::from_utf8_lossy(&tokens.stdout).contains(&id), "{tokens:?}");
 }
