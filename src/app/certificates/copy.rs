@@ -108,6 +108,7 @@ impl Carrier {
                 Ok(()) => {
                     pause = LOOK;
                     self.good = clock::now();
+                    self.metrics.behind(Duration::ZERO);
                     if self.problem.take().is_some() {
                         tracing::info!("the store has a copy of the certificate authority as it is now");
                     }
@@ -118,11 +119,11 @@ impl Carrier {
                 Err(problem) => {
                     self.seen = None;
                     self.metrics.copied(false);
+                    self.metrics.behind(clock::now().since(self.good));
                     self.complain(problem.to_string());
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
             }
-            self.metrics.behind(clock::now().since(self.good));
             tokio::time::sleep(pause).await;
         }
     }
