@@ -142,7 +142,7 @@ pub(super) fn keep_copy(
 ) {
     let Some(authority) = authority else { return };
     let Some(store) = store else {
-        if !matches!(authority.copied(), Ok(None)) {
+        if authority.has_copies() {
             tracing::error!(
                 "there is a copy of this certificate authority in the store of its mesh, and this sidecar has no part in that \
                  (`store`): it cannot say that it holds the authority, nor learn that another one does"

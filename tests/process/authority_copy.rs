@@ -81,8 +81,8 @@ async fn an_authority_whose_machine_is_lost_is_restored_from_the_store_and_the_l
     let api = members[0].admin().to_string();
 
     // What the command line does is in the copy as well.
-    let revoked = world.desk.ca(&["token", "create", "batch"]);
-    let id = revoked.split('.').nth(1).unwrap_or_default().to_owned();
+    let token = world.desk.ca(&["token", "create", "batch"]);
+    let id = token.split('.').nth(1).unwrap_or_default().to_owned();
     let copy = eventually("the store has a copy of the state as it is", async || {
         let found = run(&["kv", "get", "outrigger/authority", "--admin", &api]);
         let text = String::from_utf8_lossy(&found.stdout).into_owned();
@@ -91,10 +91,7 @@ async fn an_authority_whose_machine_is_lost_is_restored_from_the_store_and_the_l
         (is_whole && known["kept"] == true && known["current"] == true).then_some(text)
     })
     .await;
-    assert!(
-        !copy.contains(revoked.split('.').nth(2).unwrap_or("none")),
-        "the secret of a token is in no copy"
-    );
+    assert!(!copy.contains(token.split('.').nth(2).unwrap_or("none")), "the secret of a token is in no copy");
     desk.until_metric("outrigger_ca_copies_total", &["result=\"ok\""], 1.0).await;
 
     drop(desk);

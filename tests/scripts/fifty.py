@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Fifty sidecars on one machine: they form one view within 10 s of the last start, and then rest. Prints what they cost at
-rest as a table in Markdown, from /proc: share of a core, and memory. The program is in memory once and counted as resident
-with each of them, so what each takes of the machine is its proportional set size: what is its own, and its part of what
-they share. Only the view can fail here: a machine that does something else beside it makes no sidecar worse.
+rest as a table in Markdown, from /proc: share of a core, and memory: resident, what of that is its own and not the
+program, which all of them share, and its own with its part of what they share. Only the view can fail here: a machine
+that does something else beside it makes no sidecar worse.
 
     fifty.py --count 50 --seconds 20 --profile lan"""
 
@@ -136,8 +136,8 @@ def at_rest(members, seconds):
 
 def table(members, took, seconds, shares, memory, own, resident):
     rows = [("CPU of each over %d s, %% of a core" % seconds, shares, MOST_PERCENT, "%.2f"),
-            ("memory of each (PSS), MB", memory, MOST_MB, "%.1f"), ("of that its own, MB", own, None, "%.1f"),
-            ("resident of each (RSS), the program counted with each, MB", resident, None, "%.1f")]
+            ("resident memory of each (RSS), MB", resident, MOST_MB, "%.1f"), ("of that its own, MB", own, None, "%.1f"),
+            ("its part of what all have (PSS), MB", memory, None, "%.1f")]
     lines = [f"{len(members)} sidecars, one view {took:.1f} s after the last start (at most {ONE_VIEW_SECONDS})", "",
              "| at rest | least | median | most | all together | target for each | |", "|---|---|---|---|---|---|---|"]
     for what, values, target, form in rows:

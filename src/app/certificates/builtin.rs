@@ -33,9 +33,8 @@ pub(super) async fn source(
     drain: &Drain,
     tasks: &mut Tasks,
 ) -> Result<Source, NoCertificate> {
-    let Some(place) = &how.authority else {
-        return Ok(Source::Remote(how.servers.iter().map(|server| EndpointAddress::Tcp(*server)).collect()));
-    };
+    let others = || Source::Remote(how.servers.iter().map(|server| EndpointAddress::Tcp(*server)).collect());
+    let Some(place) = &how.authority else { return Ok(others()) };
     let params = ServiceParams { place: place.clone(), leaf_ttl: how.leaf_ttl };
     let service = match Service::start(params, registry).await {
         Ok(service) => service,
@@ -47,7 +46,7 @@ pub(super) async fn source(
                  and take `mtls.ca.authority` out"
             );
             CopyMetrics::resolve(registry).superseded();
-            return Ok(Source::Remote(Vec::new()));
+            return Ok(others());
         }
         Err(error) => {
             let why = format!("the certificate authority cannot be started: {}", chain(&error));

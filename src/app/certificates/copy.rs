@@ -79,7 +79,7 @@ enum Problem {
 }
 
 impl Carrier {
-    /// `None` if the name of the key is none, which it is.
+    /// `None` only if [`COPY_KEY`] could not be a key.
     pub(super) fn new(authority: Arc<Authority>, store: &Store, metrics: CopyMetrics) -> Option<Self> {
         Some(Self {
             authority,

@@ -38,7 +38,7 @@ use crate::{
                   Examples:\n  outrigger ca init --trust-domain mesh.local\n  \
                   outrigger ca issue web --node web-1 --out /etc/outrigger/tls\n  \
                   outrigger ca token create api --ttl 30m\n  outrigger ca rotate\n  \
-                  outrigger ca restore --dir /var/lib/outrigger/ca --key-file /root/ca.key --admin api-3:15000"
+                  outrigger ca restore --dir /var/lib/outrigger/ca --key-file /root/ca.key"
 )]
 pub(super) struct CaArgs {
     #[command(subcommand)]

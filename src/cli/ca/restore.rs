@@ -18,7 +18,7 @@ use crate::{
     after_help = "The sidecar that is to hold it needs a part in the store (`store:`), and the right to write there: then whoever held\n\
                   the authority before refuses to sign as soon as it hears of it. Without a quorum, take the copy that a sidecar has;\n\
                   what was issued and revoked after it is lost, also when the quorum returns.\n\n\
-                  Examples:\n  outrigger ca restore --key-file /root/ca.key --admin api-3:15000\n  \
+                  Examples:\n  outrigger ca restore --key-file /root/ca.key\n  \
                   outrigger kv get outrigger/authority --consistency eventual --raw > copy\n  \
                   outrigger ca restore --key-file /root/ca.key --copy copy"
 )]

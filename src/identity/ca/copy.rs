@@ -166,16 +166,19 @@ impl Authority {
         Ok(Restored { authority, made_at: Stamp::from_unix(label.made_at) })
     }
 
-    /// Which copy was made last; `None` if there was none.
-    ///
-    /// # Errors
-    /// As [`Authority::open`].
-    pub fn copied(&self) -> Result<Option<CopyStatus>, CaError> {
+    /// Whether copies of it were made. Says nothing about their condition.
+    #[must_use]
+    pub fn has_copies(&self) -> bool {
+        self.directory().join(NOTE).exists()
+    }
+
+    /// Which copy was made last, and how `state` is to it; `None` if there was none.
+    pub(super) fn copied(&self, state: &State) -> Result<Option<CopyStatus>, CaError> {
         let Some(note) = self.note()? else { return Ok(None) };
         Ok(Some(CopyStatus {
             last: note.number,
             is_kept: note.is_kept,
-            is_current: note.digest == digest(&self.state()?)?,
+            is_current: note.digest == digest(state)?,
             superseded_by: note.superseded_by,
         }))
     }

@@ -89,7 +89,7 @@ impl Authority {
             crl_next_update: state.crl.next_update,
             crl_entries: state.crl.revoked.len(),
             usable_tokens: state.tokens.iter().filter(|token| token.is_usable(now)).count(),
-            copy: self.copied()?,
+            copy: self.copied(&state)?,
             stale_copies: self.stale_copies(&state),
             leaves: state.leaves.into_iter().filter(|leaf| leaf.not_after > now).collect(),
             trust_domain: state.trust_domain,

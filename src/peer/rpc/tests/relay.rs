@@ -115,9 +115,11 @@ impl Wire {
                     let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     thread::spawn(move || io::copy(&mut from, &mut to));
                 };
+                // Before anything passes: whoever has an answer over it can cut it.
+                let mut kept = kept.lock().unwrap();
                 pass(&here, &there);
                 pass(&there, &here);
-                *kept.lock().unwrap() = vec![here, there];
+                *kept = vec![here, there];
             }
         });
         Self { address, ends, is_over }
