@@ -123,7 +123,7 @@ fn sources() -> Vec<SourceFile> {
 
 /// All Rust of the repository.
 fn all_rust() -> Vec<SourceFile> {
-    read(&["src", "tests", "benches", "examples"])
+    read(&["build", "src", "tests", "benches", "examples"])
 }
 
 fn read(folders: &[&str]) -> Vec<SourceFile> {

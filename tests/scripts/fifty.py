@@ -4,12 +4,15 @@ rest as a table in Markdown, from /proc: share of a core, and memory: resident, 
 program, which all of them share, and its own with its part of what they share. Only the view can fail here: a machine
 that does something else beside it makes no sidecar worse.
 
-    fifty.py --count 50 --seconds 20 --profile lan"""
+    fifty.py --count 50 --seconds 20 --profile lan
+    fifty.py --report docs/benchmarks       # writes at-rest-DATE.md there"""
 
 import argparse
 import contextlib
+import datetime
 import json
 import os
+import platform
 import random
 import secrets
 import signal
@@ -20,7 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from sidecar import ask, binary, check, end
+from sidecar import ROOT, TARGET, ask, binary, check, end
 
 ONE_VIEW_SECONDS = 10
 READY_SECONDS = 60
@@ -147,13 +150,37 @@ def table(members, took, seconds, shares, memory, own, resident):
     return "\n".join(lines)
 
 
+def write_report(args, found):
+    """The table, with what it was measured on."""
+    today = datetime.date.today().isoformat()
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False,
+                            cwd=ROOT).stdout.strip()
+    size = os.path.getsize(binary("OUTRIGGER_BIN", "outrigger")) / 1e6
+    text = f"""# Sidecars at rest, {today}
+
+`tests/scripts/fifty.py --count {args.count} --seconds {args.seconds} --settle {args.settle} --profile {args.profile} --report docs/benchmarks` writes this: that
+many real processes on loopback, each with one worker, mutual TLS and the gossip of profile `{args.profile}`, which nobody asks for anything.
+CPU and memory are what the kernel says of each (`/proc/PID/stat`, `smaps_rollup`); a MB is 10^6 bytes.
+
+Commit {commit}, a binary of {size:.1f} MB, {os.cpu_count()} cores, Linux {platform.release()}, {platform.libc_ver()[0]} {platform.libc_ver()[1]}.
+
+{found}
+"""
+    path = args.report / f"at-rest-{today}.md"
+    path.write_text(text, encoding="utf-8")
+    print(f"written: {path}")
+
+
 def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--count", type=int, default=50)
     options.add_argument("--seconds", type=int, default=20, help="how long they are looked at")
     options.add_argument("--settle", type=int, default=5, help="how long they are left alone before that")
     options.add_argument("--profile", default="lan", choices=("local", "lan", "wan"))
+    options.add_argument("--report", type=Path, metavar="DIR", help="write at-rest-DATE.md there, of a release build")
     args = options.parse_args()
+    if args.report is not None:
+        os.environ.setdefault("OUTRIGGER_BIN", str(TARGET / "release/outrigger"))
     with tempfile.TemporaryDirectory(prefix="outrigger-") as directory, contextlib.ExitStack() as running:
         directory, ports = Path(directory), quiet_ports(5 * args.count)
         members = [Member(number, ports[5 * number - 5:5 * number], directory) for number in range(1, args.count + 1)]
@@ -172,7 +199,10 @@ def main():
         figures = at_rest(members, args.seconds)
         alive = {member.alive() for member in members}
         check(alive == {args.count}, "and it stays so", alive)
-        print(table(members, took, args.seconds, *figures))
+        found = table(members, took, args.seconds, *figures)
+        print(found)
+        if args.report is not None:
+            write_report(args, found)
 
 
 if __name__ == "__main__":
