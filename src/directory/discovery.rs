@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::watch;
 
-use super::build::members::{Gathered, Instances, Mismatch, gather};
+use super::build::members::{Fallen, Gathered, Instances, Mismatch, fallen, gather};
 use crate::{
     membership::MembershipView,
     rt::clock,
@@ -36,6 +36,9 @@ pub(super) struct Discovery {
     views: Option<watch::Receiver<Arc<MembershipView>>>,
     view: Arc<MembershipView>,
     instances: FxHashMap<Arc<str>, Instances>,
+    /// Where instances had died when the last snapshot was published. Nowhere before the second one: who comes into the
+    /// first is not back from anything that this process has seen.
+    fallen: Fallen,
     /// Whom the log has told of.
     told: FxHashSet<Mismatch>,
     not_before: Mono,
@@ -93,6 +96,8 @@ impl Discovery {
     /// Notes that a snapshot was built with what was seen last.
     pub(super) fn published(&mut self, now: Mono) {
         self.not_before = now.after(PAUSE);
+        // Only now: those who are back were to be told from those who are new in this snapshot.
+        self.fallen = fallen(&self.view, &self.instances, &self.fallen);
     }
 
     /// Writes what the members say of endpoints of `snapshot` to where requests read it.
@@ -104,15 +109,20 @@ impl Discovery {
 
     fn apply_to(&self, cluster: &Cluster, now: Mono) {
         let instances = self.instances.get(&cluster.params.name);
-        let mut has_changed = false;
+        let fallen = self.fallen.get(&cluster.params.name);
+        let mut is_due = false;
         for endpoint in &cluster.endpoints {
+            if fallen.is_some_and(|fallen| fallen.contains(&endpoint.address)) {
+                endpoint.live.replace_failed();
+            }
             // Those of services that are not discovered in the mesh have nobody who says anything.
             let standing = instances.map(|of| of.standing(&endpoint.address)).unwrap_or_default();
             let before = endpoint.live.heed(standing, clock::wall());
-            has_changed |= before != standing;
+            // Who is new has to be counted as well once, or nobody would know later that it is back.
+            is_due |= before != standing || endpoint.live.is_new();
             tell_health(cluster, &endpoint.label, before, standing);
         }
-        if has_changed {
+        if is_due {
             cluster.recount(now);
         }
     }

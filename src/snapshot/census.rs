@@ -4,8 +4,9 @@ use super::{Changes, Cluster, SelectionId};
 use crate::types::{EndpointState, Mono};
 
 impl Cluster {
-    /// Counts its endpoints anew, and divides its traffic by what they are like at `now`. To be called whenever a
-    /// verdict changes, and now and then for what changes by itself; only by the control runtime.
+    /// Counts its endpoints anew, divides its traffic by what they are like at `now`, and lets those warm up that are
+    /// back. To be called whenever a verdict changes, and now and then for what changes by itself; only by the control
+    /// runtime.
     pub fn recount(&self, now: Mono) {
         let mut counts = [0; EndpointState::ALL.len()];
         for endpoint in &self.endpoints {
@@ -13,6 +14,8 @@ impl Cluster {
         }
         self.metrics.set_endpoints(counts);
         let changes = self.divide(now);
+        // Only now it is known which of them panic routing uses.
+        self.endpoints.iter().for_each(|endpoint| endpoint.follow(now));
         let panic = self.live.in_panic();
         self.metrics.set_panic_mode(panic);
         let failover = self.selection(SelectionId::ALL).failover();

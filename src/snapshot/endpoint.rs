@@ -8,7 +8,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Admission, ClusterLive, strikes::Strikes};
+use super::{
+    Admission, ClusterLive,
+    absence::{Absence, Thought},
+    strikes::Strikes,
+};
 use crate::{
     policy::{
         affinity::SessionId,
@@ -40,6 +44,8 @@ pub struct EndpointLive {
     suspected: AtomicBool,
     /// Why the outlier detection put it out, plus one; 0 while it did not.
     ejected: AtomicU8,
+    /// What checks and the mesh kept from it.
+    absence: Absence,
     /// Whether it is still getting its share little by little, and since when; 0 if not.
     warming_since: AtomicU64,
     breaker: Breaker,
@@ -95,6 +101,7 @@ impl EndpointLive {
             reported_unhealthy: AtomicBool::new(false),
             suspected: AtomicBool::new(false),
             ejected: AtomicU8::new(0),
+            absence: Absence::default(),
             warming_since: AtomicU64::new(0),
             breaker: Breaker::new(seed ^ id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
             strikes: Strikes::default(),
@@ -235,6 +242,18 @@ impl EndpointLive {
     #[must_use]
     pub fn take_accusation(&self) -> Option<EjectionCause> {
         self.strikes.take_accusation()
+    }
+
+    /// Whether it has not got any traffic yet, as far as its service was counted.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.absence.is_new()
+    }
+
+    /// An endpoint at its address had failed and was given up: once this one is well, it warms up as one that was kept
+    /// out. Takes effect when its service is counted next.
+    pub fn replace_failed(&self) {
+        self.absence.begin();
     }
 
     /// Lets its share of the traffic grow from now on.
@@ -416,15 +435,32 @@ impl Candidate for Arc<Endpoint> {
 }
 
 impl Endpoint {
+    /// Lets it warm up if it is back at `now`. To be called whenever a verdict may have changed, after it was decided
+    /// whether its service panics.
+    pub(super) fn follow(&self, now: Mono) {
+        let thought = Thought {
+            is_healthy: self.live.is_healthy(),
+            is_suspected: self.live.is_suspected(),
+            in_panic: self.cluster.panics_at(self.priority),
+        };
+        if self.live.absence.ends(thought, self.recovery(), now) {
+            self.live.warm_up(now);
+        }
+    }
+
+    /// How long it takes to warm up.
+    fn recovery(&self) -> Duration {
+        let own = self.safeguards.slow_start;
+        if own.is_zero() { RECOVERY } else { own }
+    }
+
     /// Share of its usual traffic that it is given while it warms up, above 0 and at most 1.
     fn warmth(&self, now: Mono) -> f32 {
         let since = self.live.warming_since.load(Relaxed);
         if since == 0 {
             return 1.0;
         }
-        let own = self.safeguards.slow_start;
-        let whole = if own.is_zero() { RECOVERY } else { own };
-        let share = slow_start::share(now.since(Mono::from_nanos(since)), whole);
+        let share = slow_start::share(now.since(Mono::from_nanos(since)), self.recovery());
         if share >= 1.0 {
             // Warm: the next look is cheap. Whoever began to warm up again meanwhile is left alone.
             let _ = self.live.warming_since.compare_exchange(since, 0, Relaxed, Relaxed);

@@ -1,6 +1,7 @@
 //! What the data plane reads: one immutable [`MeshSnapshot`] per configuration and discovery state, replaced as
 //! a whole through [`SnapshotCell`], and the live numbers of each endpoint, which outlive it.
 
+mod absence;
 mod adaptive;
 mod admission;
 mod census;

@@ -51,7 +51,11 @@ async fn an_endpoint_that_fails_its_checks_gets_no_requests_until_it_passes_them
         api(&[one.endpoint(), two.endpoint()]),
         json!({
             "defaults": { "load_balancer": { "policy": "round_robin" } },
-            "services": { "api": { "health_check": check(json!({ "path": "/healthz", "host": "checked" })) } },
+            // Back at once: what is looked at is that it gets requests, not how many.
+            "services": { "api": {
+                "slow_start": "1ms",
+                "health_check": check(json!({ "path": "/healthz", "host": "checked" })),
+            } },
         }),
     );
     let sidecar = Sidecar::start(config).await;

@@ -3,10 +3,10 @@
 
 use std::{cmp::Reverse, sync::Arc};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::{
-    membership::{Facts, Health, Member, MemberId, MembershipView, Routable},
+    membership::{Facts, Health, Member, MemberId, MemberState, MembershipView, Routable},
     snapshot::{ClusterParams, EndpointParams, EndpointSource, Standing, UpstreamTlsParams},
     types::EndpointAddress,
 };
@@ -24,8 +24,11 @@ impl Instances {
     /// What is said of the endpoint at `address`; nothing, if it is none of these.
     #[must_use]
     pub fn standing(&self, address: &EndpointAddress) -> Standing {
-        let found = self.endpoints.binary_search_by(|endpoint| endpoint.address.cmp(address)).ok();
-        found.and_then(|index| self.standings.get(index)).copied().unwrap_or_default()
+        self.place(address).and_then(|index| self.standings.get(index)).copied().unwrap_or_default()
+    }
+
+    fn place(&self, address: &EndpointAddress) -> Option<usize> {
+        self.endpoints.binary_search_by(|endpoint| endpoint.address.cmp(address)).ok()
     }
 }
 
@@ -95,6 +98,51 @@ pub fn gather(clusters: &[ClusterParams], view: &MembershipView) -> Gathered {
         gathered.instances.insert(Arc::clone(&cluster.name), instances);
     }
     gathered
+}
+
+/// Where instances of services died, by service.
+pub(in crate::directory) type Fallen = FxHashMap<Arc<str>, FxHashSet<EndpointAddress>>;
+
+/// Where in `view` instances of services died and none takes requests since: who does so next is back from a failure,
+/// and not new. `instances` are those of `view`; `before` is what this said of an earlier one, since the living have to
+/// prove who they are before they take requests again.
+///
+/// The dead are members for a day, so nothing needs to be kept that the view does not hold, and no more than it holds.
+/// An address is what comes back: without a directory the same instance is another member after each start.
+pub(in crate::directory) fn fallen(
+    view: &MembershipView,
+    instances: &FxHashMap<Arc<str>, Instances>,
+    before: &Fallen,
+) -> Fallen {
+    // Of several lives at one address the one counts of which there is the latest news.
+    let mut latest: FxHashMap<_, (&Member, &Facts)> = FxHashMap::default();
+    for member in &view.members {
+        let member: &Member = member;
+        let Some(facts) = member.facts.as_deref() else { continue };
+        let Some(address) = facts.endpoint else { continue };
+        let life = latest.entry((&facts.service, address)).or_insert((member, facts));
+        if life.0.since < member.since {
+            *life = (member, facts);
+        }
+    }
+    let mut fallen = Fallen::default();
+    for ((service, address), (member, facts)) in latest {
+        let Some(known) = instances.get(service) else { continue };
+        let address = EndpointAddress::Tcp(address);
+        let has_fallen = match member.state {
+            // Who was about to go did not fail, even if it was ended before it could say goodbye.
+            MemberState::Dead => !facts.is_draining,
+            MemberState::Left => false,
+            MemberState::Alive | MemberState::Suspect => {
+                before.get(service).is_some_and(|before| before.contains(&address))
+            }
+        };
+        // The last resort takes requests even if it is dead.
+        if has_fallen && known.place(&address).is_none() {
+            fallen.entry(Arc::clone(service)).or_default().insert(address);
+        }
+    }
+    fallen
 }
 
 /// How gladly requests are sent to a member.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::*;
 use crate::{
     identity::external::{ExternalTlsParams, Roots, TlsVersion},
-    membership::{MemberState, Speaks},
+    membership::Speaks,
     policy::{balance::BalanceParams, locality::ZoneParams, retry::BudgetParams},
     snapshot::{Limits, Protocol, SubsetFallback},
     types::{Mono, Tags},
@@ -208,6 +208,75 @@ fn only_services_that_are_discovered_in_the_mesh_are_looked_for() {
     let gathered = gather(&[listed, of_mesh("api")], &view);
     assert_eq!(gathered.instances.keys().map(|name| &**name).collect::<Vec<_>>(), ["api"]);
     assert_eq!(gathered.instances["api"], Instances::default());
+}
+
+fn dead(port: u16) -> Member {
+    Member { state: MemberState::Dead, ..member(u64::from(port), Routable::No, facts("api", port)) }
+}
+
+/// Where instances of `api` died, if that is what was known `before` and these are the members now.
+fn fell(members: Vec<Member>, before: &Fallen) -> Fallen {
+    let view = view(members);
+    fallen(&view, &gather(&[of_mesh("api")], &view).instances, before)
+}
+
+/// The same as text, of `api`.
+fn shown(fallen: &Fallen) -> Vec<String> {
+    let mut addresses: Vec<String> =
+        fallen.get("api").into_iter().flatten().map(ToString::to_string).collect();
+    addresses.sort();
+    addresses
+}
+
+#[test]
+fn where_a_member_died_is_remembered_until_somebody_takes_requests_there_again() {
+    let usual = |port| member(u64::from(port), Routable::Yes, facts("api", port));
+    let nowhere = Fallen::default();
+    let one = fell(vec![dead(1), usual(2)], &nowhere);
+    assert_eq!(shown(&one), ["10.0.0.1:1"]);
+    // It lives, and has not proved who it is.
+    let unproved = member(1, Routable::No, facts("api", 1));
+    let still = fell(vec![unproved.clone(), usual(2)], &one);
+    assert_eq!(shown(&still), ["10.0.0.1:1"]);
+    assert!(fell(vec![usual(1), usual(2)], &still).is_empty());
+    // Without a directory it is another member, and the old one stays dead beside it.
+    let again = Member { since: Mono::from_nanos(1), ..member(9, Routable::Yes, facts("api", 1)) };
+    assert!(fell(vec![dead(1), again], &still).is_empty());
+    // Who was not seen dead is new.
+    assert!(fell(vec![unproved], &nowhere).is_empty());
+}
+
+#[test]
+fn who_said_goodbye_did_not_fall() {
+    let gone = |state, facts| Member { state, ..member(1, Routable::No, facts) };
+    let before = fell(vec![dead(1)], &Fallen::default());
+    assert!(fell(vec![gone(MemberState::Left, facts("api", 1))], &before).is_empty());
+    let draining = Facts { is_draining: true, ..facts("api", 1) };
+    assert!(fell(vec![gone(MemberState::Dead, draining)], &before).is_empty());
+    // Another one at the same address was there since, and left.
+    let left = Member { state: MemberState::Left, ..member(9, Routable::No, facts("api", 1)) };
+    let later = Member { since: Mono::from_nanos(1), ..left };
+    assert!(fell(vec![dead(1), later.clone()], &before).is_empty());
+    assert!(fell(vec![later, dead(1)], &before).is_empty());
+}
+
+#[test]
+fn only_what_the_members_still_say_is_remembered_of_the_dead() {
+    let before = fell(vec![dead(1), dead(2)], &Fallen::default());
+    assert_eq!(shown(&before), ["10.0.0.1:1", "10.0.0.1:2"]);
+    assert_eq!(shown(&fell(vec![dead(2)], &before)), ["10.0.0.1:2"]);
+    assert!(fell(Vec::new(), &before).is_empty());
+    let other = Member { state: MemberState::Dead, ..member(3, Routable::No, facts("other", 3)) };
+    assert!(fell(vec![other], &before).is_empty(), "nobody looks for the service");
+}
+
+#[test]
+fn the_last_resort_has_not_fallen_as_long_as_it_is_used() {
+    let last = |port| Member { routable: Routable::LastResort, ..dead(port) };
+    let nowhere = Fallen::default();
+    assert!(fell(vec![last(1), last(2)], &nowhere).is_empty());
+    let usual = member(3, Routable::Yes, facts("api", 3));
+    assert_eq!(shown(&fell(vec![last(1), usual], &nowhere)), ["10.0.0.1:1"]);
 }
 
 #[test]
