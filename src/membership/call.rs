@@ -1,7 +1,13 @@
 //! Calls members, and takes calls; what is said is in core/message.rs. Each message is sealed with a key of the mesh, for its
 //! place on its connection; where the mesh has mTLS, it is spoken within that, and both sides prove who they are.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
@@ -26,6 +32,15 @@ pub(super) const LIMIT: Duration = Duration::from_secs(10);
 const STEP: Duration = Duration::from_secs(3);
 /// Largest message: all that can be known of a mesh of some thousand members.
 const LARGEST: u32 = 8 * 1024 * 1024;
+/// Largest first message of either side, which is what somebody without a key can make this node hold. All that is known is
+/// never in it: it is asked for and told when both have spoken once. The longest that a member can say about itself is below
+/// 3 KiB; a refusal may name a path, which is below 5.
+const LARGEST_FIRST: u32 = 16 * 1024;
+/// Calls that are answered at a time. With [`LARGEST_FIRST`], and that twice while it is opened, those without a key hold 4 MiB.
+const MAX_SESSIONS: usize = 128;
+/// Those of them from one address: others are heard whatever one does, and fifty sidecars that are started at once on one
+/// machine, or behind one NAT, are all answered by the seed that they share.
+const MAX_SESSIONS_OF_ONE: usize = MAX_SESSIONS / 2;
 /// Most questions on one connection.
 pub(super) const QUESTIONS: u8 = 2;
 
@@ -64,6 +79,57 @@ fn sealed_otherwise(refused: Refused) -> &'static str {
         Refused::Seal => "it is of another mesh (mesh.cluster), or what it sent was changed on its way",
         Refused::Size | Refused::Version | Refused::Replay => "it does not speak as members do",
     }
+}
+
+/// Who is being answered, by where they call from. If there is no seat, the call is closed at once, unread: whoever calls in
+/// earnest calls again. Nobody who is being answered is put out for another, since nobody has proved anything yet.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seats(Arc<Mutex<BTreeMap<IpAddr, usize>>>);
+
+/// A call that is being answered. Its place is free when this is dropped.
+#[derive(Debug)]
+pub(super) struct Seat {
+    seats: Seats,
+    origin: IpAddr,
+}
+
+impl Seats {
+    /// A seat for a call from `address`; `None` if all are taken, or as many as may be of that address.
+    pub(super) fn take(&self, address: IpAddr) -> Option<Seat> {
+        let origin = origin(address);
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_one = taken.get(&origin).copied().unwrap_or_default();
+        if of_one >= MAX_SESSIONS_OF_ONE || taken.values().sum::<usize>() >= MAX_SESSIONS {
+            return None;
+        }
+        taken.insert(origin, of_one + 1);
+        Some(Seat { seats: self.clone(), origin })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut taken = self.seats.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(of_one) = taken.get_mut(&self.origin) {
+            *of_one -= 1;
+            if *of_one == 0 {
+                taken.remove(&self.origin);
+            }
+        }
+    }
+}
+
+/// What counts as one address: of IPv6 the network, in which any machine may give itself as many addresses as it likes.
+fn origin(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & u128::MAX << 64).into(),
+    }
+}
+
+/// Largest message that is the `number`th on its way.
+fn largest(number: u8) -> u32 {
+    if number == 0 { LARGEST_FIRST } else { LARGEST }
 }
 
 /// How members are reached and proved.
@@ -189,7 +255,7 @@ impl Session {
         let message = message::write(message);
         let place = Place { chance: &self.chance, way, number, cluster: &self.cluster };
         let sealed = seal_message(&message, place, keyring).ok_or(CallError::Nonsense)?;
-        let length = u32::try_from(sealed.len()).ok().filter(|length| *length <= LARGEST);
+        let length = u32::try_from(sealed.len()).ok().filter(|length| *length <= largest(number));
         let length = length.ok_or(CallError::Nonsense)?;
         let framed = [&length.to_be_bytes()[..], &sealed].concat();
         self.bytes.0 += framed.len();
@@ -209,7 +275,7 @@ impl Session {
             read => read?,
         };
         let length = u32::from_be_bytes(length);
-        if length > LARGEST {
+        if length > largest(number) {
             return Err(CallError::Sealed(Refused::Size));
         }
         // As it comes: a length that somebody only says takes no memory.
@@ -221,6 +287,96 @@ impl Session {
         self.bytes.1 += read + 4;
         let place = Place { chance: &self.chance, way, number, cluster: &self.cluster };
         let message = open_message(&sealed, place, keyring).map_err(CallError::Sealed)?;
+        // Both are large, and what is read from the one may be as large again.
+        drop(sealed);
         message::read(&message).map(Some).map_err(|_| CallError::Nonsense)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::membership::GossipKey;
+
+    fn line() -> Line {
+        Line { cluster: "mesh".into(), mesh: None, anyone: None }
+    }
+
+    fn ring() -> Keyring {
+        Keyring::new(GossipKey::parse(&"a".repeat(64)).unwrap())
+    }
+
+    /// A question of `length` bytes and some more.
+    fn long(length: usize) -> Question {
+        Question::Keyring(KeyChange::Install("x".repeat(length)))
+    }
+
+    #[tokio::test]
+    async fn whoever_has_not_shown_the_key_sends_little() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut stranger = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        stranger.write_all(&[0; 16]).await.unwrap();
+        let mut session = line().accept(Stream::Tcp(stream)).await.unwrap();
+        // Nothing follows: what is waited for is held.
+        stranger.write_all(&(LARGEST_FIRST + 1).to_be_bytes()).await.unwrap();
+        let asked = timeout(LIMIT, session.asked(&ring())).await.unwrap();
+        assert!(matches!(asked, Err(CallError::Sealed(Refused::Size))), "{asked:?}");
+    }
+
+    #[tokio::test]
+    async fn after_a_small_question_a_large_one_is_heard() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (line, address) = (line(), listener.local_addr().unwrap());
+        let called = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            line.accept(Stream::Tcp(stream)).await.unwrap()
+        };
+        let (caller, mut called) = tokio::join!(line.call(address), called);
+        let (mut caller, ring) = (caller.unwrap(), ring());
+        let large = long(LARGEST as usize / 2);
+        assert!(matches!(caller.ask(&large, &ring).await, Err(CallError::Nonsense)));
+        for question in [long(LARGEST_FIRST as usize / 2), large] {
+            let replied = async {
+                let asked = called.asked(&ring).await.unwrap();
+                called.answer(&Answer::Done, &ring).await.unwrap();
+                asked
+            };
+            let (answer, asked) = tokio::join!(caller.ask(&question, &ring), replied);
+            assert_eq!((answer.unwrap(), asked), (Answer::Done, Some(question)));
+        }
+    }
+
+    #[test]
+    fn one_address_leaves_seats_for_others() {
+        let seats = Seats::default();
+        let (one, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let mut taken: Vec<Seat> = (0..MAX_SESSIONS_OF_ONE).map_while(|_| seats.take(one)).collect();
+        assert_eq!(taken.len(), MAX_SESSIONS_OF_ONE);
+        assert!(seats.take(one).is_none() && seats.take(other).is_some());
+        taken.pop();
+        assert!(seats.take(one).is_some());
+    }
+
+    #[test]
+    fn no_more_are_answered_at_a_time_than_there_are_seats() {
+        let seats = Seats::default();
+        let from = |number: usize| IpAddr::from([10, 0, 0, number as u8]);
+        let taken: Vec<Seat> = (0..MAX_SESSIONS).map_while(|number| seats.take(from(number))).collect();
+        assert_eq!(taken.len(), MAX_SESSIONS);
+        assert!(seats.take(from(MAX_SESSIONS)).is_none());
+        drop(taken);
+        assert!(seats.0.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn addresses_that_one_machine_can_give_itself_count_as_one() {
+        let of = |text: &str| origin(text.parse().unwrap());
+        assert_eq!(of("2001:db8:0:1::1"), of("2001:db8:0:1:ffff::2"));
+        assert_ne!(of("2001:db8:0:1::1"), of("2001:db8:0:2::1"));
+        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
+        assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
     }
 }

@@ -2,7 +2,7 @@
 //! core; what is said on connections is in call.rs, and who is called when in errands.rs.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -17,7 +17,7 @@ use tokio::{
 use super::{
     AskedOrder, Facts, Handle, HomeError, KeyHolders, KeyMark, MemberId, MembershipView, Params,
     answers::{Answered, answer},
-    call::{Card, Line, Question},
+    call::{Card, Line, Question, Seats},
     core::{
         envelope::{Keyring, MAX_SEALED, Opener, Sealer},
         machine::{Event, Machine, Output, Setup},
@@ -39,8 +39,6 @@ use crate::{
 
 /// Packets that are read before something else has its turn.
 const READ_AT_ONCE: usize = 256;
-/// Connections that are answered at a time; those beyond are closed.
-const MAX_SESSIONS: usize = 64;
 /// Questions and orders that wait for the driver; who asks then waits.
 const QUEUE: usize = 64;
 /// What is seen is shown at most so often: a view of all members costs as much as there are.
@@ -228,6 +226,7 @@ impl Membership {
             line: self.line,
             errands,
             sessions: JoinSet::new(),
+            seats: Seats::default(),
             questions,
             own,
             draining: false,
@@ -256,6 +255,7 @@ pub(super) struct Driver {
     line: Line,
     pub(super) errands: Errands,
     sessions: JoinSet<Answered>,
+    seats: Seats,
     questions: mpsc::Sender<Asked>,
     own: watch::Receiver<Facts>,
     draining: bool,
@@ -298,7 +298,7 @@ impl Driver {
                 _ = self.udp.readable() => self.read(&mut buffer),
                 () = sleep_until(clock::instant(due.unwrap_or(Mono::ZERO))), if due.is_some() => {}
                 accepted = tcp.accept(), if self.accepts_from <= clock::now() => match accepted {
-                    Ok((stream, _)) => self.admit(stream),
+                    Ok((stream, from)) => self.admit(stream, from.ip()),
                     // Out of descriptors, most likely: asking again at once would only spin.
                     Err(_) => self.accepts_from = clock::now().after(TICK),
                 },
@@ -379,6 +379,12 @@ impl Driver {
         let generation = self.machine.generation();
         if generation != self.remembered {
             self.remembered = generation;
+            if !self.machine.has_later_life() {
+                tracing::error!(
+                    "somebody with a gossip key has forged the last life of this node, and it lives that: if others take it for \
+                     dead, it cannot come back. Change the gossip key, then restart this node"
+                );
+            }
             let node = Node { id: self.machine.own().id, generation };
             let home = Arc::clone(&self.home);
             // A start without it would take the time of day, which is later.
@@ -424,15 +430,19 @@ impl Driver {
         self.dirty = true;
     }
 
-    fn admit(&mut self, stream: tokio::net::TcpStream) {
-        if self.sessions.len() >= MAX_SESSIONS {
+    /// Has a call answered if there is a seat for it; else it is closed and counted.
+    fn admit(&mut self, stream: tokio::net::TcpStream, from: IpAddr) {
+        let Some(seat) = self.seats.take(from) else {
             self.journal.metrics.dropped(GossipDrop::Limit);
             return;
-        }
+        };
         // It only costs a delay if it cannot be set.
         let _ = stream.set_nodelay(true);
         let (line, keyring, questions) = (self.line.clone(), self.keyring.clone(), self.questions.clone());
-        self.sessions.spawn(answer(line, Stream::Tcp(stream), keyring, questions));
+        self.sessions.spawn(async move {
+            let _seat = seat;
+            answer(line, Stream::Tcp(stream), keyring, questions).await
+        });
     }
 
     /// This node's card.

@@ -187,9 +187,12 @@ impl Driver {
         }
         if errands.round.is_none() {
             // Gossip may come first: it brings members, not what they said long ago.
-            let is_out = others == 0 || !errands.has_compared;
-            if is_out && errands.join.at <= now && !errands.seeds.is_empty() {
-                let lost: Vec<SocketAddr> = self.machine.lost().take(ADDRESSES).collect();
+            let is_out = others == 0 || !(errands.has_compared || errands.seeds.is_empty());
+            let mut lost: Vec<SocketAddr> = if is_out { self.machine.lost().collect() } else { Vec::new() };
+            if is_out && errands.join.at <= now && !(errands.seeds.is_empty() && lost.is_empty()) {
+                // Others each time: some of them may have been gone for hours.
+                errands.rng.shuffle(&mut lost);
+                lost.truncate(ADDRESSES);
                 let seeds =
                     errands.seeds.iter().cloned().chain(lost.into_iter().map(Seed::Address)).collect();
                 self.compare(Purpose::Join, seeds);

@@ -11,7 +11,10 @@ use std::{
 
 use super::{
     GossipKey, MemberId,
-    core::envelope::{Keyring, MAX_KEYS},
+    core::{
+        envelope::{Keyring, MAX_KEYS},
+        packet::MAX_LIFE,
+    },
 };
 use crate::identity::{
     FileError,
@@ -91,7 +94,12 @@ impl Home {
 
     /// Who this is: as before if that was kept, with a start later than all before; else somebody new, who is `fresh`.
     /// `now` is the time in microseconds since 1970. Blocks.
+    ///
+    /// If a life was kept after which there is only the last or none ([`MAX_LIFE`]), somebody forged it: the node begins with
+    /// the time of day, as who it was. It starts, so that its application is served, whoever is asleep; it tells what to do if
+    /// others do not listen yet; and it takes no other id, since its part in the store is under this one.
     pub(super) fn node(&self, fresh: MemberId, now: u64) -> Result<Node, HomeError> {
+        let now = now.min(MAX_LIFE);
         let Some(kept) = &self.0 else { return Ok(Node { id: fresh, generation: now }) };
         let path = kept.directory.join(NODE);
         let node = match read(&path)? {
@@ -100,7 +108,17 @@ impl Home {
                 let id = words.next().and_then(|word| u64::from_str_radix(word, 16).ok());
                 let last = words.next().and_then(|word| word.parse::<u64>().ok());
                 let (Some(id), Some(last)) = (id, last) else { return Err(HomeError::Damaged(path)) };
-                Node { id: MemberId(id), generation: now.max(last.saturating_add(1)) }
+                let later = last.saturating_add(1);
+                if later >= MAX_LIFE {
+                    tracing::error!(
+                        path = %path.display(),
+                        "somebody with a gossip key has forged a life of this node that no other can follow; it begins with \
+                         the time of day. Change the gossip key. If others take this node for dead, they listen to it a day \
+                         after they heard of that life last, or at once if this file is deleted, which makes it a new member"
+                    );
+                }
+                let generation = if later < MAX_LIFE { now.max(later) } else { now };
+                Node { id: MemberId(id), generation }
             }
             None => Node { id: fresh, generation: now },
         };
@@ -209,6 +227,19 @@ mod tests {
         let third = directory.open().node(MemberId(3), 1000).unwrap();
         assert_eq!((first.id, second.id, third.id), (MemberId(1), MemberId(1), MemberId(1)));
         assert_eq!((first.generation, second.generation, third.generation), (100, 101, 1000));
+    }
+
+    #[test]
+    fn after_a_forged_last_life_a_node_begins_with_the_time_of_day_as_who_it_was() {
+        let directory = Directory::new("forged");
+        let home = directory.open();
+        for forged in [MAX_LIFE - 1, MAX_LIFE, u64::MAX] {
+            replace(&directory.0.join(NODE), &format!("{} {forged}\n", MemberId(1))).unwrap();
+            let begun = home.node(MemberId(2), 100).unwrap();
+            assert_eq!(begun, Node { id: MemberId(1), generation: 100 }, "{forged}");
+        }
+        replace(&directory.0.join(NODE), &format!("{} {}\n", MemberId(1), MAX_LIFE - 2)).unwrap();
+        assert_eq!(home.node(MemberId(2), 100).unwrap().generation, MAX_LIFE - 1);
     }
 
     #[test]

@@ -113,7 +113,7 @@ impl Journal {
                 tracing::warn!(%node, service, accusers = accused_by(), "member dead: it did not speak up in time");
             }
             MemberState::Dead => {
-                tracing::warn!(%node, service, by = %by_node, "member dead: so another says");
+                tracing::warn!(%node, service, by = %by_node, accusers = accused_by(), "member dead: so another says");
             }
             MemberState::Left => tracing::info!(%node, service, "member left: it said goodbye"),
         }

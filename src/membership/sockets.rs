@@ -52,7 +52,8 @@ impl Sockets {
 }
 
 /// Where others reach a member that listens at `local`: there, or, if it listens on all addresses, at the one from which
-/// `towards` is reached, or else the world. `None` if this machine reaches nobody.
+/// `towards` is reached, or else the world. `None` if this machine reaches nobody from addresses of that kind: on
+/// `0.0.0.0` nothing of IPv6 is heard, and on `[::]` no connection of IPv4.
 pub(super) fn advertised(local: SocketAddr, towards: Option<SocketAddr>) -> Option<SocketAddr> {
     if !local.ip().is_unspecified() {
         return Some(local);
@@ -65,7 +66,8 @@ pub(super) fn advertised(local: SocketAddr, towards: Option<SocketAddr>) -> Opti
         socket.connect(to).ok()?;
         socket.local_addr().ok().map(|own| own.ip()).filter(|ip| !ip.is_unspecified())
     };
-    let ip = towards.into_iter().chain([SOMEWHERE, SOMEWHERE_6]).find_map(from)?;
+    let is_heard = |to: &SocketAddr| to.is_ipv4() == local.is_ipv4();
+    let ip = towards.into_iter().chain([SOMEWHERE, SOMEWHERE_6]).filter(is_heard).find_map(from)?;
     Some(SocketAddr::new(ip, local.port()))
 }
 
@@ -85,6 +87,21 @@ mod tests {
     fn a_single_address_is_where_others_reach_it() {
         let local = (Ipv4Addr::LOCALHOST, 7946).into();
         assert_eq!(advertised(local, None), Some(local));
+    }
+
+    #[test]
+    fn what_listens_to_one_kind_of_addresses_is_not_advertised_at_one_of_the_other() {
+        let kinds: [(IpAddr, IpAddr); 2] = [
+            (Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::LOCALHOST.into()),
+            (Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::LOCALHOST.into()),
+        ];
+        for (local, seed) in kinds {
+            let found = advertised((local, 7946).into(), Some((seed, 1).into()));
+            assert!(
+                found.is_none_or(|found| found.is_ipv4() == local.is_ipv4()),
+                "{local} {seed}: {found:?}"
+            );
+        }
     }
 
     #[test]

@@ -250,6 +250,42 @@ fn whoever_loses_all_others_at_once_keeps_them_as_a_last_resort() {
     });
 }
 
+/// The more members there are, the more slowly somebody gives them up who distrusts itself: seconds for each.
+#[test]
+fn whoever_is_cut_off_from_many_keeps_them_as_well() {
+    seeds(|seed| {
+        let count = 16 + seed as usize % 5;
+        let mut mesh = Mesh::formed(count, Layer::On, lossy(0.0), seed);
+        mesh.part(|node| u32::from(node == 0));
+        let took = mesh.run_until(SECOND, 300 * SECOND, |mesh| mesh.is_isolated(0));
+        assert!(took.is_some(), "it does not know that it is cut off");
+        mesh.run(120 * SECOND);
+        let view = mesh.view(0);
+        let lost = view.members.iter().filter(|member| member.state == MemberState::Dead);
+        let kept = view.members.iter().filter(|member| member.routable == Routable::LastResort).count();
+        assert_eq!(kept, lost.count(), "some of those that it gave up are not kept");
+    });
+}
+
+/// A firewall that lets connections through, and no packets: what it thinks of the others is nothing to go by.
+#[test]
+fn whoever_hears_no_packets_condemns_nobody_by_what_it_says_on_a_connection() {
+    seeds(|seed| {
+        let mut mesh = Mesh::formed(size(seed).max(4), Layer::On, lossy(0.02), seed);
+        mesh.deaf = Some(1);
+        mesh.run(90 * SECOND);
+        let by_others = mesh.noticed.iter().filter(|noticed| noticed.node != 1);
+        let is_about_another =
+            |event: &Event| matches!(event, Event::Member { id, .. } if *id != gossip::id(1));
+        let condemned =
+            by_others.filter(|noticed| is_death(&noticed.event) && is_about_another(&noticed.event));
+        assert_eq!(condemned.count(), 0);
+        mesh.deaf = None;
+        let took = mesh.run_until(STEP, 60 * SECOND, |mesh| mesh.is_one_view());
+        assert!(took.is_some(), "no single view");
+    });
+}
+
 #[test]
 fn the_same_seed_gives_the_same_run() {
     let run = || {

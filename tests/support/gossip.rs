@@ -122,6 +122,8 @@ pub(crate) struct Mesh {
     by_address: BTreeMap<SocketAddr, usize>,
     /// Pairs whose first does not reach the second.
     pub(crate) cut: Vec<(usize, usize)>,
+    /// Whom no packet reaches, though connections do.
+    pub(crate) deaf: Option<usize>,
 }
 
 /// The id of a member.
@@ -168,6 +170,7 @@ impl Mesh {
             order: 0,
             by_address: BTreeMap::new(),
             cut: Vec::new(),
+            deaf: None,
         };
         for node in 0..count {
             mesh.add(node, 1);
@@ -515,7 +518,7 @@ impl Mesh {
     fn send(&mut self, from: usize, to: SocketAddr, packet: Vec<u8>) {
         self.nodes[from].sent += (packet.len() + OVERHEAD + UDP) as u64;
         let Some(to) = self.by_address.get(&to).copied() else { return };
-        if self.rng.f64() >= self.network.loss && self.reaches(from, to) {
+        if self.rng.f64() >= self.network.loss && self.reaches(from, to) && self.deaf != Some(to) {
             let delay = self.chance(self.network.delay.clone());
             self.happen(delay, Happening::Packet { to, from, packet });
         }

@@ -9,7 +9,7 @@ use aws_lc_rs::{
     hkdf::{HKDF_SHA256, KeyType, Prk, Salt},
 };
 
-use super::view::MemberId;
+use super::{packet::MAX_LIFE, view::MemberId};
 use crate::membership::{GossipKey, KeyMark};
 
 /// Version of the form.
@@ -34,7 +34,7 @@ pub const MAX_KEYS: usize = super::fact::MAX_KEYS;
 pub enum Refused {
     /// It is too short or too long.
     Size,
-    /// It has another form.
+    /// It has another form, or says to be of a start that cannot be.
     Version,
     /// It is sealed with a key that this mesh does not have.
     Key,
@@ -133,14 +133,28 @@ pub struct Sealer {
 #[derive(Debug)]
 pub struct Opener {
     cluster: Vec<u8>,
-    senders: BTreeMap<MemberId, Sender>,
+    /// Of each sender one window for each key. What was sealed with a key that is gone counts no more: else whoever had
+    /// that key could have kept the sender out for ever. Nothing is opened twice for that, since what is opened by no key
+    /// needs no window.
+    senders: BTreeMap<MemberId, Vec<Window>>,
 }
 
-#[derive(Debug)]
-struct Sender {
+/// What a packet says to be.
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    mark: KeyMark,
+    sender: MemberId,
     started: u64,
     chance: u32,
+    counter: u64,
+}
+
+/// What was opened of the latest start of one sender under one key.
+#[derive(Debug)]
+struct Window {
     mark: KeyMark,
+    started: u64,
+    chance: u32,
     key: LessSafeKey,
     highest: u64,
     /// Bit n: `highest` − n was here.
@@ -190,7 +204,7 @@ impl Opener {
         Self { cluster: cluster.as_bytes().to_vec(), senders: BTreeMap::new() }
     }
 
-    /// Opens `sealed`, once: who sent it, and the packet.
+    /// Opens `sealed`, once: who sent it, and the packet. What came under keys that `keyring` has no longer is forgotten.
     ///
     /// # Errors
     /// Why it is dropped. Nothing is remembered then.
@@ -198,78 +212,106 @@ impl Opener {
         if sealed.len() < OVERHEAD || sealed.len() > MAX_SEALED {
             return Err(Refused::Size);
         }
-        let (head, body) = sealed.split_at(HEAD);
-        if head[0] != VERSION {
+        let (start, body) = sealed.split_at(HEAD);
+        if start[0] != VERSION {
             return Err(Refused::Version);
         }
-        let number = |from: usize, length: usize| {
-            head[from..from + length].iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
-        };
-        let mark = KeyMark(number(1, 4) as u32);
-        let sender = MemberId(number(5, 8));
-        let (started, chance, counter) = (number(13, 8), number(21, 4) as u32, number(25, 8));
-        let master = keyring.find(mark).ok_or(Refused::Key)?;
-        let known = self.senders.get(&sender);
-        if known.is_some_and(|known| known.is_past(started, chance, counter)) {
+        let head = Head::read(start);
+        if head.started > MAX_LIFE {
+            return Err(Refused::Version);
+        }
+        let master = keyring.find(head.mark).ok_or(Refused::Key)?;
+        let known = self.senders.get(&head.sender);
+        let mut counting = known.into_iter().flatten().filter(|window| keyring.find(window.mark).is_some());
+        if counting.any(|window| window.is_past(&head)) {
             return Err(Refused::Replay);
         }
         let fresh;
-        let key = match known
-            .filter(|known| (known.started, known.chance, known.mark) == (started, chance, mark))
-        {
-            Some(known) => &known.key,
+        let own = known.into_iter().flatten().find(|window| window.mark == head.mark && window.is_of(&head));
+        let key = match own {
+            Some(window) => &window.key,
             None => {
-                fresh = derive(master, sender, started, chance).ok_or(Refused::Seal)?;
+                fresh = head.key(master).ok_or(Refused::Seal)?;
                 &fresh
             }
         };
         let mut body = body.to_vec();
         let opened = key
-            .open_in_place(nonce(counter), Aad::from(additional(&self.cluster, head)), &mut body)
+            .open_in_place(nonce(head.counter), Aad::from(additional(&self.cluster, start)), &mut body)
             .map_err(|_| Refused::Seal)?
             .len();
         body.truncate(opened);
-        self.remember(sender, started, chance, mark, counter, master)?;
-        Ok((sender, body))
+        self.remember(&head, keyring)?;
+        Ok((head.sender, body))
     }
 
-    fn remember(
-        &mut self,
-        sender: MemberId,
-        started: u64,
-        chance: u32,
-        mark: KeyMark,
-        counter: u64,
-        master: &GossipKey,
-    ) -> Result<(), Refused> {
-        if let Some(known) = self.senders.get_mut(&sender)
-            && (known.started, known.chance) == (started, chance)
+    fn remember(&mut self, head: &Head, keyring: &Keyring) -> Result<(), Refused> {
+        let windows = self.senders.get_mut(&head.sender);
+        let own = windows.and_then(|windows| windows.iter_mut().find(|window| window.mark == head.mark));
+        if let Some(window) = own
+            && window.is_of(head)
         {
-            if known.mark != mark {
-                known.key = derive(master, sender, started, chance).ok_or(Refused::Seal)?;
-                known.mark = mark;
-            }
-            known.note(counter);
+            window.note(head.counter);
             return Ok(());
         }
-        if self.senders.len() >= MAX_SENDERS && !self.senders.contains_key(&sender) {
-            // Whoever has started longest ago is the most likely to be gone.
-            let oldest = self.senders.iter().min_by_key(|(_, known)| known.started).map(|(id, _)| *id);
+        let master = keyring.find(head.mark).ok_or(Refused::Key)?;
+        let key = head.key(master).ok_or(Refused::Seal)?;
+        if self.senders.len() >= MAX_SENDERS && !self.senders.contains_key(&head.sender) {
+            // Whoever has started longest ago is the most likely to be gone; before all, those who seal with none of the keys.
+            let oldest = self.senders.iter().min_by_key(|(_, windows)| latest_start(windows, keyring));
+            let oldest = oldest.map(|(id, _)| *id);
             oldest.map(|oldest| self.senders.remove(&oldest));
         }
-        let key = derive(master, sender, started, chance).ok_or(Refused::Seal)?;
-        self.senders.insert(sender, Sender { started, chance, mark, key, highest: counter, seen: 1 });
+        let Head { mark, sender, started, chance, counter } = *head;
+        let windows = self.senders.entry(sender).or_default();
+        // So that there are never more than keys.
+        windows.retain(|window| window.mark != mark && keyring.find(window.mark).is_some());
+        windows.push(Window { mark, started, chance, key, highest: counter, seen: 1 });
         Ok(())
     }
 }
 
-impl Sender {
-    /// Whether a packet is of an earlier start, was here, or is too old to tell.
-    fn is_past(&self, started: u64, chance: u32, counter: u64) -> bool {
-        if (started, chance) != (self.started, self.chance) {
-            return started <= self.started;
+/// When the sender of `windows` has started last, as far as it sealed that with a key of `keyring`.
+fn latest_start(windows: &[Window], keyring: &Keyring) -> Option<u64> {
+    let counting = windows.iter().filter(|window| keyring.find(window.mark).is_some());
+    counting.map(|window| window.started).max()
+}
+
+impl Head {
+    /// Reads the first [`HEAD`] bytes of a packet.
+    fn read(head: &[u8]) -> Self {
+        let number = |from: usize, length: usize| {
+            head[from..from + length].iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
+        };
+        Self {
+            mark: KeyMark(number(1, 4) as u32),
+            sender: MemberId(number(5, 8)),
+            started: number(13, 8),
+            chance: number(21, 4) as u32,
+            counter: number(25, 8),
         }
-        match self.highest.checked_sub(counter) {
+    }
+
+    fn key(&self, master: &GossipKey) -> Option<LessSafeKey> {
+        derive(master, self.sender, self.started, self.chance)
+    }
+}
+
+impl Window {
+    fn is_of(&self, head: &Head) -> bool {
+        (self.started, self.chance) == (head.started, head.chance)
+    }
+
+    /// Whether a packet of this sender is of an earlier start, under whatever key; or was here, or is too old to tell, under
+    /// this one.
+    fn is_past(&self, head: &Head) -> bool {
+        if !self.is_of(head) {
+            return head.started <= self.started;
+        }
+        if self.mark != head.mark {
+            return false;
+        }
+        match self.highest.checked_sub(head.counter) {
             None => false,
             Some(behind) => behind >= WINDOW || self.seen >> behind & 1 == 1,
         }

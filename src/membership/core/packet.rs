@@ -3,12 +3,18 @@
 
 use std::net::SocketAddr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use super::{fact::Facts, view::MemberId};
 
 /// Most members that are read from one comparison: more than a mesh may have.
 pub const MAX_MEMBERS: usize = 8192;
+/// The last life that a member can have. Lives are counted from the microseconds since 1970 of a first start, one by one from
+/// there, so no clock that was ever set by hand or by mistake comes near: this is the year 38504. What says to be later was
+/// forged, and would leave nothing to take its place; all that comes from outside is refused beyond it. It is the same number
+/// for all and has nothing to do with their clocks: else one that is slow would refuse whole packets of those who believed
+/// what it does not. It does not keep a forger from naming this one; what comes of that is in home.rs.
+pub const MAX_LIFE: u64 = 1 << 60;
 
 /// A packet cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,6 +27,7 @@ pub struct FactRecord {
     /// Who says it.
     pub id: MemberId,
     /// In which life.
+    #[serde(deserialize_with = "life")]
     pub generation: u64,
     /// Rises with each change within that life.
     pub sequence: u32,
@@ -48,6 +55,7 @@ pub struct Accusation {
     /// Whom.
     pub target: MemberId,
     /// In which life of it.
+    #[serde(deserialize_with = "life")]
     pub generation: u64,
     /// And since it spoke up for the how-manieth time.
     pub incarnation: u16,
@@ -63,6 +71,7 @@ pub enum Item {
     /// To the receiver alone: you are suspected (Lifeguard: buddy system).
     Suspected {
         /// In which life.
+        #[serde(deserialize_with = "life")]
         generation: u64,
         /// Since it spoke up for the how-manieth time.
         incarnation: u16,
@@ -77,6 +86,7 @@ pub enum Item {
         /// Who.
         target: MemberId,
         /// In which life.
+        #[serde(deserialize_with = "life")]
         generation: u64,
         /// For the how-manieth time.
         incarnation: u16,
@@ -145,6 +155,7 @@ pub struct Seen {
     /// Who.
     pub id: MemberId,
     /// In which life.
+    #[serde(deserialize_with = "life")]
     pub generation: u64,
     /// Where it gossips.
     pub address: SocketAddr,
@@ -182,9 +193,19 @@ impl Knowledge {
     }
 }
 
+/// Reads which life of a member it is.
+///
+/// # Errors
+/// It is later than [`MAX_LIFE`].
+pub(super) fn life<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    let life = u64::deserialize(from)?;
+    if life <= MAX_LIFE { Ok(life) } else { Err(D::Error::custom("no member has a life so late")) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::membership::core::fact::tests::facts;
 
     fn accusation() -> Item {
         Item::Accusation(Accusation {
@@ -215,6 +236,29 @@ mod tests {
         let whole = 6;
         for length in (0..packet.len()).filter(|length| *length != whole) {
             assert_eq!(read(&packet[..length]), Err(Unreadable), "{length}");
+        }
+    }
+
+    #[test]
+    fn a_life_that_no_clock_leads_to_is_refused_wherever_it_is_spoken_of() {
+        let (id, incarnation) = (MemberId(5), 1);
+        for (generation, is_read) in [(MAX_LIFE, true), (MAX_LIFE + 1, false), (u64::MAX, false)] {
+            let facts = facts("web-1");
+            let record = FactRecord { id, generation, sequence: 1, has_left: false, said_at: 0, facts };
+            let items = [
+                Item::Fact(record),
+                Item::Accusation(Accusation { accuser: MemberId(1), target: id, generation, incarnation }),
+                Item::Suspected { generation, incarnation },
+                Item::Refuted { target: id, generation, incarnation },
+            ];
+            for item in items {
+                let packet = [begin(&[]), item.encode()].concat();
+                assert_eq!(read(&packet).is_ok(), is_read, "{item:?}");
+            }
+            let address = ([10, 0, 0, 1], 7946).into();
+            let seen = Seen { id, generation, address, incarnation, standing: Standing::Alive };
+            let seen = postcard::to_allocvec(&seen).unwrap();
+            assert_eq!(postcard::from_bytes::<Seen>(&seen).is_ok(), is_read, "{generation}");
         }
     }
 }

@@ -71,7 +71,12 @@ pub struct Roster {
     told: BTreeMap<MemberId, Arc<Facts>>,
     proofs: BTreeMap<MemberId, Proof>,
     penalties: BTreeMap<MemberId, Penalty>,
+    /// Those who died at once: lately, or since this node has heard anything.
     recent: Vec<(MemberId, Mono)>,
+    /// When anybody was heard last.
+    heard: Mono,
+    /// Those whose death was taken back.
+    doubted: BTreeSet<MemberId>,
     /// Those who were lost when most were lost at once.
     lost: Option<BTreeSet<MemberId>>,
 }
@@ -89,6 +94,8 @@ impl Roster {
             proofs: BTreeMap::new(),
             penalties: BTreeMap::new(),
             recent: Vec::new(),
+            heard: Mono::ZERO,
+            doubted: BTreeSet::new(),
             lost: None,
         }
     }
@@ -123,23 +130,59 @@ impl Roster {
         is_news
     }
 
+    /// Gives up what is said of those who are not known otherwise.
+    pub fn drop_orphans(&mut self) {
+        let sights = &self.sights;
+        self.records.retain(|id, _| sights.contains_key(id));
+        self.told.retain(|id, _| sights.contains_key(id));
+    }
+
+    /// Those were given up wrongly, perhaps: if they are again, nobody was lost by that.
+    pub fn doubt(&mut self, ids: impl Iterator<Item = MemberId>) {
+        self.doubted.extend(ids);
+    }
+
     /// A member stands so since `now`.
     pub fn see(&mut self, id: MemberId, sight: Sight, now: Mono) {
         let before = self.sights.get(&id).copied();
         let since = before.filter(|before| before.state == sight.state).map_or(now, |before| before.since);
-        if self.sights.len() < MAX_MEMBERS || before.is_some() {
+        if self.room() > 0 || before.is_some() {
             self.sights.insert(id, Sight { since, ..sight });
         }
         let was = before.map(|before| before.state);
-        if sight.state == MemberState::Dead && matches!(was, Some(MemberState::Alive | MemberState::Suspect))
-        {
+        let is_loss = sight.state == MemberState::Dead
+            && matches!(was, Some(MemberState::Alive | MemberState::Suspect));
+        let was_doubted = sight.state != MemberState::Suspect && self.doubted.remove(&id);
+        if is_loss && !was_doubted {
             self.recent.push((id, now));
         }
         if was == Some(MemberState::Dead) && sight.state == MemberState::Alive {
             let cost = self.penalties.get(&id).map_or(0.0, |penalty| penalty.now(now)) + FLAP;
             self.penalties.insert(id, Penalty { cost, at: now });
         }
-        self.recent.retain(|(_, at)| now.since(*at) <= AT_ONCE);
+        // Whoever is cut off distrusts itself, and gives the others up one by one, the more slowly the more there are of them.
+        let heard = self.heard;
+        self.recent.retain(|(_, at)| *at >= heard || now.since(*at) <= AT_ONCE);
+    }
+
+    /// Somebody was heard.
+    pub fn hear(&mut self, now: Mono) {
+        self.heard = now;
+    }
+
+    /// Those who are dead or have left, and are remembered.
+    pub fn gone(&self) -> impl Iterator<Item = (MemberId, &Sight)> {
+        let gone = [MemberState::Dead, MemberState::Left];
+        self.sights
+            .iter()
+            .filter(move |(_, sight)| gone.contains(&sight.state))
+            .map(|(id, sight)| (*id, sight))
+    }
+
+    /// How many more can be remembered: with this node there are never more than one comparison may name.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        (MAX_MEMBERS - 1).saturating_sub(self.sights.len())
     }
 
     /// A member is remembered no longer, unless it has begun another life.
@@ -150,6 +193,7 @@ impl Roster {
             self.told.remove(&id);
             self.proofs.remove(&id);
             self.penalties.remove(&id);
+            self.doubted.remove(&id);
         }
     }
 

@@ -75,6 +75,71 @@ fn a_sender_may_change_its_key_at_any_packet() {
 }
 
 #[test]
+fn what_was_opened_is_not_opened_again_because_another_key_goes() {
+    let (mut sealer, mut opener) = (sealer("mesh"), Opener::new("mesh"));
+    let mut ring = ring();
+    let first = sealer.seal(b"1", &ring);
+    assert!(ring.install(&key("b")) && ring.promote(KeyMark::of(&key("b"))));
+    let second = sealer.seal(b"2", &ring);
+    assert!(opener.open(&second, &ring).is_ok() && opener.open(&first, &ring).is_ok());
+    assert!(ring.remove(KeyMark::of(&key("a"))));
+    assert_eq!(opener.open(&second, &ring), Err(Refused::Replay));
+    assert_eq!(opener.open(&first, &ring), Err(Refused::Key));
+}
+
+#[test]
+fn a_start_is_later_than_an_earlier_one_under_another_key_too() {
+    let mut opener = Opener::new("mesh");
+    let mut ring = ring();
+    let old = sealer("mesh").seal(b"old", &ring);
+    assert!(ring.install(&key("b")) && ring.promote(KeyMark::of(&key("b"))));
+    let new = Sealer::new("mesh", MemberId(7), 101, 0).seal(b"new", &ring);
+    assert!(opener.open(&new, &ring).is_ok());
+    assert_eq!(opener.open(&old, &ring), Err(Refused::Replay));
+}
+
+#[test]
+fn a_start_that_no_clock_leads_to_is_refused_and_keeps_nobody_out() {
+    let mut opener = Opener::new("mesh");
+    for started in [MAX_LIFE + 1, u64::MAX] {
+        let forged = Sealer::new("mesh", MemberId(7), started, 1).seal(b"x", &ring());
+        assert_eq!(opener.open(&forged, &ring()), Err(Refused::Version), "{started}");
+    }
+    assert!(opener.open(&sealer("mesh").seal(b"x", &ring()), &ring()).is_ok());
+}
+
+#[test]
+fn whoever_had_a_key_keeps_nobody_out_once_it_is_removed() {
+    let late_start = Sealer::new("mesh", MemberId(7), MAX_LIFE, 2);
+    let late_packet = Sealer { counter: u64::MAX - 1, ..sealer("mesh") };
+    for mut forger in [late_start, late_packet] {
+        let (mut sealer, mut opener) = (sealer("mesh"), Opener::new("mesh"));
+        let mut ring = ring();
+        assert!(opener.open(&sealer.seal(b"1", &ring), &ring).is_ok());
+        assert!(opener.open(&forger.seal(b"x", &ring), &ring).is_ok());
+        assert_eq!(opener.open(&sealer.seal(b"2", &ring), &ring), Err(Refused::Replay));
+        assert!(ring.install(&key("b")) && ring.promote(KeyMark::of(&key("b"))));
+        assert!(ring.remove(KeyMark::of(&key("a"))));
+        let third = sealer.seal(b"3", &ring);
+        assert_eq!(opener.open(&third, &ring), Ok((MemberId(7), b"3".to_vec())));
+        assert_eq!(opener.open(&third, &ring), Err(Refused::Replay));
+    }
+}
+
+#[test]
+fn a_sender_has_a_window_for_each_key_and_no_more() {
+    let (mut sealer, mut opener) = (sealer("mesh"), Opener::new("mesh"));
+    let mut ring = ring();
+    for digit in ["b", "c", "d", "e", "f"] {
+        let before = ring.primary();
+        assert!(opener.open(&sealer.seal(b"x", &ring), &ring).is_ok());
+        assert!(ring.install(&key(digit)) && ring.promote(KeyMark::of(&key(digit))) && ring.remove(before));
+    }
+    assert!(opener.open(&sealer.seal(b"x", &ring), &ring).is_ok());
+    assert_eq!(opener.senders[&MemberId(7)].len(), 1);
+}
+
+#[test]
 fn the_key_that_is_sealed_with_stays_and_the_ring_is_bounded() {
     let mut ring = ring();
     assert!(!ring.remove(ring.primary()));

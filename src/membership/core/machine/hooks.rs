@@ -20,7 +20,7 @@ use crate::{
     types::Mono,
 };
 
-/// Accusations of which members are remembered; the oldest life goes when there are more.
+/// Accusations of which members are remembered; when there are more, one of them is forgotten, no matter which.
 const MAX_ACCUSED: usize = 1024;
 /// Helpers answer that they hear nothing either after this share of the time of a probe, in percent (Lifeguard §IV-A).
 const NACK_PERCENT: u32 = 80;
@@ -72,6 +72,8 @@ pub(super) struct Hooks {
     probe: Option<Probe>,
     pub(super) pending: BTreeMap<MemberId, Pending>,
     pub(super) accusers: BTreeMap<Accused, BTreeSet<MemberId>>,
+    /// Those whom this node declared dead in this life of its own, in which life of theirs, and when.
+    pub(super) judged: BTreeMap<MemberId, (u64, Mono)>,
     /// Those who are suspected, as far as this node knows: each is told with whatever is sent to it.
     pub(super) suspected: BTreeMap<MemberId, (u64, u16)>,
     pub(super) broadcasts: Broadcasts,
@@ -99,6 +101,7 @@ impl Hooks {
             probe: None,
             pending: BTreeMap::new(),
             accusers: BTreeMap::new(),
+            judged: BTreeMap::new(),
             suspected: BTreeMap::new(),
             broadcasts: Broadcasts::new(own),
             refuted: None,
@@ -169,7 +172,9 @@ impl Hooks {
         let accusers = self.accusers.entry(accused).or_default();
         let enough = usize::from(self.tuning.confirmations) + 1;
         let is_news = accusers.len() < enough && accusers.insert(accusation.accuser);
-        if let Some(pending) = self.pending.get_mut(&accusation.target)
+        // One's own accusation comes back from those who passed it on. It confirms nothing.
+        if accusation.accuser != self.own
+            && let Some(pending) = self.pending.get_mut(&accusation.target)
             && (pending.generation, pending.incarnation) == (accusation.generation, accusation.incarnation)
         {
             pending.suspicion.confirm(accusation.accuser);
@@ -211,10 +216,10 @@ impl Hooks {
         self.recant();
         self.suspected.clear();
         self.accusers.clear();
+        self.judged.clear();
         self.probe = None;
         self.own_incarnation = 0;
         self.members = 1;
-        self.rejoined = true;
     }
 
     /// When the next thing is due.
@@ -238,7 +243,8 @@ impl Hooks {
         }
         let min = self.tuning.min_suspicion(self.members);
         let max = min * self.tuning.suspicion_stretch;
-        let accusers = self.accusers.get(&accused).cloned().unwrap_or_default();
+        let mut accusers = self.accusers.get(&accused).cloned().unwrap_or_default();
+        accusers.remove(&self.own);
         let enough = self.tuning.confirmations(self.members);
         let suspicion = Suspicion::new(self.now, min, max, enough, accusers);
         self.pending.insert(id, Pending { suspicion, generation, incarnation, timer });

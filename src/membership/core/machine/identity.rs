@@ -5,6 +5,7 @@ use std::{convert::Infallible, net::SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::membership::core::{
+    packet::{self, MAX_LIFE},
     roster::Sight,
     view::{MemberId, MemberState},
 };
@@ -13,16 +14,26 @@ use crate::membership::core::{
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Identity {
     pub(super) id: MemberId,
+    #[serde(deserialize_with = "packet::life")]
     pub(super) generation: u64,
     pub(super) address: SocketAddr,
+}
+
+impl Identity {
+    /// A life of the same member that is later than this one and than that of `generation`; the last one if there is none
+    /// that late. Two in the last life are one to all others, who then go on listening; nobody would to one beyond it.
+    pub(super) fn after(&self, generation: u64) -> Self {
+        let later = self.generation.max(generation).saturating_add(1).min(MAX_LIFE);
+        Self { generation: later, ..self.clone() }
+    }
 }
 
 impl foca::Identity for Identity {
     type Addr = MemberId;
 
-    /// Whoever was declared dead and is not begins another life: death cannot be taken back.
+    /// Whoever was declared dead and is not begins another life: death cannot be taken back. `None` after the last one.
     fn renew(&self) -> Option<Self> {
-        Some(Self { generation: self.generation.saturating_add(1), ..self.clone() })
+        Some(self.after(self.generation)).filter(|next| next != self)
     }
 
     fn addr(&self) -> MemberId {
@@ -68,5 +79,25 @@ impl rand::TryRng for Chance {
     fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
         self.0.fill(bytes);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use foca::Identity as _;
+
+    use super::*;
+
+    fn identity(generation: u64) -> Identity {
+        Identity { id: MemberId(1), generation, address: ([10, 0, 0, 1], 7946).into() }
+    }
+
+    #[test]
+    fn a_life_is_followed_by_a_later_one_until_the_last() {
+        assert_eq!(identity(7).renew(), Some(identity(8)));
+        assert_eq!(identity(7).after(100), identity(101));
+        assert_eq!(identity(7).after(MAX_LIFE), identity(MAX_LIFE));
+        assert_eq!(identity(MAX_LIFE - 1).renew(), Some(identity(MAX_LIFE)));
+        assert_eq!(identity(MAX_LIFE).renew(), None);
     }
 }

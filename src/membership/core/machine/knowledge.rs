@@ -71,9 +71,12 @@ impl Machine {
         alive.chain([(own.id.0, own.generation, self.own.sequence)]).map(mix).fold(0, u64::wrapping_add)
     }
 
-    /// Takes what another knows, who is `from`.
+    /// Takes what another knows, who is `from`. Whom it has for dead and this node has not is suspected here, and no more
+    /// than that: nobody can say how old the verdict is, or whether whoever gave it hears anybody (memberlist merges so
+    /// as well). One that is not dead speaks up; one that is fails a probe of this node, at the latest after a round of them.
     pub fn merge(&mut self, knowledge: Knowledge, from: MemberId, now: Mono) {
         self.hooks.now = now;
+        self.roster.hear(now);
         self.begin_again();
         // Whoever comes in learns what all others know already; telling it again would be a storm.
         let is_news = self.others() > 0;
@@ -86,6 +89,10 @@ impl Machine {
             .filter(|seen| seen.standing != Standing::Down || is_known(seen.id))
             .collect();
         let ids: BTreeSet<MemberId> = wanted.iter().map(|seen| seen.id).collect();
+        if self.roster.room() < ids.len() {
+            self.make_room(ids.iter().filter(|id| self.roster.sight(**id).is_none()).count());
+            self.roster.drop_orphans();
+        }
         for record in knowledge.facts.into_iter().filter(|record| ids.contains(&record.id)) {
             self.learn(record, is_news);
         }
@@ -97,6 +104,7 @@ impl Machine {
                 let state = match seen.standing {
                     Standing::Alive => State::Alive,
                     Standing::Suspect => State::Suspect,
+                    Standing::Down if self.is_hearsay(&seen) => State::Suspect,
                     Standing::Down => State::Down,
                 };
                 let identity = Identity { id: seen.id, generation: seen.generation, address: seen.address };
@@ -105,6 +113,16 @@ impl Machine {
             .collect();
         let _ = self.swim.apply_many(updates.into_iter(), is_news, &mut self.hooks);
         self.settle(from);
+    }
+
+    /// Whether another has a member for dead whom this node has not, in the same life, and who did not say goodbye.
+    fn is_hearsay(&self, seen: &Seen) -> bool {
+        let is_there = self.roster.sight(seen.id).is_some_and(|sight| {
+            sight.generation == seen.generation
+                && matches!(sight.state, MemberState::Alive | MemberState::Suspect)
+        });
+        let has_left = |record: &FactRecord| record.has_left && record.generation == seen.generation;
+        is_there && !self.roster.record(seen.id).is_some_and(has_left)
     }
 
     /// Another member was talked to, and has proved to be who it says: it is there, and `record` is its own word.

@@ -19,12 +19,15 @@ use self::{
 };
 use super::{
     fact::Facts,
-    packet::{self, FactRecord, Item, Unreadable},
+    packet::{self, FactRecord, Item, MAX_LIFE, Unreadable},
     roster::Roster,
     tuning::{MAX_SWIM, REAP_AFTER, Tuning},
     view::{MemberId, MemberState},
 };
 use crate::types::Mono;
+
+/// Verdicts older than this stand: a member that hears nobody is given up by all others much sooner.
+const LATELY: Duration = Duration::from_secs(300);
 
 /// One member's part in the protocol.
 pub struct Machine {
@@ -65,6 +68,7 @@ impl Machine {
         if !swim.is_empty() {
             self.expect(sender, swim)?;
         }
+        self.roster.hear(now);
         if self.roster.sight(sender).is_some_and(|sight| sight.state == MemberState::Dead) {
             self.begin_again();
         }
@@ -137,6 +141,13 @@ impl Machine {
         self.swim.identity().generation
     }
 
+    /// Whether this node can begin another life. If not, the first who takes it for dead is right: the engine takes no part
+    /// any more then (foca: defunct).
+    #[must_use]
+    pub fn has_later_life(&self) -> bool {
+        self.generation() < MAX_LIFE
+    }
+
     /// Says goodbye. Whatever is sent afterwards says so as well.
     pub fn leave(&mut self, now: Mono, said_at: u64) {
         self.hooks.now = now;
@@ -170,8 +181,14 @@ impl Machine {
     }
 
     fn fire(&mut self, timer: Timer<Identity>) {
-        if let Timer::RemoveDown(identity) = &timer {
-            self.roster.forget(identity.id, identity.generation);
+        if let Timer::RemoveDown(gone) = &timer {
+            // Whoever was taken for dead may live on in the same life: to an engine that was begun anew it is not dead.
+            let lives = |member: &foca::Member<Identity>| {
+                (member.id().id, member.id().generation) == (gone.id, gone.generation)
+            };
+            if !self.swim.iter_members().any(lives) {
+                self.roster.forget(gone.id, gone.generation);
+            }
         }
         let is_gossip = matches!(timer, Timer::PeriodicGossip(_));
         self.hooks.sent_swim = false;
@@ -189,11 +206,78 @@ impl Machine {
         if self.has_left || self.others() > 0 || self.roster.lost().next().is_none() {
             return;
         }
-        let own = self.swim.identity().clone();
-        let next = Identity { generation: own.generation.saturating_add(1), ..own };
+        let own = self.swim.identity();
+        let next = own.after(own.generation);
         let config = config(&self.hooks.tuning, 1);
         self.swim = Foca::new(next, config, Chance(self.rng.fork()), PostcardCodec);
         self.hooks.begin_again();
+        self.hooks.rejoined = true;
+        self.remind();
+    }
+
+    /// A new engine does not know the gone, or not since when: it is told when to forget them.
+    fn remind(&mut self) {
+        for (id, sight) in self.roster.gone() {
+            let identity = Identity { id, generation: sight.generation, address: sight.address };
+            let left = REAP_AFTER.saturating_sub(self.hooks.now.since(sight.since));
+            self.hooks.schedule(Due::Swim(Timer::RemoveDown(identity)), left);
+        }
+    }
+
+    /// Whoever was given up by others, and lives again, takes back what it judged lately: it may have heard nobody. Those whom
+    /// it gave up are suspected, which its own probes decide, and the engine, which would spread the verdicts, is a new one.
+    /// What was sent after the first `sent` outputs is not: the engine tells of its new life at once, and of the verdicts
+    /// with it.
+    pub(super) fn take_back(&mut self, sent: usize) {
+        let mut judged = std::mem::take(&mut self.hooks.judged);
+        let now = self.hooks.now;
+        judged.retain(|id, (_, at)| {
+            let has_left = self.roster.record(*id).is_some_and(|record| record.has_left);
+            now.since(*at) <= LATELY && !has_left
+        });
+        if judged.is_empty() {
+            return;
+        }
+        let mut place = 0..;
+        self.hooks.out.retain(|output| {
+            place.next().is_some_and(|place| place < sent) || !matches!(output, Output::Send { .. })
+        });
+        self.roster.doubt(judged.keys().copied());
+        let own = self.swim.identity().clone();
+        let is_judged = |member: &foca::Member<Identity>| {
+            member.state() == foca::State::Down
+                && judged.get(&member.id().id).is_some_and(|(life, _)| *life == member.id().generation)
+        };
+        let others = self.swim.iter_membership_state().filter(|member| member.id().id != own.id);
+        let others: Vec<foca::Member<Identity>> = others
+            .map(|member| {
+                let state = if is_judged(member) { foca::State::Suspect } else { member.state() };
+                foca::Member::new(member.id().clone(), member.incarnation(), state)
+            })
+            .collect();
+        let (members, suspected) = (self.hooks.members, std::mem::take(&mut self.hooks.suspected));
+        let config = config(&self.hooks.tuning, members);
+        self.swim = Foca::new(own, config, Chance(self.rng.fork()), PostcardCodec);
+        self.hooks.begin_again();
+        (self.hooks.members, self.hooks.suspected) = (members, suspected);
+        self.remind();
+        self.hooks.touched.extend(others.iter().map(|member| member.id().id));
+        // To nobody: they know it, or better.
+        let _ = self.swim.apply_many(others.into_iter(), false, &mut self.hooks);
+        let _ = self.swim.gossip(&mut self.hooks);
+    }
+
+    /// Forgets those who are gone, the longest gone first, until there is room for `newcomers`: in a mesh whose members come and
+    /// go faster than they are reaped, the living must not be kept out by the dead.
+    pub(super) fn make_room(&mut self, newcomers: usize) {
+        while self.roster.room() < newcomers {
+            let is_reaping = |due: &Due| matches!(due, Due::Swim(Timer::RemoveDown(_)));
+            let oldest = self.hooks.timers.iter().find(|(_, due)| is_reaping(due)).map(|(key, _)| *key);
+            let Some(Due::Swim(timer)) = oldest.and_then(|key| self.hooks.timers.remove(&key)) else {
+                return;
+            };
+            self.fire(timer);
+        }
     }
 
     /// Sends news alone to some at random.
@@ -220,6 +304,8 @@ impl Machine {
         for id in over {
             let Some(pending) = self.hooks.pending.remove(&id) else { continue };
             self.hooks.touched.insert(id);
+            self.hooks.judged.retain(|_, (_, at)| now.since(*at) <= LATELY);
+            self.hooks.judged.insert(id, (pending.generation, now));
             let _ = self.swim.handle_timer(pending.timer, &mut self.hooks);
         }
     }

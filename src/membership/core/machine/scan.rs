@@ -43,7 +43,7 @@ fn take<T: serde::de::DeserializeOwned>(from: &[u8]) -> Result<(T, &[u8]), Unrea
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::membership::core::view::MemberId;
+    use crate::membership::core::{packet::MAX_LIFE, view::MemberId};
 
     fn identity(id: u64) -> Identity {
         Identity { id: MemberId(id), generation: 1, address: ([10, 0, 0, 1], 7946).into() }
@@ -74,6 +74,24 @@ mod tests {
         }
         for behind in [&[0][..], &[0, 0], &[1; 9], &[0; MAX_SWIM]] {
             assert!(scan(&[&whole, behind].concat()).is_err(), "{}", behind.len());
+        }
+    }
+
+    #[test]
+    fn a_life_that_no_clock_leads_to_makes_the_whole_message_unreadable() {
+        let late = |generation| Identity { generation, ..identity(3) };
+        let scanned = |src: Identity, dst, message, about: Identity| {
+            let head = postcard::to_allocvec(&Header { src, src_incarnation: 0, dst, message }).unwrap();
+            let about = postcard::to_allocvec(&foca::Member::alive(about)).unwrap();
+            scan(&[&head[..], &[0, 1], &about].concat()).is_ok()
+        };
+        for (generation, is_read) in [(MAX_LIFE, true), (MAX_LIFE + 1, false)] {
+            let (late, one) = (late(generation), identity(1));
+            assert_eq!(scanned(late.clone(), one.clone(), Message::Gossip, one.clone()), is_read);
+            assert_eq!(scanned(one.clone(), late.clone(), Message::Gossip, one.clone()), is_read);
+            assert_eq!(scanned(one.clone(), one.clone(), Message::Gossip, late.clone()), is_read);
+            let asks = Message::PingReq { target: late, probe_number: 1 };
+            assert_eq!(scanned(one.clone(), one.clone(), asks, one), is_read);
         }
     }
 

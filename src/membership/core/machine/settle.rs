@@ -153,6 +153,7 @@ impl Machine {
     pub(super) fn settle(&mut self, by: MemberId) {
         if std::mem::take(&mut self.hooks.rejoined) {
             self.hooks.recant();
+            self.take_back(0);
             let said_at = self.own.said_at;
             self.tell(said_at);
             let generation = self.own.generation;
@@ -164,6 +165,13 @@ impl Machine {
         let touched = std::mem::take(&mut self.hooks.touched);
         if touched.contains(&self.hooks.own) {
             self.outlive();
+        }
+        if self.roster.room() < touched.len() {
+            let unknown = |member: &&foca::Member<Identity>| {
+                let id = member.id().id;
+                touched.contains(&id) && self.roster.sight(id).is_none()
+            };
+            self.make_room(self.swim.iter_membership_state().filter(unknown).count());
         }
         let now = self.hooks.now;
         let mut changed = false;
@@ -239,14 +247,15 @@ impl Machine {
         self.live_after(later.generation);
     }
 
-    /// Begins a life that is later than this one, and than that of `generation`.
+    /// Begins a life that is later than this one, and than that of `generation`, as far as there is any.
     fn live_after(&mut self, generation: u64) {
-        let own = self.swim.identity().clone();
-        let next = Identity { generation: own.generation.max(generation).saturating_add(1), ..own };
+        let next = self.swim.identity().after(generation);
+        let sent = self.hooks.out.len();
         if !self.has_left && self.swim.change_identity(next, &mut self.hooks).is_ok() {
             // The new life has spoken up for nothing yet, and suspects nobody.
             self.hooks.own_incarnation = 0;
             self.hooks.recant();
+            self.take_back(sent);
             let said_at = self.own.said_at;
             self.tell(said_at);
         }

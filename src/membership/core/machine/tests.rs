@@ -5,7 +5,10 @@ use std::collections::VecDeque;
 use super::*;
 use crate::membership::{
     Profile,
-    core::{fact::tests::facts, packet::Knowledge},
+    core::{
+        fact::tests::facts,
+        packet::{Knowledge, Seen, Standing},
+    },
 };
 
 fn machine(number: u64) -> Machine {
@@ -203,5 +206,130 @@ fn whoever_is_misquoted_has_the_last_word() {
         let machine = &table.machines[observer];
         assert_eq!(&*machine.facts(MemberId(1)).unwrap().node, "n1");
         assert_eq!(machine.state(MemberId(1)), Some(MemberState::Alive));
+    }
+}
+
+fn says(seen: &[(u64, u64, Standing)], facts: Vec<FactRecord>) -> Knowledge {
+    let seen = seen.iter().map(|(id, generation, standing)| Seen {
+        id: MemberId(*id),
+        generation: *generation,
+        address: ([10, 0, (*id >> 8) as u8, *id as u8], 7946).into(),
+        incarnation: 0,
+        standing: *standing,
+    });
+    Knowledge { members: seen.collect(), facts }
+}
+
+#[test]
+fn a_death_that_another_tells_of_on_a_connection_is_a_suspicion() {
+    let cases = [
+        ("the life that is known", 1, false, MemberState::Suspect),
+        ("a goodbye", 1, true, MemberState::Left),
+        ("a later life", 2, false, MemberState::Dead),
+        ("an earlier life", 0, false, MemberState::Alive),
+    ];
+    for (name, generation, has_left, expected) in cases {
+        let mut table = Table::of(3);
+        let goodbye = FactRecord { sequence: 9, has_left, ..table.machines[2].own.clone() };
+        let told =
+            says(&[(2, generation, Standing::Down)], if has_left { vec![goodbye] } else { Vec::new() });
+        table.machines[0].merge(told, MemberId(1), Mono::ZERO);
+        assert_eq!(table.machines[0].state(MemberId(2)), Some(expected), "{name}");
+    }
+}
+
+#[test]
+fn ones_own_accusation_confirms_nothing_when_it_comes_back() {
+    let mut table = Table::of(6);
+    table.run(3 * SECOND, |from, to| from != 5 && to != 5);
+    let accuser = (0..5).find(|node| table.machines[*node].hooks.pending.contains_key(&MemberId(5))).unwrap();
+    let alone = table.machines[accuser].hooks.pending[&MemberId(5)].suspicion.accusers().clone();
+    assert!(!alone.contains(&MemberId(accuser as u64)));
+    for (by, more) in [(accuser, 0), (90, 1)] {
+        let before = table.machines[accuser].hooks.pending[&MemberId(5)].suspicion.clone();
+        table.machines[accuser].hooks.accuse(&crate::membership::core::packet::Accusation {
+            accuser: MemberId(by as u64),
+            target: MemberId(5),
+            generation: 1,
+            incarnation: 0,
+        });
+        let after = &table.machines[accuser].hooks.pending[&MemberId(5)].suspicion;
+        assert_eq!(after.accusers().len() - before.accusers().len(), more);
+    }
+}
+
+#[test]
+fn a_newcomer_takes_the_place_of_whoever_is_gone_the_longest() {
+    let mut one = machine(0);
+    let others: Vec<(u64, u64, Standing)> =
+        (1..packet::MAX_MEMBERS as u64).map(|id| (id, 1, Standing::Alive)).collect();
+    one.merge(says(&others, Vec::new()), MemberId(1), Mono::ZERO);
+    one.bury(MemberId(7), Mono::from_nanos(1));
+    one.bury(MemberId(3), Mono::from_nanos(2));
+    one.merge(says(&[(9000, 1, Standing::Alive)], Vec::new()), MemberId(1), Mono::from_nanos(3));
+    let states = [3, 7, 9000].map(|id| one.state(MemberId(id)));
+    assert_eq!(states, [Some(MemberState::Dead), None, Some(MemberState::Alive)]);
+    assert!(one.knowledge().is_plausible(), "others would refuse what it tells");
+}
+
+#[test]
+fn whoever_begins_again_forgets_the_gone_and_not_those_who_were_never_gone() {
+    let mut one = machine(0);
+    let known = [(1, 1, Standing::Alive), (2, 1, Standing::Alive)];
+    one.merge(says(&known, Vec::new()), MemberId(1), Mono::ZERO);
+    known.iter().for_each(|(id, ..)| one.bury(MemberId(*id), Mono::from_nanos(1)));
+    // It has lost all, and hears of one that was not dead.
+    one.merge(says(&[known[1]], Vec::new()), MemberId(2), Mono::from_nanos(2));
+    let states = |one: &Machine| [1, 2].map(|id| one.state(MemberId(id)));
+    assert_eq!(states(&one), [Some(MemberState::Dead), Some(MemberState::Alive)]);
+    let mut reminders = 0;
+    for due in std::mem::take(&mut one.hooks.timers).into_values() {
+        if let Due::Swim(timer @ Timer::RemoveDown(_)) = due {
+            reminders += 1;
+            one.fire(timer);
+        }
+    }
+    assert_eq!(reminders, 2);
+    assert_eq!(states(&one), [None, Some(MemberState::Alive)]);
+}
+
+#[test]
+fn whoever_lives_again_takes_back_what_it_judged_lately_and_nothing_older() {
+    let verdict = |after: Duration| {
+        let mut table = Table::of(5);
+        // The last two are gone; the first judges them, and hears later that it is dead itself.
+        table.run(40 * SECOND, |from, to| from < 3 && to < 3);
+        let judge = (0..3).find(|node| !table.machines[*node].hooks.judged.is_empty()).unwrap();
+        table.run(after, |from, to| from < 3 && to < 3);
+        let told = says(&[(judge as u64, 1, Standing::Down)], Vec::new());
+        let judged: Vec<MemberId> = table.machines[judge].hooks.judged.keys().copied().collect();
+        let other = MemberId((judge as u64 + 1) % 3);
+        let now = table.now;
+        table.machines[judge].merge(told, other, now);
+        assert_eq!(table.machines[judge].generation(), 2);
+        judged.iter().map(|id| table.machines[judge].state(*id)).collect::<Vec<_>>()
+    };
+    let lately = verdict(Duration::ZERO);
+    assert!(
+        !lately.is_empty() && lately.iter().all(|state| *state == Some(MemberState::Suspect)),
+        "{lately:?}"
+    );
+    let old = verdict(LATELY);
+    assert!(!old.is_empty() && old.iter().all(|state| *state == Some(MemberState::Dead)), "{old:?}");
+}
+
+#[test]
+fn whoever_is_misquoted_in_the_last_life_lives_it_and_is_there() {
+    let mut table = Table::of(3);
+    let forged = FactRecord { generation: packet::MAX_LIFE, sequence: 1000, ..table.machines[1].own.clone() };
+    assert!(table.machines[1].has_later_life());
+    for _ in 0..2 {
+        table.machines[1].learn(forged.clone(), true);
+        table.run(5 * SECOND, |_, _| true);
+        let machine = &table.machines[1];
+        assert_eq!((machine.generation(), machine.has_later_life()), (packet::MAX_LIFE, false));
+        for observer in [0, 2] {
+            assert_eq!(table.machines[observer].state(MemberId(1)), Some(MemberState::Alive));
+        }
     }
 }

@@ -110,6 +110,7 @@ fn older_news_change_nothing() {
 fn losing_most_at_once_is_being_cut_off() {
     let mut roster = roster(5);
     let mut lose = |id: u64, state, now| {
+        roster.hear(at(now));
         roster.see(MemberId(id), sight(state), at(now));
         roster.judge_isolation()
     };
@@ -118,6 +119,57 @@ fn losing_most_at_once_is_being_cut_off() {
     assert_eq!(lose(4, MemberState::Dead, 90), None);
     assert_eq!(lose(4, MemberState::Alive, 91), None);
     assert_eq!(lose(3, MemberState::Alive, 91), Some(false));
+}
+
+#[test]
+fn those_who_die_one_by_one_while_nobody_is_heard_are_lost_at_once() {
+    let mut roster = roster(30);
+    roster.hear(at(1));
+    let mut judged = Vec::new();
+    for id in 1..=30 {
+        roster.see(MemberId(id), sight(MemberState::Dead), at(10 * id));
+        judged.extend(roster.judge_isolation());
+    }
+    assert_eq!(judged, [true]);
+    assert!((1..=30).all(|id| routable(&roster, id, at(301)) == Routable::LastResort));
+}
+
+#[test]
+fn there_is_room_for_as_many_as_a_comparison_may_name_beside_this_node() {
+    let all = MAX_MEMBERS as u64;
+    let mut full = roster(all);
+    assert_eq!((full.room(), full.sight(MemberId(all)).is_some()), (0, false));
+    full.see(MemberId(1), sight(MemberState::Dead), at(1));
+    assert_eq!(full.gone().map(|(id, _)| id).collect::<Vec<_>>(), [MemberId(1)]);
+    full.forget(MemberId(1), 1);
+    full.see(MemberId(all), sight(MemberState::Alive), at(2));
+    assert_eq!((full.room(), full.sight(MemberId(all)).is_some()), (0, true));
+}
+
+#[test]
+fn what_strangers_say_makes_room_for_what_members_say() {
+    let mut roster = Roster::new(OWN, false);
+    (1..=MAX_MEMBERS as u64).for_each(|id| assert!(roster.learn(&record(id, facts("n")))));
+    roster.see(MemberId(1), sight(MemberState::Alive), at(0));
+    assert!(!roster.learn(&record(u64::MAX, facts("last"))));
+    roster.drop_orphans();
+    assert!(roster.learn(&record(u64::MAX, facts("last"))));
+    assert!(roster.record(MemberId(1)).is_some() && roster.record(MemberId(2)).is_none());
+}
+
+#[test]
+fn whoever_is_given_up_again_after_it_was_taken_back_is_no_loss() {
+    let mut roster = roster(3);
+    for (state, now, judged) in [
+        (MemberState::Dead, 1, Some(true)),
+        (MemberState::Suspect, 60, Some(false)),
+        (MemberState::Dead, 70, None),
+    ] {
+        roster.hear(at(now));
+        (1..=3).for_each(|id| roster.see(MemberId(id), sight(state), at(now)));
+        assert_eq!(roster.judge_isolation(), judged, "{now} s");
+        roster.doubt((1..=3).map(MemberId));
+    }
 }
 
 #[test]
@@ -131,9 +183,10 @@ fn those_that_are_missed_are_the_last_resort() {
 }
 
 #[test]
-fn losing_them_one_by_one_is_not_being_cut_off() {
+fn losing_them_one_by_one_while_others_are_heard_is_not_being_cut_off() {
     let mut roster = roster(5);
     for id in 1..=5 {
+        roster.hear(at(id * 60));
         roster.see(MemberId(id), sight(MemberState::Dead), at(id * 60));
         assert_eq!(roster.judge_isolation(), None);
     }
