@@ -164,6 +164,8 @@ impl Machine {
     /// Says goodbye once more, to others: what was sent may be lost.
     pub fn leave_again(&mut self, now: Mono) {
         self.hooks.now = now;
+        // Anew each time: whoever hears that it is down, and not that it said goodbye, takes it for dead.
+        self.hooks.broadcasts.add(&Item::Fact(self.own.clone()));
         let _ = self.swim.gossip(&mut self.hooks);
         self.whisper();
     }

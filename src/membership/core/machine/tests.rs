@@ -333,3 +333,19 @@ fn whoever_is_misquoted_in_the_last_life_lives_it_and_is_there() {
         }
     }
 }
+
+#[test]
+fn whoever_hears_a_later_goodbye_alone_hears_that_it_is_one() {
+    let mut table = Table::of(4);
+    let now = table.now;
+    table.machines[3].leave(now, 1);
+    table.machines[3].leave_again(now);
+    table.collect();
+    table.packets.clear();
+    table.machines[3].leave_again(now);
+    table.run(Duration::ZERO, |from, _| from == 3);
+    let states = [0, 1, 2].map(|node: usize| table.machines[node].state(MemberId(3)));
+    assert_eq!(states, [Some(MemberState::Left); 3]);
+    let is_death = |event: &Event| matches!(event, Event::Member { state: MemberState::Dead, .. });
+    assert!((0..3).all(|node| !table.has(node, is_death)));
+}
