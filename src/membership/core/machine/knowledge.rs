@@ -81,6 +81,11 @@ impl Machine {
         // Whoever comes in learns what all others know already; telling it again would be a storm.
         let is_news = self.others() > 0;
         let (own, generation) = (self.hooks.own, self.swim.identity().generation);
+        // First, and for the living alone: whoever is forgotten for them must not come back with what is told here.
+        let is_fresh = |seen: &&Seen| {
+            seen.standing != Standing::Down && seen.id != own && self.roster.sight(seen.id).is_none()
+        };
+        self.make_room(knowledge.members.iter().filter(is_fresh).count());
         // The dead that this node does not know it need not know: somebody may be about to forget them.
         let is_known = |id: MemberId| self.roster.sight(id).is_some() || id == own;
         let wanted: Vec<Seen> = knowledge
@@ -90,7 +95,6 @@ impl Machine {
             .collect();
         let ids: BTreeSet<MemberId> = wanted.iter().map(|seen| seen.id).collect();
         if self.roster.room() < ids.len() {
-            self.make_room(ids.iter().filter(|id| self.roster.sight(**id).is_none()).count());
             self.roster.drop_orphans();
         }
         for record in knowledge.facts.into_iter().filter(|record| ids.contains(&record.id)) {

@@ -184,9 +184,10 @@ impl Machine {
 
     fn fire(&mut self, timer: Timer<Identity>) {
         if let Timer::RemoveDown(gone) = &timer {
-            // Whoever was taken for dead may live on in the same life: to an engine that was begun anew it is not dead.
+            // Whoever was taken for dead may live on, in the same life: to an engine that was begun anew it is not dead; or
+            // in a later one, which is not noted yet.
             let lives = |member: &foca::Member<Identity>| {
-                (member.id().id, member.id().generation) == (gone.id, gone.generation)
+                member.id().id == gone.id && member.id().generation >= gone.generation
             };
             if !self.swim.iter_members().any(lives) {
                 self.roster.forget(gone.id, gone.generation);

@@ -169,7 +169,7 @@ impl Machine {
         if self.roster.room() < touched.len() {
             let unknown = |member: &&foca::Member<Identity>| {
                 let id = member.id().id;
-                touched.contains(&id) && self.roster.sight(id).is_none()
+                touched.contains(&id) && id != self.hooks.own && self.roster.sight(id).is_none()
             };
             self.make_room(self.swim.iter_membership_state().filter(unknown).count());
         }

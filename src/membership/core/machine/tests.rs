@@ -270,6 +270,11 @@ fn a_newcomer_takes_the_place_of_whoever_is_gone_the_longest() {
     let states = [3, 7, 9000].map(|id| one.state(MemberId(id)));
     assert_eq!(states, [Some(MemberState::Dead), None, Some(MemberState::Alive)]);
     assert!(one.knowledge().is_plausible(), "others would refuse what it tells");
+    // Those who still know whom it has forgotten do not bring them back, and what names nobody new costs nobody the place.
+    let told =
+        says(&[(7, 1, Standing::Down), (0, 1, Standing::Alive), (9000, 1, Standing::Alive)], Vec::new());
+    one.merge(told, MemberId(1), Mono::from_nanos(4));
+    assert_eq!([3, 7, 9000].map(|id| one.state(MemberId(id))), states);
 }
 
 #[test]
